@@ -1,0 +1,38 @@
+"""byzjax: Byzantine-robust distributed optimisation in JAX.
+
+A Byzantine round is a chain of gradient transformations over stacked updates; a run is one ``lax.scan`` of rounds.
+Verbs are at the top (`chain`, `aggregate`, `simulate`, `run`), nouns in namespaces (`aggregators`, `attacks`, `tasks`,
+`methods`, `transforms`, `metrics`, `data`).
+"""
+
+from byzjax import aggregators, attacks, data, methods, metrics, stacked, tasks, transforms
+from byzjax.aggregators.chain import aggregate, chain
+from byzjax.base import Aggregator, Attack, Method, PreAggregator, Task
+from byzjax.round import RoundState, init_state, make_round
+from byzjax.simulate import Result, run, simulate
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Aggregator",
+    "Attack",
+    "Method",
+    "PreAggregator",
+    "Result",
+    "RoundState",
+    "Task",
+    "aggregate",
+    "aggregators",
+    "attacks",
+    "chain",
+    "data",
+    "init_state",
+    "make_round",
+    "methods",
+    "metrics",
+    "run",
+    "simulate",
+    "stacked",
+    "tasks",
+    "transforms",
+]

@@ -1,0 +1,97 @@
+"""Coordinate-wise rules: mean, median, trimmed mean.
+
+Yin, Chen, Ramchandran, Bartlett. Byzantine-robust distributed learning: towards optimal statistical rates. ICML 2018.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from byzjax import stacked
+from byzjax.aggregators.kernels import coordinate_rule
+from byzjax.base import Aggregator, Coordinatewise, Numeric, check_f, check_majority, promises
+from byzjax.sorting import sort_workers
+
+
+@promises(robust=False)
+def mean() -> Aggregator:
+    """The plain average, which a single worker can move anywhere.
+
+    ``mean(x) = (1/n) Σ_i x_i``. The reference without robustness (Average in ByzFL, FedAvg elsewhere).
+
+    Shapes: ``f32[n, d] -> f32[d]``. NaN and inf pass through.
+
+    >>> import byzjax
+    >>> byzjax.aggregate(mean(), jnp.array([[1.0, 2.0], [3.0, 6.0]])).tolist()
+    [2.0, 4.0]
+    """
+    return coordinate_rule(Coordinatewise(stacked.row_mean))
+
+
+def median(even: Literal["midpoint", "lower"] = "midpoint") -> Aggregator:
+    """The coordinate-wise median.
+
+    ``median(x)_k`` is the middle one of the sorted ``x_1k, …, x_nk``; NaN sorts last. Definition 1 holds with
+    ``κ = 2 √d (1 + f/(n − 2f))`` for every f < n/2 (Proposition 2 of the Byz-NSGDM paper).
+
+    Args:
+      even: with an even n, the mean of the two middle values (``"midpoint"``: NumPy, ByzFL, Blades, the
+        Byz-NSGDM code) or the lower one (``"lower"``: ``torch.median``, hence several PyTorch code bases).
+
+    Shapes: ``f32[n, d] -> f32[d]``.
+
+    Raises:
+      ValueError: ``even`` is none of the two.
+
+    >>> import byzjax
+    >>> byzjax.aggregate(median(), jnp.array([[1.0], [2.0], [3.0], [jnp.nan]])).tolist()
+    [2.5]
+    >>> byzjax.aggregate(median(even="lower"), jnp.array([[1.0], [2.0], [3.0], [9.0]])).tolist()
+    [2.0]
+    """
+    if even not in ("midpoint", "lower"):
+        raise ValueError(f"median: even = {even!r} must be 'midpoint' or 'lower'.")
+
+    def reduce(x: jax.Array) -> jax.Array:
+        n = x.shape[0]
+        rows = sort_workers(x)
+        low, high = rows[(n - 1) // 2], rows[n // 2]
+        if even == "lower" or n % 2:
+            return low
+        return low + 0.5 * (high - low)  # their sum may overflow
+
+    return coordinate_rule(Coordinatewise(reduce))
+
+
+def trimmed_mean(f: Numeric) -> Aggregator:
+    """The coordinate-wise mean without the f smallest and the f largest values.
+
+    ``trimmed_mean(x)_k = (1/(n − 2f)) Σ_{r = f+1}^{n−f} x_(r)k`` with ``x_(1)k ≤ … ≤ x_(n)k``; NaN sorts last.
+    The convention of Yin et al., ByzFL (TrMean) and Blades; Flower's FedTrimmedAvg gives the fraction β = f/n. The
+    kept values are averaged, never "the sum minus the extremes", which one inf turns into NaN.
+
+    Args:
+      f: number of values cut at either end, 0 ≤ f < n/2; may be traced. f = 0 is the mean.
+
+    Shapes: ``f32[n, d] -> f32[d]``.
+
+    Raises:
+      ValueError: f < 0, or 2f ≥ n.
+
+    >>> import byzjax
+    >>> byzjax.aggregate(trimmed_mean(f=1), jnp.array([[1.0], [2.0], [4.0], [jnp.inf]])).tolist()
+    [3.0]
+    """
+    check_f(f, "trimmed_mean")
+
+    def reduce(x: jax.Array) -> jax.Array:
+        n = x.shape[0]
+        check_majority(f, n, "trimmed_mean")
+        rows = sort_workers(x)
+        kept = [jnp.where((r >= f) & (r < n - f), row, 0.0) for r, row in enumerate(rows)]
+        return sum(kept[1:], kept[0]) / jnp.asarray(n - 2 * f, x.dtype)
+
+    return coordinate_rule(Coordinatewise(reduce))

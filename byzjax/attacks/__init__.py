@@ -1,0 +1,20 @@
+"""Attacks. `REGISTRY` maps every name to its factory."""
+
+from collections.abc import Callable
+
+from byzjax.attacks.mimic import mimic
+from byzjax.attacks.poison import label_flip
+from byzjax.attacks.simple import alie, bit_flip, ipm, none, sign_flip
+from byzjax.base import Attack
+
+REGISTRY: dict[str, Callable[..., Attack]] = {
+    "none": none,
+    "bit_flip": bit_flip,
+    "sign_flip": sign_flip,
+    "ipm": ipm,
+    "alie": alie,
+    "mimic": mimic,
+    "label_flip": label_flip,
+}
+
+__all__ = ["REGISTRY", "alie", "bit_flip", "ipm", "label_flip", "mimic", "none", "sign_flip"]

@@ -1,0 +1,218 @@
+"""The types that every other module speaks: rules, attacks, tasks and methods.
+
+A *stacked* tree has the worker axis first in every leaf: leaves ``[n, *p]``. A bare ``[n, d]`` array is a
+one-leaf tree, so the notation of the papers works as it stands.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.core
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+Params = optax.Params  # leaves [*p]
+Stacked = optax.Updates  # leaves [n, *p]
+Batch = Any  # one worker: leaves [B, …]; a round: leaves [n, B, …]
+Numeric = float | int | jax.Array
+
+
+class Traits(NamedTuple):
+    """What a rule or attack promises. The contract tests check exactly these promises."""
+
+    permutation: bool = True  # permuting workers leaves an aggregate alone, and permutes a pre-aggregation
+    translation: bool = True  # rule(x + a) = rule(x) + a
+    scale: bool = True  # rule(c x) = c rule(x)
+    robust: bool = True  # f hostile rows cannot drive the result away
+    stochastic: bool = False  # needs a key
+    adaptive: bool = False  # an attack that reads what honest workers sent
+    fragile: tuple[str, ...] = ()  # variants, as "option=value", that are not robust although the default is
+
+
+def promises(**traits: Any) -> Callable[[Callable], Callable]:
+    """Attach `Traits` to a factory.
+
+    >>> @promises(robust=False)
+    ... def mean(): ...
+    >>> traits_of(mean).robust
+    False
+    """
+
+    def attach(factory: Callable) -> Callable:
+        factory.traits = Traits(**traits)  # type: ignore[attr-defined]
+        return factory
+
+    return attach
+
+
+def traits_of(factory: Callable) -> Traits:
+    """The promises of a factory; `Traits()` unless it was declared otherwise."""
+    return getattr(factory, "traits", Traits())
+
+
+class Coordinatewise(NamedTuple):
+    """A rule that treats each coordinate alone: ``reduce: [n, d] -> [d]``."""
+
+    reduce: Callable[[jax.Array], jax.Array]
+
+
+class Weights(NamedTuple):
+    """A rule that is a weighted sum of the rows: ``weights: (geometry, key) -> f32[n]``."""
+
+    weights: Callable[[Any, jax.Array | None], jax.Array]
+
+
+class Mixing(NamedTuple):
+    """A pre-aggregation that mixes rows: ``matrix: (geometry, key) -> f32[m, n]``."""
+
+    matrix: Callable[[Any, jax.Array | None], jax.Array]
+
+
+Kernel = Coordinatewise | Weights | Mixing
+
+
+class _Link(optax.GradientTransformationExtraArgs):
+    """An optax link over stacked updates that may know its worker-space kernel.
+
+    The kernel is what lets `byzjax.chain` fuse links: rules that only see the ``n × n`` geometry of the rows
+    compose there, without ever forming a mixed stack. A link without one is simply called.
+    """
+
+    kernel: Kernel | None
+
+    def __new__(cls, init: Callable, update: Callable, kernel: Kernel | None = None):
+        self = super().__new__(cls, init, update)
+        self.kernel = kernel
+        return self
+
+
+class Aggregator(_Link):
+    """A rule: ``[n, *p] -> [*p]``.
+
+    ``init(params) -> state`` and ``update(updates, state, params=None, *, key=None, **extra) -> (aggregate, state)``.
+    """
+
+
+class PreAggregator(_Link):
+    """A pre-aggregation: ``[n, *p] -> [m, *p]``, with the signatures of `Aggregator`."""
+
+
+class Attack(NamedTuple):
+    """What Byzantine workers do. Only rows where ``byzantine`` is true are rewritten.
+
+    Attributes:
+      init: ``(params, num_workers) -> state``.
+      update: ``(updates, state, params, *, byzantine, key, grads, aggregate, **extra) -> (updates, state)``;
+        ``updates`` is what workers would honestly send, ``grads`` their raw gradients, ``aggregate`` the server's
+        rule as a function of a stack.
+      poison: ``(batch, *, byzantine, key) -> batch``, data-level; the identity by default.
+    """
+
+    init: Callable[..., Any]
+    update: Callable[..., tuple[Stacked, Any]]
+    poison: Callable[..., Batch] = lambda batch, *, byzantine, key: batch
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A distributed objective. A pytree: ``data`` are leaves, all else is static.
+
+    Pass a task as an *argument* of a jitted function. Data closed over become constants of the program.
+
+    Attributes:
+      data: arrays that live on the device (uint8 images, shifts, …).
+      init: ``(key) -> params``.
+      sample: ``(data, key) -> batch`` with leaves ``[n, B, …]``, inside the compiled program.
+      loss: ``(params, batch, key) -> f32[]`` for one worker; its gradient is that worker's oracle.
+      evaluate: ``(data, params) -> dict`` of named arrays.
+      num_workers: n.
+      name: what reports call it.
+    """
+
+    data: Any
+    init: Callable[..., Params] = dataclasses.field(metadata={"static": True})
+    sample: Callable[..., Batch] = dataclasses.field(metadata={"static": True})
+    loss: Callable[..., jax.Array] = dataclasses.field(metadata={"static": True})
+    evaluate: Callable[..., dict[str, jax.Array]] = dataclasses.field(metadata={"static": True})
+    num_workers: int = dataclasses.field(metadata={"static": True})
+    name: str = dataclasses.field(default="task", metadata={"static": True})
+
+
+class Method(NamedTuple):
+    """A distributed optimiser: what workers do, how the server aggregates, how it steps.
+
+    Attributes:
+      worker: a transformation applied to every worker's gradient, under ``vmap``.
+      aggregator: the rule.
+      server: a transformation of the aggregate; it contains the learning rate and its sign.
+      initial: optional ``{state field: leaves [n, *p]}`` that replaces fields of the workers' initial states, as in
+        ``{"ema": v0}`` for the initial momenta of Algorithm 1.
+    """
+
+    worker: optax.GradientTransformation
+    aggregator: Aggregator
+    server: optax.GradientTransformation
+    initial: dict[str, Stacked] | None = None
+
+
+def concrete(value: Any) -> np.ndarray | None:
+    """``value`` as NumPy if Python may look at it, None if it is traced.
+
+    Checks go through NumPy, since inside a traced function even ``jnp.isfinite(1.0)`` is a tracer.
+    """
+    return None if isinstance(value, jax.core.Tracer) else np.asarray(value)
+
+
+def check_f(f: Numeric, where: str) -> None:
+    """Reject a declared number of Byzantine workers that is negative or not an integer. Tracers pass."""
+    value = concrete(f)
+    if value is not None and (value.ndim != 0 or not np.isfinite(value) or value != np.floor(value) or value < 0):
+        raise ValueError(f"{where}: f = {f} must be an integer ≥ 0; it is the number of Byzantine workers to tolerate.")
+
+
+def check_majority(f: Numeric, num_workers: int, where: str) -> None:
+    """Reject 2f ≥ n: no rule can tell which half is honest. Tracers pass."""
+    value = concrete(f)
+    if value is not None and 2 * value >= num_workers:
+        raise ValueError(
+            f"{where}: f = {f} of n = {num_workers} workers is not a minority (2f ≥ n); "
+            f"use f ≤ {(num_workers - 1) // 2} or more workers."
+        )
+
+
+def check_key(key: jax.Array | None, where: str) -> jax.Array:
+    """Reject a missing key where a rule draws random numbers."""
+    if key is None:
+        raise ValueError(f"{where}: needs a PRNG key; pass key=jax.random.key(seed).")
+    return key
+
+
+def num_workers_of(updates: Stacked) -> int:
+    """The length of the worker axis that all leaves share.
+
+    >>> num_workers_of({"w": jnp.zeros((4, 3)), "b": jnp.zeros((4,))})
+    4
+    """
+    leaves = jax.tree.leaves_with_path(updates)
+    if not leaves:
+        raise ValueError("updates: an empty tree has no workers; pass arrays with a leading worker axis.")
+    sizes = {}
+    for path, leaf in leaves:
+        name = f"updates{jax.tree_util.keystr(path)}"
+        if jnp.ndim(leaf) == 0:
+            raise ValueError(f"{name} is a scalar; every leaf needs a leading worker axis [n, …].")
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            raise ValueError(f"{name} has dtype {jnp.result_type(leaf)}; updates must be floating point, e.g. float32.")
+        sizes[name] = jnp.shape(leaf)[0]
+    if len(set(sizes.values())) != 1:
+        raise ValueError(f"updates: leaves disagree on the number of workers (axis 0): {sizes}.")
+    n = next(iter(sizes.values()))
+    if n == 0:
+        raise ValueError("updates: the worker axis has length 0; pass at least one worker.")
+    return n

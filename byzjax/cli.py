@@ -1,0 +1,301 @@
+"""The command line: parse, call, print. ``byzjax --help``."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import re
+import sys
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    import xarray
+    from rich.console import Console
+    from rich.table import Table
+
+app = typer.Typer(
+    name="byzjax",
+    help="Byzantine-robust distributed optimisation in JAX.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+# For the help texts alone: the names are checked against the registries, whatever they hold.
+_DEFAULT_RATES = {"byz_nsgdm": 0.1, "momentum_sgd": 0.01}
+_RATES = ", ".join(f"{rate:g} for {method}" for method, rate in _DEFAULT_RATES.items())
+
+
+class Kind(StrEnum):
+    """What `byzjax list` can list."""
+
+    tasks = "tasks"
+    methods = "methods"
+    aggregators = "aggregators"
+    attacks = "attacks"
+    metrics = "metrics"
+
+
+def main() -> None:
+    """The console script."""
+    app()
+
+
+def _polite(command: Callable[..., None]) -> Callable[..., None]:
+    """Turn what a user can cause into one line on stderr and an exit code; bugs keep their traceback."""
+
+    @functools.wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except (ValueError, OSError) as error:
+            if os.environ.get("BYZJAX_TRACEBACK"):
+                raise
+            typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            typer.echo("interrupted: what was finished is saved", err=True)
+            raise typer.Exit(130) from None
+
+    return wrapped
+
+
+def _warn(line: str) -> None:
+    typer.echo(f"warning: {line}", err=True)
+
+
+def _choices(kind: str) -> str:
+    """The names of a registry, for help texts."""
+    return ", ".join(_registries()[kind])
+
+
+def _registries() -> dict[str, dict[str, Callable[..., Any]]]:
+    import byzjax
+
+    return {kind.value: getattr(byzjax, kind.value).REGISTRY for kind in Kind}
+
+
+def _version(shown: bool) -> None:
+    if shown:
+        import jax
+
+        import byzjax
+
+        typer.echo(f"byzjax {byzjax.__version__}, jax {jax.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _top(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the versions and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+@_polite
+def demo(
+    quick: Annotated[
+        bool, typer.Option("--quick", help="100 rounds instead of 1000: a minute instead of five.")
+    ] = False,
+    out: Annotated[
+        Path, typer.Option(help="Folder of results, table and figures; finished runs in it are kept.")
+    ] = Path("demo"),
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of all runs.")] = 0,
+    num_rounds: Annotated[
+        int | None, typer.Option(min=1, help="Rounds per run.", show_default="1000, or 100 with --quick")
+    ] = None,
+) -> None:
+    """Three methods on MNIST with 3 of 20 workers lying: a table and three figures."""
+    import dataclasses
+
+    from byzjax.experiments import demo as experiment
+    from byzjax.experiments import demo_report as report
+
+    base = experiment.QUICK if quick else experiment.Demo()
+    rounds = num_rounds or base.num_rounds
+    chosen = dataclasses.replace(base, seed=seed, num_rounds=rounds, eval_every=min(base.eval_every, rounds))
+    console = _console()
+    console.print(f"{report.setting(chosen)} {len(chosen.entries)} runs.")
+    runs = experiment.run(chosen, out, say=lambda line: typer.echo(line, err=True))
+    paths = report.write(chosen, runs, out)
+
+    table = _table(*list(report.COLUMNS.values())[:-1])
+    for row in report.rows(runs):
+        table.add_row(*report.cells(row))
+    console.print(table)
+    console.print(report.LEGEND, style="dim", soft_wrap=True)
+    console.print("\nWhat this shows:")
+    for line in report.findings(runs):
+        console.print(f"- {line}", soft_wrap=True)
+    console.print(f"Written: {', '.join(map(str, paths))}, and {len(runs)} runs in {out / 'runs'}", soft_wrap=True)
+
+
+@app.command("run")
+@_polite
+def run_(
+    task: Annotated[str, typer.Option(help=f"One of: {_choices('tasks')}.")] = "quartic",
+    method: Annotated[str, typer.Option(help=f"One of: {_choices('methods')}.")] = "byz_nsgdm",
+    aggregator: Annotated[
+        str,
+        typer.Option(
+            help="Pre-aggregations (nnm, bucketing) and a rule, separated by commas, as in "
+            f"'bucketing(bucket_size=2),krum'. From: {_choices('aggregators')}."
+        ),
+    ] = "nnm,rfa",
+    attack: Annotated[
+        str, typer.Option(help=f"One of: {_choices('attacks')}; mimic needs a variant: 'mimic(reverse)'.")
+    ] = "none",
+    num_workers: Annotated[int, typer.Option(min=1, help="Workers, n.")] = 20,
+    num_byzantine: Annotated[int, typer.Option(min=0, help="How many of them are Byzantine: the last ones.")] = 3,
+    f: Annotated[
+        int | None,
+        typer.Option(
+            "--f", min=0, help="How many Byzantine workers rules are told to tolerate.", show_default="--num-byzantine"
+        ),
+    ] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="γ₀ > 0.", show_default=_RATES)] = None,
+    beta: Annotated[
+        float | None, typer.Option(help="Momentum of the workers, in [0, 1).", show_default="the method's own")
+    ] = None,
+    num_rounds: Annotated[int, typer.Option(min=1, help="Rounds.")] = 1000,
+    eval_every: Annotated[int, typer.Option(min=0, help="Rounds per evaluation of the model; 0: never.")] = 30,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the run.")] = 0,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the result.", show_default="results/TASK-METHOD-AGGREGATOR-ATTACK-seedSEED"),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a result of another configuration in the folder.")
+    ] = False,
+) -> None:
+    """One run: a table of the last numbers, the result as netCDF, and figures.
+
+    TASK, METHOD, AGGREGATOR and ATTACK are names, or calls with arguments: --attack 'ipm(scale=10.0)',
+    --method 'momentum_sgd(decay=True)', --task 'mnist(scheme=iid)'. `byzjax list` shows what there is.
+    """
+    from byzjax import plotting, results, specs
+    from byzjax.experiments.config import RunConfig, execute
+
+    method_name = specs.parse(method).name
+    rate = _DEFAULT_RATES.get(method_name, 0.1) if learning_rate is None else learning_rate
+    config = RunConfig(
+        task, method, aggregator, attack, num_workers, num_byzantine, f, rate, beta, num_rounds, eval_every, seed
+    )
+    described = config.as_dict()
+    folder = out or Path("results") / _slug(
+        *(described[part] for part in ("task", "method", "aggregator", "attack")), seed
+    )
+    path = folder / "run.nc"
+    _check_free(path, described, overwrite)
+    for line in config.warnings():
+        _warn(line)
+    folder.mkdir(parents=True, exist_ok=True)  # say now, not after the run, that it cannot be written
+
+    dataset = execute(config)
+    results.save(dataset, path)
+    shown = {part: plotting.display_name(described[part]) for part in ("method", "aggregator", "attack")}
+    title = (
+        f"{shown['method']} with {shown['aggregator']} on {config.task}\n"
+        f"{config.num_byzantine} of {config.num_workers} workers: {shown['attack']}"
+    )
+    plotting.save(plotting.overview(dataset, title=title), folder / "run")
+    if dataset.sizes.get("class") and dataset.sizes.get("eval"):
+        plotting.save(plotting.per_class({shown["method"]: dataset}), folder / "per_class")
+
+    console = _console()
+    console.print(_last_numbers(dataset))
+    round_ = results.diverged_at(dataset)
+    if round_ is not None:
+        _warn(f"the run diverged in round {round_}: the parameters stopped there, and all numbers after it are NaN.")
+    console.print(_how_long(dataset))
+    console.print(f"Written: {path}, and figures beside it", soft_wrap=True)
+
+
+@app.command("list")
+@_polite
+def list_(kind: Annotated[Kind | None, typer.Argument(help="Only these.", show_default="all")] = None) -> None:
+    """All tasks, methods, aggregators, attacks and metrics, with their arguments."""
+    from byzjax.specs import signature
+
+    for name, registry in _registries().items():
+        if kind is not None and kind.value != name:
+            continue
+        entries = [
+            (entry if name == "metrics" else signature(entry, factory), (inspect.getdoc(factory) or "").split("\n")[0])
+            for entry, factory in registry.items()
+        ]
+        if sys.stdout.isatty():
+            table = _table(name, "", title=None)
+            for entry in entries:
+                table.add_row(*entry)
+            _console().print(table)
+        else:  # one line each, for grep
+            for called, line in entries:
+                typer.echo(f"{name}: {called}  {line}")
+
+
+def _console() -> Console:
+    """Of the terminal's width; wide and without colours where there is none, so that no table is folded."""
+    from rich.console import Console
+
+    return Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 160)
+
+
+def _table(*columns: str, title: str | None = None) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column, no_wrap=column in ("method", "rule", "attack"))
+    return table
+
+
+def _slug(*parts: Any) -> str:
+    *texts, seed = parts
+    return "-".join(re.sub(r"[^\w.=+]+", "_", text.replace(",", "+")).strip("_") for text in texts) + f"-seed{seed}"
+
+
+def _check_free(path: Path, config: dict[str, Any], overwrite: bool) -> None:
+    """Refuse to replace a result that another configuration gave: it may have taken a night."""
+    from byzjax import results
+
+    if overwrite or not path.exists():
+        return
+    old = results.config_of(results.load(path))
+    changed = [
+        f"{name}: {old.get(name)!r} there, {value!r} here"
+        for name, value in config.items()
+        if name != "arguments" and old.get(name) != value
+    ]
+    if changed or results.encode(old) != results.encode(config):
+        difference = "; ".join(changed) or "defaults differ"
+        raise ValueError(f"{path} holds another run ({difference}); choose another --out, or --overwrite.")
+
+
+def _last_numbers(dataset: xarray.Dataset) -> Table:
+    """The last value of every scalar: what the model is worth, beside what the server saw."""
+    table = _table("metric", "value", "round", "what it is")
+    true = [(name, "eval", "true, of the model") for name in dataset if dataset[name].dims == ("eval",)]
+    seen = [(name, "round", "seen in the round") for name in dataset if dataset[name].dims == ("round",)]
+    for name, dim, kind in true + seen:
+        value, described = dataset[name][-1], dataset[name].attrs.get("long_name", "")
+        text = str(bool(value)) if value.dtype == bool else f"{float(value):.6g}"
+        table.add_row(str(name), text, str(int(value[dim])), f"{kind}: {described}")
+    return table
+
+
+def _how_long(dataset: xarray.Dataset) -> str:
+    seconds, compiling = dataset.attrs["seconds"], dataset.attrs["compile_seconds"]
+    known = f", about {compiling:.1f} s of it compiling" if compiling == compiling else ""
+    return f"{seconds:.1f} s{known}, on {dataset.attrs['device_kind']}"

@@ -1,0 +1,1 @@
+"""Experiments as data: what is run, and what is shown of it."""

@@ -1,0 +1,136 @@
+"""Distributed optimisers: a transformation per worker, a robust rule, a transformation at the server.
+
+A method is data (`Method`). The same three parts, written as links of `byzjax.transforms` in an ``optax.chain``, are
+the same algorithm bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from byzjax.base import Aggregator, Method, Numeric, Stacked, concrete
+from byzjax.transforms import normalize_by_global_norm
+
+Schedule = Callable[[jax.Array], jax.Array]
+Momentum = Literal["ema", "heavy_ball"]
+
+
+def momentum_sgd(
+    learning_rate: Numeric | Schedule,
+    *,
+    aggregator: Aggregator,
+    beta: Numeric = 0.9,
+    decay: bool = False,
+    momentum: Momentum = "ema",
+    initial_momentum: Stacked | None = None,
+) -> Method:
+    """Momentum SGD with a robust rule: the paper's Baseline, and Baseline-Decay with ``decay=True``.
+
+    ``v_i ← β v_i + (1 − β) g_i``,  ``x ← x − γ_k ARAgg(v_1, …, v_n)``, with γ_k = γ₀, or γ₀/√k for k = 1, 2, ….
+
+    Args:
+      learning_rate: γ₀ > 0, may be traced; or an optax schedule of the round counted from 0, used as it is.
+      aggregator: the rule, e.g. ``byzjax.chain(nnm(f=3), geometric_median())``.
+      beta: β = 1 − η in [0, 1), may be traced. The paper uses 0.9.
+      decay: divide a number γ₀ by √k.
+      momentum: ``"ema"`` is the formula above (the paper); ``"heavy_ball"`` is ``v ← β v + g`` (the released code),
+        1/(1 − β) times as long.
+      initial_momentum: v⁰, leaves ``[n, *p]`` or broadcastable to it; zero by default.
+
+    Raises:
+      ValueError: γ₀ not finite or not positive, β outside [0, 1), an unknown momentum, or no Aggregator.
+
+    >>> from byzjax import aggregators as agg
+    >>> momentum_sgd(0.1, aggregator=agg.median()).aggregator is not None
+    True
+    """
+    check = "momentum_sgd"
+    worker, initial = _worker_momentum(beta, momentum, initial_momentum, check)
+    server = optax.scale_by_learning_rate(_schedule(learning_rate, decay, check))
+    return Method(worker, _checked_rule(aggregator, check), server, initial)
+
+
+def byz_nsgdm(
+    learning_rate: Numeric | Schedule,
+    *,
+    aggregator: Aggregator,
+    beta: Numeric = 0.9,
+    decay: bool = True,
+    momentum: Momentum = "ema",
+    initial_momentum: Stacked | None = None,
+) -> Method:
+    """Byz-NSGDM, Algorithm 1 of Bolatov, Horváth, Takáč, Gorbunov.
+
+    ``v_i ← (1 − η) v_i + η g_i``,  ``v = ARAgg(v_1, …, v_n)``,  ``x ← x − γ_k v/‖v‖``: a step of length exactly γ_k,
+    and none where v = 0. In their experiments γ_k = γ₀/√k; Theorem 1 takes a constant γ (``decay=False``).
+
+    Args:
+      learning_rate: γ₀ > 0, may be traced; or an optax schedule of the round counted from 0, used as it is.
+      aggregator: the rule, e.g. ``byzjax.chain(nnm(f=3), geometric_median())``.
+      beta: β = 1 − η in [0, 1), may be traced. The paper uses 0.9.
+      decay: divide a number γ₀ by √k, k = 1, 2, ….
+      momentum: ``"ema"`` is Algorithm 1; ``"heavy_ball"`` is ``v ← β v + g``, as in the released code.
+      initial_momentum: v⁰, leaves ``[n, *p]`` or broadcastable to it; zero by default.
+
+    Raises:
+      ValueError: γ₀ not finite or not positive, β outside [0, 1), an unknown momentum, or no Aggregator.
+
+    >>> import byzjax
+    >>> from byzjax import aggregators as agg
+    >>> method = byz_nsgdm(0.1, aggregator=byzjax.chain(agg.nnm(f=1), agg.geometric_median()))
+    """
+    check = "byz_nsgdm"
+    worker, initial = _worker_momentum(beta, momentum, initial_momentum, check)
+    server = optax.chain(
+        normalize_by_global_norm(), optax.scale_by_learning_rate(_schedule(learning_rate, decay, check))
+    )
+    return Method(worker, _checked_rule(aggregator, check), server, initial)
+
+
+def sqrt_decay(learning_rate: Numeric) -> Schedule:
+    """The practical schedule of the paper, ``γ_k = γ₀/√k`` for k = 1, 2, …, as an optax schedule of k − 1.
+
+    >>> float(sqrt_decay(1.0)(3))
+    0.5
+    """
+    return lambda count: learning_rate / jnp.sqrt(jnp.asarray(count + 1, jnp.float32))
+
+
+def _worker_momentum(
+    beta: Numeric, momentum: str, initial: Stacked | None, where: str
+) -> tuple[optax.GradientTransformation, dict[str, Stacked] | None]:
+    value = concrete(beta)
+    if value is not None and not 0 <= value < 1:
+        raise ValueError(f"{where}: beta = {beta} must be in [0, 1).")
+    if momentum == "ema":
+        return optax.ema(beta, debias=False), None if initial is None else {"ema": initial}  # type: ignore[arg-type]
+    if momentum == "heavy_ball":
+        return optax.trace(beta), None if initial is None else {"trace": initial}  # type: ignore[arg-type]
+    raise ValueError(f"{where}: momentum = {momentum!r} must be 'ema' or 'heavy_ball'.")
+
+
+def _schedule(learning_rate: Numeric | Schedule, decay: bool, where: str) -> optax.ScalarOrSchedule:
+    if callable(learning_rate):
+        return learning_rate  # type: ignore[return-value]
+    value = concrete(learning_rate)
+    if value is not None and not 0 < value < np.inf:
+        raise ValueError(f"{where}: learning_rate = {learning_rate} must be finite and > 0.")
+    return sqrt_decay(learning_rate) if decay else learning_rate  # type: ignore[return-value]
+
+
+def _checked_rule(aggregator: Aggregator, where: str) -> Aggregator:
+    if not isinstance(aggregator, Aggregator):
+        raise ValueError(
+            f"{where}: aggregator = {aggregator!r} is not an Aggregator; call a factory such as median(), and end "
+            "pre-aggregations with a rule: byzjax.chain(nnm(f=3), geometric_median())."
+        )
+    return aggregator
+
+
+REGISTRY: dict[str, Callable[..., Method]] = {"momentum_sgd": momentum_sgd, "byz_nsgdm": byz_nsgdm}

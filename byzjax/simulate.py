@@ -1,0 +1,168 @@
+"""A run: a scan over evaluations of a scan over rounds. `simulate` is pure, `run` is its host side."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from byzjax.base import Attack, Method, Task
+from byzjax.metrics import Record, default_record
+from byzjax.progress import Progress
+from byzjax.round import RoundState, check_mask, init_state, make_round
+
+
+class Result(NamedTuple):
+    """What a run gives.
+
+    Attributes:
+      state: the state after the last round; ``state.params`` is the model, and a run can go on from it.
+      history: name -> [num_rounds], one entry per round.
+      evals: name -> [num_rounds // eval_every, …], one entry per evaluation, the first after ``eval_every`` rounds.
+    """
+
+    state: RoundState
+    history: dict[str, jax.Array]
+    evals: dict[str, jax.Array]
+
+
+def simulate(
+    task: Task,
+    method: Method,
+    attack: Attack,
+    *,
+    byzantine: jax.Array,
+    key: jax.Array,
+    num_rounds: int,
+    eval_every: int = 0,
+    record: Record = default_record,
+    state: RoundState | None = None,
+) -> Result:
+    """Run a method on a task under an attack. Pure: ``jit`` it, ``vmap`` it over keys and learning rates, lower it.
+
+    Pass the task as an argument of the jitted function, so that its data are not compiled in:
+    ``jax.jit(lambda task, key: simulate(task, method, attack, …, key=key))(task, key)``.
+
+    Args:
+      task, method, attack: the three choices.
+      byzantine: bool[n], who lies; may be traced. Not to be confused with the rule's f, what it tolerates.
+      key: one key determines the run. Runs with the same key see the same minibatches, whatever the method.
+      num_rounds: rounds to run, static.
+      eval_every: evaluate after every so many rounds, static; 0 for never. Rounds after the last evaluation are run.
+      record: what to record of every round: `metrics.record` or a function of a `RoundInfo`.
+      state: go on from here instead of starting anew; ``key`` is then ignored.
+
+    Raises:
+      ValueError: a bad mask, num_rounds < 1, eval_every < 0.
+
+    >>> import byzjax
+    >>> from byzjax import aggregators as agg, attacks, methods, tasks
+    >>> method = methods.byz_nsgdm(0.1, aggregator=agg.median())
+    >>> task = tasks.quartic(num_workers=5)
+    >>> result = byzjax.simulate(task, method, attacks.none(), byzantine=jnp.zeros(5, bool), key=jax.random.key(0),
+    ...                          num_rounds=20, eval_every=10)
+    >>> result.evals["objective"].shape
+    (2,)
+    """
+    _check_lengths(num_rounds, eval_every)
+    step = make_round(task, method, attack, byzantine=byzantine, record=record)
+    state = init_state(task, method, attack, key=key) if state is None else state
+
+    def rounds(state: RoundState, length: int):
+        return jax.lax.scan(lambda s, _: step(s), state, length=length)
+
+    def evaluation(state: RoundState, _):
+        state, history = rounds(state, eval_every)
+        return state, (history, evaluate(task, state))
+
+    num_evals, rest = divmod(num_rounds, eval_every) if eval_every else (0, num_rounds)
+    parts, evals = [], {}
+    if num_evals:
+        state, (history, evals) = jax.lax.scan(evaluation, state, length=num_evals)
+        parts.append(jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), history))
+    if rest:
+        state, history = rounds(state, rest)
+        parts.append(history)
+    return Result(state, jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts), evals)
+
+
+def run(
+    task: Task,
+    method: Method,
+    attack: Attack,
+    *,
+    byzantine: jax.Array,
+    key: jax.Array,
+    num_rounds: int,
+    eval_every: int = 0,
+    record: Record = default_record,
+    progress: bool | Progress = True,
+    name: str | None = None,
+) -> Result:
+    """`simulate` from the host: compiled chunk by chunk, with a progress bar and an ETA. The same numbers.
+
+    Args:
+      task, method, attack, byzantine, key, num_rounds, eval_every, record: as in `simulate`.
+      progress: show a progress bar; or a `Progress` that several runs share.
+      name: what the bar calls this run; the task's name by default.
+
+    Raises:
+      ValueError: as `simulate`.
+
+    >>> from byzjax import aggregators as agg, attacks, methods, tasks
+    >>> method = methods.momentum_sgd(0.01, aggregator=agg.median())
+    >>> result = run(tasks.quartic(num_workers=5), method, attacks.none(), byzantine=jnp.zeros(5, bool),
+    ...              key=jax.random.key(0), num_rounds=20, progress=False)
+    >>> result.history["loss"].shape
+    (20,)
+    """
+    _check_lengths(num_rounds, eval_every)
+    byzantine = check_mask(byzantine, task.num_workers)
+    bar = progress if isinstance(progress, Progress) else Progress(shown=progress)
+
+    @functools.partial(jax.jit, static_argnames=("length", "evaluated"), donate_argnames=("state",))
+    def chunk(task: Task, state: RoundState, byzantine: jax.Array, *, length: int, evaluated: bool):
+        step = make_round(task, method, attack, byzantine=byzantine, record=record)
+        state, history = jax.lax.scan(lambda s, _: step(s), state, length=length)
+        return state, history, evaluate(task, state) if evaluated else {}
+
+    # The caller's key survives, although the state that holds it is donated.
+    own_key = jax.random.wrap_key_data(jax.random.key_data(key).copy(), impl=jax.random.key_impl(key))
+    state = jax.jit(lambda task, key: init_state(task, method, attack, key=key))(task, own_key)
+    histories, evals = [], []
+    with bar.task(name or task.name, num_rounds) as advance:
+        for length, evaluated in _chunks(num_rounds, eval_every):
+            state, history, evaluation = chunk(task, state, byzantine, length=length, evaluated=evaluated)
+            jax.block_until_ready(state)
+            histories.append(history)
+            if evaluated:
+                evals.append(evaluation)
+            advance(length, evaluation)
+    stack: Any = functools.partial(jax.tree.map, lambda *leaves: jnp.stack(leaves))
+    history = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *histories)
+    return Result(state, history, stack(*evals) if evals else {})
+
+
+def evaluate(task: Task, state: RoundState) -> dict[str, jax.Array]:
+    """The task's evaluation; NaN in every entry once a run has diverged."""
+    values = task.evaluate(task.data, state.params)
+    return jax.tree.map(lambda v: jnp.where(state.finite, v, jnp.full_like(v, jnp.nan)), values)
+
+
+def _chunks(num_rounds: int, eval_every: int) -> list[tuple[int, bool]]:
+    """Chunk lengths, and whether each ends with an evaluation; at most two distinct lengths, hence two compilations."""
+    length = eval_every or max(1, -(-num_rounds // 50))
+    whole, rest = divmod(num_rounds, length)
+    return [(length, eval_every > 0)] * whole + ([(rest, False)] if rest else [])
+
+
+def _check_lengths(num_rounds: int, eval_every: int) -> None:
+    if int(num_rounds) != num_rounds or num_rounds < 1:
+        raise ValueError(f"num_rounds = {num_rounds} must be an integer ≥ 1.")
+    if int(eval_every) != eval_every or eval_every < 0:
+        raise ValueError(f"eval_every = {eval_every} must be an integer ≥ 0 (0: never).")
+
+
+__all__ = ["Result", "evaluate", "run", "simulate"]

@@ -1,0 +1,84 @@
+"""Float64 NumPy references, written from the papers' formulas, one loop at a time and without cleverness.
+
+Each takes a matrix ``[n, d]`` and the options of its factory. Ties go to the lowest index.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+
+def mean(x: np.ndarray) -> np.ndarray:
+    """The average of the rows."""
+    return x.mean(0)
+
+
+def median(x: np.ndarray, even: str = "midpoint") -> np.ndarray:
+    """The middle value of each coordinate."""
+    ordered = np.sort(x, axis=0)
+    n = len(x)
+    low, high = ordered[(n - 1) // 2], ordered[n // 2]
+    return low if even == "lower" else (low + high) / 2
+
+
+def trimmed_mean(x: np.ndarray, f: int) -> np.ndarray:
+    """The mean of each coordinate without its f smallest and f largest values."""
+    return np.sort(x, axis=0)[f : len(x) - f].mean(0)
+
+
+def krum_order(x: np.ndarray, f: int, power: int, neighbors: str) -> np.ndarray:
+    """Workers by Krum score, best first."""
+    n = len(x)
+    count = n - f - (2 if neighbors == "n-f-2" else 1)
+    scores = []
+    for i in range(n):
+        others = sorted(np.linalg.norm(x[i] - x[j]) ** power for j in range(n) if j != i)
+        scores.append(sum(others[:count]))
+    return np.argsort(scores, kind="stable")
+
+
+def krum(x: np.ndarray, f: int, power: int = 2, neighbors: str = "n-f-2") -> np.ndarray:
+    """The row of the best score."""
+    return x[krum_order(x, f, power, neighbors)[0]]
+
+
+def multi_krum(x: np.ndarray, f: int, m: int | None = None, power: int = 2, neighbors: str = "n-f-2") -> np.ndarray:
+    """The mean of the m rows of best score."""
+    chosen = krum_order(x, f, power, neighbors)[: len(x) - f if m is None else m]
+    return x[chosen].mean(0)
+
+
+def geometric_median(x: np.ndarray, num_iters: int = 8, smoothing: float = 0.1, init: str = "zero") -> np.ndarray:
+    """Smoothed Weiszfeld steps."""
+    z = np.zeros(x.shape[1]) if init == "zero" else x.mean(0)
+    for _ in range(num_iters):
+        weights = [1 / max(float(np.linalg.norm(row - z)), smoothing) for row in x]
+        z = np.average(x, axis=0, weights=weights)
+    return z
+
+
+def nnm(x: np.ndarray, f: int) -> np.ndarray:
+    """Every row replaced by the mean of its n − f nearest."""
+    n = len(x)
+    mixed = []
+    for i in range(n):
+        squared = np.array([np.sum((x[i] - x[j]) ** 2) for j in range(n)])
+        squared[i] = -1.0
+        nearest = np.argsort(squared, kind="stable")[: n - f]
+        mixed.append(x[nearest].mean(0))
+    return np.stack(mixed)
+
+
+# Bucketing has no deterministic reference: its buckets depend on the key. Its own test reads them off.
+REFERENCES: dict[str, Callable[..., np.ndarray]] = {
+    "mean": mean,
+    "median": median,
+    "trimmed_mean": trimmed_mean,
+    "krum": krum,
+    "multi_krum": multi_krum,
+    "geometric_median": geometric_median,
+    "rfa": geometric_median,
+    "nnm": nnm,
+}

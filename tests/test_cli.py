@@ -1,0 +1,281 @@
+"""The command line, the demo at a tiny size, and programs that several runs share."""
+
+import csv
+import re
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import byzjax
+from byzjax import aggregators, attacks, methods, results, tasks
+from byzjax.cli import app
+from byzjax.experiments import config, demo, demo_report
+from byzjax.experiments.program import Program
+from byzjax.progress import Progress
+
+SMALL = [
+    "run",
+    "--task",
+    "quartic",
+    "--num-workers",
+    "7",
+    "--num-byzantine",
+    "1",
+    "--num-rounds",
+    "6",
+    "--eval-every",
+    "3",
+]
+
+
+def call(*arguments):
+    return CliRunner().invoke(app, list(arguments))
+
+
+def plain(text):
+    """Without colours, boxes and folding."""
+    return " ".join(re.sub(r"\x1b\[[0-9;]*m|[│╭╮╰╯─]", " ", text).split())
+
+
+def test_run_prints_true_numbers_and_saves_everything(tmp_path):
+    result = call(*SMALL, "--attack", "alie(z=2)", "--learning-rate", "0.2", "--out", str(tmp_path))
+    assert result.exit_code == 0, result.output
+    dataset = results.load(tmp_path / "run.nc")
+    assert dict(dataset.sizes) == {"round": 6, "eval": 2}
+    saved = results.config_of(dataset)
+    assert saved["arguments"]["attack"] == [{"name": "alie", "z": 2, "sign": 1, "ddof": 0}]
+    assert (saved["learning_rate"], saved["f"]) == (0.2, 1)
+    assert f"{float(dataset['gradient_norm'][-1]):.6g}" in result.stdout
+    assert f"{float(dataset['aggregate_norm'][-1]):.6g}" in result.stdout
+    assert "true, of the model: true gradient norm" in result.stdout
+    assert {path.name for path in tmp_path.iterdir()} == {"run.nc", "run.png", "run.pdf"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--attack", "ali"], r"error: unknown attack 'ali'; nearest: alie"),
+        (["--attack", "mimic"], r"error: mimic: variant is missing, one of 'reverse'"),
+        (["--aggregator", "nnm"], r"error: aggregator: nnm is a pre-aggregation"),
+        (["--method", "byz_nsgd"], r"error: unknown method 'byz_nsgd'; nearest: byz_nsgdm"),
+        (["--num-byzantine", "4"], r"error: nnm: f = 4 of n = 7 workers is not a minority"),
+        (["--learning-rate", "nan"], r"error: .*learning_rate = nan"),
+        (["--beta", "1"], r"error: .*beta = 1.0"),
+        (["--method", "byz_nsgdm(learning_rate=1.0)"], r"error: .*learning_rate is already set"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, tmp_path):
+    result = call(*SMALL, *arguments, "--out", str(tmp_path))
+    assert result.exit_code == 2
+    lines = [line for line in result.stderr.splitlines() if line]
+    assert len(lines) == 1, result.stderr
+    assert re.match(message, lines[0])
+    assert not (tmp_path / "run.nc").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments", [["run", "--tsak", "quartic"], ["lst"], ["run", "--num-rounds", "0"], ["list", "task"]]
+)
+def test_what_the_parser_refuses_is_exit_code_2(arguments):
+    assert call(*arguments).exit_code == 2
+
+
+def test_a_declared_f_below_the_truth_is_a_warning(tmp_path):
+    result = call(*SMALL, "--f", "0", "--out", str(tmp_path))
+    assert result.exit_code == 0, result.output
+    assert "warning: nnm tolerates f = 0, but 1 of 7 workers are Byzantine" in result.stderr
+
+
+def test_divergence_is_reported(tmp_path):
+    result = call(
+        *SMALL, "--method", "momentum_sgd", "--learning-rate", "1e9", "--aggregator", "mean", "--out", str(tmp_path)
+    )
+    assert result.exit_code == 0, result.output
+    round_ = results.diverged_at(results.load(tmp_path / "run.nc"))
+    assert round_ is not None
+    assert f"warning: the run diverged in round {round_}" in result.stderr
+
+
+def test_another_run_is_not_replaced_without_being_asked(tmp_path):
+    command = [*SMALL, "--aggregator", "median", "--out", str(tmp_path)]
+    assert call(*command).exit_code == 0
+    assert call(*command).exit_code == 0  # the same again is no loss
+    refused = call(*command, "--seed", "1")
+    assert refused.exit_code == 2
+    assert "seed: 0 there, 1 here" in refused.stderr
+    assert results.load(tmp_path / "run.nc").attrs["seed"] == 0
+    assert call(*command, "--seed", "1", "--overwrite").exit_code == 0
+    assert results.load(tmp_path / "run.nc").attrs["seed"] == 1
+
+
+def test_ctrl_c_is_exit_code_130_and_a_line(monkeypatch, tmp_path):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(byzjax, "run", interrupted)
+    result = call(*SMALL, "--out", str(tmp_path))
+    assert result.exit_code == 130
+    assert result.stderr.startswith("interrupted")
+
+
+def test_list_shows_every_entry():
+    shown = call("list").stdout
+    for kind, registry in {
+        "tasks": tasks.REGISTRY,
+        "methods": methods.REGISTRY,
+        "aggregators": aggregators.REGISTRY,
+        "attacks": attacks.REGISTRY,
+        "metrics": byzjax.metrics.REGISTRY,
+    }.items():
+        for name, entry in registry.items():
+            line = (entry.__doc__ or "").split("\n")[0]
+            assert re.search(rf"^{kind}: {name}\b.*{re.escape(line)}$", shown, re.MULTILINE)
+    only = call("list", "attacks").stdout.splitlines()
+    assert len(only) == len(attacks.REGISTRY)
+
+
+def test_help_names_every_option_default_and_choice():
+    shown = plain(call("run", "--help").stdout)
+    for word in ("--f", "--beta", "--out", "--seed", "--eval-every", "[default: nnm,rfa]", "0.1 for byz_nsgdm"):
+        assert word in shown
+    for name in [*tasks.REGISTRY, *methods.REGISTRY, *aggregators.REGISTRY, *attacks.REGISTRY]:
+        assert name in shown
+
+
+def test_the_module_is_the_console_script():
+    shown = subprocess.run([sys.executable, "-m", "byzjax", "--version"], capture_output=True, text=True, check=True)
+    assert shown.stdout.startswith(f"byzjax {byzjax.__version__}, jax {jax.__version__}")
+    wrong = subprocess.run([sys.executable, "-m", "byzjax", "run", "--task", "quartik"], capture_output=True, text=True)
+    assert wrong.returncode == 2
+    assert wrong.stderr == "error: unknown task 'quartik'; nearest: quartic. Known: mnist, quartic.\n"
+
+
+def test_a_shared_program_gives_what_run_gives():
+    task, byzantine = tasks.quartic(num_workers=6, num_byzantine=2), jnp.arange(6) >= 4
+    choices = {"none": attacks.none(), "copy": attacks.mimic("copy"), "reverse": attacks.mimic("reverse", warmup=2)}
+
+    def method(rate):
+        return methods.byz_nsgdm(rate, aggregator=aggregators.trimmed_mean(f=2))
+
+    program = Program(task, method, choices, byzantine=byzantine, eval_every=3)
+    quiet = Progress(shown=False)
+    seen = []
+    for name, rate in (("reverse", 0.3), ("copy", 0.1), ("none", 0.3)):
+        own = program.run(attack=name, learning_rate=rate, seed=5, num_rounds=8, progress=quiet, name=name)
+        alone = byzjax.run(
+            task,
+            method(rate),
+            choices[name],
+            byzantine=byzantine,
+            key=jax.random.key(5),
+            num_rounds=8,
+            eval_every=3,
+            progress=False,
+        )
+        for values, expected in ((own.history, alone.history), (own.evals, alone.evals)):
+            assert set(values) == set(expected)
+            for metric in expected:
+                np.testing.assert_allclose(values[metric], expected[metric], rtol=1e-4, atol=1e-6)
+        seen.append(np.asarray(own.history["aggregation_error"]))
+    assert not np.allclose(seen[0], seen[2])
+
+
+TINY = demo.Demo(
+    num_workers=5,
+    num_byzantine=1,
+    num_rounds=2,
+    eval_every=1,
+    entries=(
+        demo.Entry(demo.NSGDM, demo.MEAN, demo.NONE, 0.1),
+        demo.Entry(demo.NSGDM, demo.MEAN, demo.IPM, 0.1),
+        demo.Entry(demo.NSGDM, demo.ROBUST, demo.IPM, 0.1),
+    ),
+)
+
+
+def test_the_demo_end_to_end_and_again(tmp_path, monkeypatch):
+    said = []
+    runs = demo.run(TINY, tmp_path, progress=False, say=said.append)
+    assert list(runs) == list(TINY.entries)
+    assert said == []
+    paths = demo_report.write(TINY, runs, tmp_path)
+    assert {path.name for path in paths} == {
+        *("table.md", "table.csv", "accuracy.png", "accuracy.pdf"),
+        *("per_class.png", "per_class.pdf", "kappa.png", "kappa.pdf"),
+    }
+    with (tmp_path / "table.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert [float(row["test_accuracy"]) for row in table] == [float(run["test_accuracy"][-1]) for run in runs.values()]
+    assert "| plain mean | IPM (scale 10) |" in (tmp_path / "table.md").read_text()
+
+    # A run that is lost or damaged is made again, to the same numbers; what is there is read.
+    first, second, third = (TINY.path(entry, tmp_path) for entry in TINY.entries)
+    second.unlink()
+    third.write_bytes(b"torn")
+    made = []
+    monkeypatch.setattr(
+        results, "save", lambda dataset, path, save=results.save: (made.append(path), save(dataset, path))
+    )
+    again = demo.run(TINY, tmp_path, progress=False, say=said.append)
+    assert made == [second, third]
+    assert first.exists()
+    assert any("run again" in line for line in said)
+    assert any("1 of 3 runs are already in" in line for line in said)
+    for entry in TINY.entries:
+        assert again[entry].drop_attrs(deep=False).identical(runs[entry].drop_attrs(deep=False))
+
+
+def test_another_configuration_is_another_file(tmp_path):
+    import dataclasses
+
+    entry = TINY.entries[0]
+    changed = [
+        dataclasses.replace(TINY, seed=1),
+        dataclasses.replace(TINY, num_rounds=3),
+        dataclasses.replace(TINY, num_byzantine=2),
+    ]
+    assert len({other.path(entry, tmp_path) for other in (TINY, *changed)}) == 4
+    assert TINY.path(entry, tmp_path) == TINY.path(entry, tmp_path)
+
+
+def test_the_demo_checks_before_it_runs(tmp_path):
+    import dataclasses
+
+    with pytest.raises(ValueError, match="no runs"):
+        demo.run(dataclasses.replace(TINY, entries=()), tmp_path)
+    with pytest.raises(ValueError, match="eval_every = 3"):
+        demo.run(dataclasses.replace(TINY, eval_every=3), tmp_path)
+    wrong = (*TINY.entries, demo.Entry(demo.NSGDM, "kurm", demo.NONE, 0.1))
+    with pytest.raises(ValueError, match="unknown aggregator 'kurm'"):
+        demo.run(dataclasses.replace(TINY, entries=wrong), tmp_path)
+
+
+def test_the_demo_is_what_it_says():
+    for entry in demo.ENTRIES:
+        parts = demo.Demo().config(entry).calls()
+        assert [link.arguments.get("f", 3) for link in parts["aggregator"]] == [3] * len(parts["aggregator"])
+    assert len(set(demo.ENTRIES)) == 10
+    assert demo.Demo().config(demo.ENTRIES[0]).warnings() == []
+
+
+@pytest.mark.parametrize(
+    ("robust", "plain", "word"), [(0.9, 0.5, "40.0 points better"), (0.5, 0.9, "40.0 points worse")]
+)
+def test_findings_follow_the_numbers(robust, plain, word):
+    def made(entry, accuracy):
+        history = {"aggregation_error": jnp.ones(2), "honest_spread": jnp.ones(2), "finite": jnp.ones(2, bool)}
+        per_class = jnp.full((1, 10), accuracy).at[0, 3].set(0.1)
+        evals = {name: jnp.array([accuracy]) for name in ("test_accuracy", "val_accuracy")}
+        result = byzjax.Result(None, history, {**evals, "test_accuracy_per_class": per_class})
+        settings = config.RunConfig(**entry._asdict(), num_rounds=2, eval_every=2).as_dict()
+        return results.to_dataset(result, settings, seconds=1.0, compile_seconds=0.5)
+
+    one, other = (demo.Entry(demo.NSGDM, rule, demo.BIT_FLIP, 0.1) for rule in (demo.ROBUST, demo.MEAN))
+    text = " ".join(demo_report.findings({one: made(one, robust), other: made(other, plain)}))
+    assert f"NNM + RFA is {word}" in text
+    assert "NNM + RFA gets less than half of class 3 right" in text

@@ -1,0 +1,244 @@
+"""Every rule in `aggregators.REGISTRY`, in every variant, keeps every contract it promises."""
+
+import inspect
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import byzjax
+from byzjax import aggregators as agg
+from byzjax.base import Aggregator
+from byzjax.testing import REFERENCES, rule_cases
+
+N, D, F = 9, 6, 2
+CASES = rule_cases()
+KEY = jax.random.key(7)
+
+every_rule = pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+
+
+def rules_that(**promise):
+    chosen = [c for c in CASES if all(getattr(c.traits, k) == v for k, v in promise.items())]
+    return pytest.mark.parametrize("case", chosen, ids=lambda case: case.id)
+
+
+def stack(seed=0, n=N, d=D, scale=1.0):
+    """Rows in general position around a centre away from the origin."""
+    rng = np.random.default_rng(seed)
+    return (scale * (rng.normal(size=(n, d)) + 2.0)).astype(np.float32)
+
+
+def apply(rule, x, key=KEY):
+    return byzjax.aggregate(rule, jax.tree.map(jnp.asarray, x), key=key)
+
+
+@every_rule
+def test_jit_equals_eager_and_traces_once(case):
+    rule = case.make(F)
+    traces = []
+
+    @jax.jit
+    def jitted(x, key):
+        traces.append(1)
+        return apply(rule, x, key)
+
+    x = stack()
+    np.testing.assert_allclose(jitted(x, KEY), apply(rule, x), rtol=2e-6, atol=1e-6)
+    jitted(stack(1), jax.random.key(1))
+    assert len(traces) == 1
+
+
+@every_rule
+def test_vmap_equals_loop(case):
+    rule = case.make(F)
+    batch = np.stack([stack(seed) for seed in range(5)])
+    keys = jax.random.split(KEY, 5)
+    looped = np.stack([apply(rule, x, k) for x, k in zip(batch, keys, strict=True)])
+    np.testing.assert_allclose(jax.vmap(lambda x, k: apply(rule, x, k))(batch, keys), looped, rtol=2e-6, atol=1e-6)
+
+
+@every_rule
+def test_state_is_scan_stable(case):
+    rule = case.make(F)
+    x = jnp.asarray(stack())
+    state = rule.init(jnp.zeros(D))
+    _, after = rule.update(x, state, jnp.zeros(D), key=KEY)
+    chex.assert_trees_all_equal_shapes_and_dtypes(state, after)
+    _, results = jax.lax.scan(
+        lambda s, k: rule.update(x, s, jnp.zeros(D), key=k)[::-1], state, jax.random.split(KEY, 3)
+    )
+    assert jnp.isfinite(results).all()
+
+
+@every_rule
+def test_extra_arguments_are_swallowed(case):
+    rule = case.make(F)
+    rule.update(jnp.asarray(stack()), rule.init(jnp.zeros(D)), jnp.zeros(D), key=KEY, value=1.0, grad=None)
+
+
+@every_rule
+def test_pytree_gives_what_its_matrix_gives(case):
+    rule = case.make(F)
+    x = stack(d=17)
+    tree = {"w": x[:, :12].reshape(N, 3, 4), "b": {"c": x[:, 12:16], "s": x[:, 16]}}
+    result = apply(rule, tree)
+    flat = jnp.concatenate(
+        [result["w"].reshape(*result["w"].shape[:-2], 12), result["b"]["c"], result["b"]["s"][..., None]], -1
+    )
+    np.testing.assert_allclose(flat, apply(rule, x), rtol=1e-5, atol=1e-6)
+
+
+@every_rule
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "float64"])
+def test_dtype_is_kept(case, dtype):
+    with jax.enable_x64(dtype == "float64"):
+        x = jnp.asarray(stack(), dtype)
+        result = apply(case.make(F), x, jax.random.key(7))
+        assert result.dtype == x.dtype
+        # Same values in float32: what 16 bits lose is their own rounding, not precision inside the rule.
+        wide = apply(case.make(F), x.astype(jnp.float32), jax.random.key(7))
+        tolerance = {"bfloat16": 1e-2, "float16": 2e-3}.get(dtype, 1e-5)
+        np.testing.assert_allclose(np.asarray(result, np.float64), np.asarray(wide, np.float64), rtol=tolerance)
+
+
+def test_mixed_dtypes_are_kept_leaf_by_leaf():
+    tree = {"a": jnp.asarray(stack(), jnp.bfloat16), "b": jnp.asarray(stack())}
+    result = apply(byzjax.chain(agg.nnm(F), agg.geometric_median()), tree)
+    assert (result["a"].dtype, result["b"].dtype) == (jnp.bfloat16, jnp.float32)
+
+
+@every_rule
+def test_agrees_with_float64_reference(case):
+    if case.name == "bucketing":
+        pytest.skip("its buckets depend on the key; test_rules.py reads them off")
+    options = dict(case.options, **({"f": F} if case.takes_f else {}))
+    for seed in range(10):
+        x = stack(seed, scale=10.0 ** (seed - 5)) if case.traits.scale else stack(seed)
+        expected = REFERENCES[case.name](x.astype(np.float64), **options)
+        np.testing.assert_allclose(apply(case.make(F), x), expected, rtol=2e-5, atol=1e-6 * np.abs(x).max())
+
+
+@rules_that(permutation=True)
+def test_worker_order_does_not_matter(case):
+    x, order = stack(), np.random.default_rng(3).permutation(N)
+    before, after = apply(case.make(F), x), apply(case.make(F), x[order])
+    expected = before if isinstance(case.make(F), Aggregator) else before[order]
+    np.testing.assert_allclose(after, expected, rtol=1e-5, atol=1e-6)
+
+
+@rules_that(translation=True)
+def test_translation_equivariance(case):
+    x, shift = stack(), np.linspace(-3, 3, D, dtype=np.float32)[None]
+    moved = apply(case.make(F), x + shift)
+    base = apply(case.make(F), x)
+    np.testing.assert_allclose(moved, base + (shift if base.ndim == 2 else shift[0]), rtol=1e-5, atol=1e-5)
+
+
+@rules_that(scale=True)
+@pytest.mark.parametrize("factor", [1e-25, 1e-3, 1e25])
+def test_scale_equivariance(case, factor):
+    x = stack()
+    np.testing.assert_allclose(
+        np.asarray(apply(case.make(F), x * np.float32(factor)), np.float64) / factor,
+        apply(case.make(F), x),
+        rtol=1e-5,
+        atol=1e-6,
+    )
+
+
+@every_rule
+def test_identical_rows_give_that_row(case):
+    row = stack()[0]
+    result = apply(case.make(F), np.tile(row, (N, 1)))
+    np.testing.assert_allclose(result, np.broadcast_to(row, result.shape), rtol=1e-6)
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.takes_f], ids=lambda case: case.id)
+def test_traced_f_equals_static_f(case):
+    x = stack()
+    traced = jax.jit(lambda f: apply(case.make(f), x))
+    for f in (0, 1, 2, 3):
+        np.testing.assert_allclose(traced(f), apply(case.make(f), x), rtol=1e-6, atol=1e-6)
+    swept = jax.vmap(lambda f: apply(case.make(f), x))(jnp.arange(4))
+    np.testing.assert_allclose(swept[2], apply(case.make(2), x), rtol=1e-6, atol=1e-6)
+
+
+HOSTILE = {
+    "huge": [1e30, -1e30],
+    "largest": [3e38, -3e38],
+    "inf": [np.inf, -np.inf],
+    "nan": [np.nan, np.nan],
+    "mixed": [np.nan, 1e30],
+    "inf and huge": [np.inf, 1e20],
+    "far": [1e4, -1e6],
+    "tiny": [1e-40, 0.0],
+}
+
+
+@rules_that(robust=True)
+@pytest.mark.parametrize("values", HOSTILE.values(), ids=HOSTILE.keys())
+@pytest.mark.parametrize("places", [(0, 1), (N - 2, N - 1), (3, 6)])
+def test_hostile_rows_stay_out(case, values, places):
+    x = stack()
+    honest = np.delete(np.arange(N), places)
+    for place, value in zip(places, values, strict=True):
+        x[place] = value
+    result = np.asarray(apply(case.make(F), x))
+    # A pre-aggregation may leave hostile rows hostile; what it makes of honest rows must be sound.
+    result = result if result.ndim == 1 else result[honest]
+    assert np.isfinite(result).all()
+    centre = x[honest].mean(0)
+    radius = np.linalg.norm(x[honest] - centre, axis=1).max()
+    # The geometric median after a few steps is off by what f unit vectors can pull.
+    assert np.linalg.norm(result - centre, axis=-1).max() <= 2 * radius
+
+
+@rules_that(robust=True)
+def test_one_hostile_coordinate_is_enough_to_lose_a_row(case):
+    x = stack()
+    x[2, 3], x[5, 0] = np.nan, np.inf
+    result = np.asarray(apply(case.make(F), x))
+    result = result if result.ndim == 1 else np.delete(result, (2, 5), 0)
+    assert np.isfinite(result).all()
+
+
+@every_rule
+def test_sharded_equals_unsharded(case):
+    assert len(jax.devices()) >= 8, "conftest.py asks for 8 virtual devices"
+    mesh = jax.make_mesh((8,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
+    x = stack(n=16, d=64)
+    rule = case.make(F)
+    expected = apply(rule, x)
+    for spec in (jax.P(None, "d"), jax.P("d", None)):
+        placed = jax.device_put(x, jax.NamedSharding(mesh, spec))
+        np.testing.assert_allclose(jax.jit(lambda x: apply(rule, x))(placed), expected, rtol=1e-5, atol=1e-6)
+
+
+@every_rule
+def test_repeated_calls_give_identical_bits(case):
+    rule = jax.jit(lambda x: apply(case.make(F), x))
+    np.testing.assert_array_equal(rule(stack()), rule(stack()))
+
+
+@every_rule
+def test_docstring_has_formula_source_and_example(case):
+    doc = inspect.getdoc(case.factory)
+    assert "``" in doc, "no formula"
+    assert ">>>" in doc, "no doctest"
+    assert "Shapes:" in doc, "no shapes"
+
+
+@every_rule
+def test_integers_are_refused(case):
+    with pytest.raises(ValueError, match="floating"):
+        byzjax.aggregate(case.make(1), jnp.arange(12).reshape(6, 2), key=KEY)
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.takes_f], ids=lambda case: case.id)
+@pytest.mark.parametrize("f", [-1, 1.5, 3, np.nan])
+def test_bad_f_is_refused(case, f):
+    with pytest.raises(ValueError, match=f"{case.name}.*f = "):
+        apply(case.make(f), stack(n=6))

@@ -1,0 +1,185 @@
+"""Specifications: what parses, what is filled in, and what every kind of mistake says."""
+
+import inspect
+
+import jax.numpy as jnp
+import pytest
+
+import byzjax
+from byzjax import aggregators, attacks, methods, specs, tasks
+from byzjax.experiments.config import RunConfig
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "args", "kwargs"),
+    [
+        ("krum", "krum", (), {}),
+        (" ipm( scale = 10.0 ) ", "ipm", (), {"scale": 10.0}),
+        ("mimic(reverse)", "mimic", ("reverse",), {}),
+        ("mimic(variant='copy', warmup=2)", "mimic", (), {"variant": "copy", "warmup": 2}),
+        ("alie(z=-1.5, sign=-1)", "alie", (), {"z": -1.5, "sign": -1}),
+        ("momentum_sgd(decay=True)", "momentum_sgd", (), {"decay": True}),
+        ("multi_krum(2, m=None)", "multi_krum", (2,), {"m": None}),
+    ],
+)
+def test_parse(text, name, args, kwargs):
+    assert specs.parse(text) == specs.Spec(name, args, kwargs)
+    assert specs.parse(str(specs.parse(text))) == specs.parse(text)
+
+
+def test_commas_inside_parentheses_do_not_separate():
+    chain = specs.parse_chain("bucketing(bucket_size=2),multi_krum(f=1, m=3)")
+    assert [str(spec) for spec in chain] == ["bucketing(bucket_size=2)", "multi_krum(f=1, m=3)"]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "nnm,,rfa", "krum(", "1", "a.b", "krum(**{'f': 1})", "f()()", "nnm rfa", "[krum]"]
+)
+def test_what_is_no_specification(text):
+    with pytest.raises(ValueError, match="is not a specification"):
+        specs.parse_chain(text)
+
+
+def test_nothing_is_evaluated(tmp_path):
+    witness = tmp_path / "evaluated"
+    with pytest.raises(ValueError, match="is not a literal"):
+        specs.parse(f"ipm(scale=open({str(witness)!r}, 'w').close())")
+    assert not witness.exists()
+
+
+def test_one_where_one_is_wanted():
+    with pytest.raises(ValueError, match="names 2 things"):
+        specs.parse("ipm,alie")
+
+
+def bound(text, registry=attacks.REGISTRY, **kwargs):
+    return specs.bind(specs.parse(text), registry, "attack", **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("krumm", r"unknown attack 'krumm'.*Known: alie, bit_flip, ipm"),
+        ("bitflip", r"nearest: bit_flip"),
+        ("ipm(scal=1)", r"no argument 'scal'; nearest: scale"),
+        ("none(scale=1)", r"no argument 'scale'; it takes no arguments"),
+        ("mimic", r"variant is missing, one of 'reverse', 'copy', 'fixed'; write mimic\(variant='reverse'\)"),
+        ("mimic(revers)", r"variant = 'revers' must be one of 'reverse', 'copy', 'fixed'; nearest: reverse"),
+        ("alie(z=big)", r"z = 'big' must be a number or 'auto'"),
+        ("alie(z=(1, 2))", r"z = \(1, 2\) must be a single number"),
+        ("alie(sign=2)", r"sign = 2 must be one of 1, -1"),
+        ("ipm(1, 2)", r"takes 1 unnamed arguments, not 2; it is ipm\(scale=0.5\)"),
+        ("ipm(1, scale=2)", r"scale is given twice"),
+        ("ipm(scale=1, scale=2)", r"scale is given twice|not a specification"),
+    ],
+)
+def test_every_mistake_says_what_would_fit(text, message):
+    with pytest.raises(ValueError, match=message):
+        bound(text)
+
+
+def test_options_are_neither_repeated_nor_dropped():
+    def method(learning_rate, *, aggregator):
+        return learning_rate, aggregator
+
+    registry = {"sgd": method}
+    call = bound("sgd", registry, options={"learning_rate": 0.1, "aggregator": None})
+    assert call.arguments == {"learning_rate": 0.1, "aggregator": None}
+    with pytest.raises(ValueError, match=r"learning_rate is already set to 0\.1"):
+        bound("sgd(learning_rate=1.0)", registry, options={"learning_rate": 0.1, "aggregator": None})
+    with pytest.raises(ValueError, match="no argument 'beta'"):
+        bound("sgd", registry, options={"learning_rate": 0.1, "aggregator": None, "beta": 0.5})
+
+
+def test_f_is_filled_in_where_nothing_was_said():
+    links = specs.bind_rule("nnm,multi_krum(f=1)", f=3)
+    assert [link.arguments["f"] for link in links] == [3, 1]
+    assert specs.bind_rule("rfa", f=3)[0].arguments == {"num_iters": 8, "smoothing": 0.1, "init": "zero"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("nnm", "nnm is a pre-aggregation; add a rule"),
+        ("krum,nnm,rfa", "krum is a rule and must come last"),
+        ("bucketing,krum", r"bucket_size is missing; write bucketing\(bucket_size=…\)"),
+        ("krum(f=-1)", "f = -1"),
+        ("krum(f=None)", "krum: "),
+    ],
+)
+def test_what_is_no_rule(text, message):
+    with pytest.raises(ValueError, match=message):
+        specs.build_rule(specs.bind_rule(text, f=1))
+
+
+def test_a_chain_in_text_is_the_chain_in_python():
+    updates = jnp.array([[1.0, 0.0], [2.0, 1.0], [3.0, 0.5], [2.5, 0.2], [1e9, -1e9]])
+    text = specs.build_rule(specs.bind_rule("nnm,rfa(num_iters=3)", f=1))
+    python = byzjax.chain(aggregators.nnm(f=1), aggregators.geometric_median(num_iters=3))
+    assert (byzjax.aggregate(text, updates) == byzjax.aggregate(python, updates)).all()
+
+
+REQUIRED = {"bucketing": "(bucket_size=2)", "mimic": "(reverse)", "nnm": ",rfa"}
+
+
+@pytest.mark.parametrize(
+    ("part", "name"),
+    [
+        (part, name)
+        for part, registry in [
+            ("task", tasks.REGISTRY),
+            ("method", methods.REGISTRY),
+            ("aggregator", aggregators.REGISTRY),
+            ("attack", attacks.REGISTRY),
+        ]
+        for name in registry
+    ],
+)
+def test_every_registry_entry_can_be_said(part, name):
+    text = name + REQUIRED.get(name, "") + (",rfa" if name == "bucketing" else "")
+    call = RunConfig(**{part: text}).calls()[part][0]
+    assert call.name == name
+    assert list(call.arguments) == list(inspect.signature(call.factory).parameters)
+
+
+def test_the_configuration_says_everything_and_ignores_blanks():
+    config = RunConfig(aggregator="nnm, rfa", attack="ipm( 10.0 )", f=2, learning_rate=0.3).as_dict()
+    assert (config["aggregator"], config["attack"], config["f"], config["beta"]) == ("nnm,rfa", "ipm(10.0)", 2, 0.9)
+    assert config["arguments"]["attack"] == [{"name": "ipm", "scale": 10.0}]
+    assert config["arguments"]["aggregator"][0] == {"name": "nnm", "f": 2}
+    assert config["arguments"]["method"][0]["learning_rate"] == 0.3
+    assert config == RunConfig(aggregator="nnm,rfa", attack="ipm(10.0)", f=2, learning_rate=0.3).as_dict()
+
+
+@pytest.mark.parametrize(
+    ("config", "line"),
+    [
+        (RunConfig(f=2), "nnm tolerates f = 2, but 3 of 20 workers are Byzantine"),
+        (RunConfig(aggregator="nnm(f=1),rfa"), "nnm tolerates f = 1"),
+        (RunConfig(aggregator="rfa", f=2), "f = 2 has no effect"),
+        (RunConfig(attack="alie", num_byzantine=0), "alie does nothing"),
+        (RunConfig(num_rounds=10), "never evaluated"),
+    ],
+)
+def test_warnings(config, line):
+    assert [warning for warning in config.warnings() if line in warning]
+
+
+def test_no_warning_where_all_is_well():
+    assert RunConfig(attack="alie", f=3).warnings() == []
+    assert RunConfig(attack="alie", f=4).warnings() == []
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (RunConfig(learning_rate=float("nan")), "learning_rate = nan"),
+        (RunConfig(num_byzantine=20), "num_byzantine = 20"),
+        (RunConfig(task="quartic(num_workers=3)"), "num_workers is already set to 20"),
+        (RunConfig(seed=-1), "seed = -1"),
+        (RunConfig(beta=1.0), "beta = 1.0"),
+    ],
+)
+def test_what_cannot_be_built(config, message):
+    with pytest.raises(ValueError, match=message):
+        config.build()

@@ -1,0 +1,146 @@
+"""The attack on the arithmetic: distances, geometry and order statistics under hostile rows."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from byzjax import stacked
+from byzjax.sorting import MAX_NETWORK, ranks, sort_workers, sorting_network
+
+
+def true_distances(x):
+    wide = x.astype(np.float64)
+    return ((wide[:, None] - wide[None]) ** 2).sum(-1)
+
+
+HOSTILE = {
+    "none": [],
+    "huge": [1e30, -1e30, 1e18],
+    "far": [1e4, -1e4, 1e5],
+    "lost": [np.inf, np.nan, -np.inf],
+    "mixed": [np.nan, 1e30, 1e4],
+    "denormal": [1e-40, 1e-42, 0.0],
+}
+
+
+@pytest.mark.parametrize("hostile", HOSTILE.values(), ids=HOSTILE.keys())
+@pytest.mark.parametrize("closeness", [1.0, 1e-2, 1e-4])
+@pytest.mark.parametrize("d", [50, 20_000])
+@pytest.mark.parametrize("scale", [1e-25, 1.0, 1e15])
+def test_honest_distances_survive(hostile, closeness, d, scale):
+    """Relative error ≤ 1e-4 for honest pairs at ‖vᵢ − vⱼ‖/‖v‖ from 1 to 1e-4, whatever the other rows hold."""
+    n, b = 12, len(hostile)
+    rng = np.random.default_rng(1)
+    x = scale * (rng.normal(size=d)[None] + closeness * rng.normal(size=(n, d)))
+    x = x.astype(np.float32)
+    for place, value in zip((0, 5, n - 1), hostile, strict=False):
+        x[place] = value
+    honest = [i for i in range(n) if i not in (0, 5, n - 1)[:b]]
+    measured = np.asarray(stacked.distances(x), np.float64)[np.ix_(honest, honest)]
+    expected = true_distances(x[honest])
+    off = ~np.eye(len(honest), dtype=bool)
+    if scale == 1e-25:  # their squares are below float32: compare in the units of the geometry
+        geometry, _ = stacked.measure(jnp.asarray(x))
+        measured = np.asarray(geometry.distances, np.float64)[np.ix_(honest, honest)] * float(geometry.unit) ** 2
+    assert np.abs(measured / np.where(off, expected, 1) - 1)[off].max() <= 1e-4
+    assert (np.diag(measured) == 0).all()
+
+
+@pytest.mark.parametrize("d", [50, 20_000])
+def test_honest_clusters_survive_too(d):
+    """Two close pairs, far apart: centring does not help them, measuring again does."""
+    rng = np.random.default_rng(2)
+    centres = rng.normal(size=(3, d))
+    x = np.repeat(centres, 3, axis=0) + 1e-4 * rng.normal(size=(9, d))
+    x = np.concatenate([x, 1e30 * np.ones((2, d))]).astype(np.float32)
+    measured = np.asarray(stacked.distances(x), np.float64)[:9, :9]
+    off = ~np.eye(9, dtype=bool)
+    assert np.abs(measured / np.where(off, true_distances(x[:9]), 1) - 1)[off].max() <= 1e-4
+
+
+@pytest.mark.parametrize("d", [50, 20_000])
+def test_identical_rows_are_at_distance_zero(d):
+    x = np.random.default_rng(3).normal(size=(8, d)).astype(np.float32)
+    x[5:] = x[2]
+    assert (np.asarray(stacked.distances(x))[np.ix_([2, 5, 6, 7], [2, 5, 6, 7])] == 0).all()
+
+
+def test_lost_rows_are_infinitely_far_and_bfloat16_is_measured_in_float32():
+    x = jnp.asarray(np.random.default_rng(4).normal(size=(6, 300)), jnp.bfloat16).at[1, 7].set(jnp.nan)
+    measured = stacked.distances(x)
+    assert measured.dtype == jnp.float32
+    assert jnp.isinf(measured[1, np.array([0, 2, 3, 4, 5])]).all()
+    keep = np.array([0, 2, 3, 4, 5])
+    expected = true_distances(np.asarray(x.astype(jnp.float32))[keep])
+    np.testing.assert_allclose(np.asarray(measured)[np.ix_(keep, keep)], expected, rtol=1e-4)
+
+
+def test_far_rows_keep_their_distance():
+    x = np.random.default_rng(5).normal(size=(6, 40)).astype(np.float32)
+    x[3] = 1e17
+    np.testing.assert_allclose(np.asarray(stacked.distances(x))[3, 0], 40 * 1e34, rtol=1e-3)
+
+
+def test_distances_under_jit_and_vmap():
+    x = np.random.default_rng(6).normal(size=(4, 7, 9)).astype(np.float32)
+    batched = jax.jit(jax.vmap(stacked.distances))(x)
+    for one, many in zip(x, batched, strict=True):
+        np.testing.assert_allclose(many, stacked.distances(one), rtol=1e-5)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 8, 20, 31, MAX_NETWORK, MAX_NETWORK + 1])
+def test_network_sorts_with_nan_last(n):
+    rng = np.random.default_rng(n)
+    x = rng.integers(-3, 4, size=(n, 200)).astype(np.float32)
+    x[rng.random(x.shape) < 0.1] = np.nan
+    x[rng.random(x.shape) < 0.05] = -np.inf
+    expected = np.sort(x, axis=0)
+    expected[np.isnan(expected)] = np.inf
+    np.testing.assert_array_equal(np.stack(sort_workers(jnp.asarray(x))), expected)
+
+
+def test_network_sorts_every_zero_one_input():
+    """The 0–1 principle: a network that sorts all 0–1 inputs sorts everything."""
+    for n in range(1, 11):
+        x = ((np.arange(2**n)[None, :] >> np.arange(n)[:, None]) & 1).astype(np.float32)
+        rows = list(x)
+        for low, high in sorting_network(n):
+            rows[low], rows[high] = np.minimum(rows[low], rows[high]), np.maximum(rows[low], rows[high])
+        np.testing.assert_array_equal(np.stack(rows), np.sort(x, axis=0))
+
+
+@pytest.mark.parametrize("n", [1, 6, MAX_NETWORK + 5])
+def test_ranks_break_ties_by_index(n):
+    values = np.random.default_rng(n).integers(0, 4, size=(3, n)).astype(np.float32)
+    expected = np.argsort(np.argsort(values, axis=-1, kind="stable"), axis=-1, kind="stable")
+    np.testing.assert_array_equal(ranks(jnp.asarray(values)), expected)
+
+
+def test_masked_statistics_ignore_what_is_masked():
+    x = np.random.default_rng(7).normal(size=(6, 5)).astype(np.float32)
+    mask = np.array([True, True, False, True, True, False])
+    x[~mask] = np.nan
+    np.testing.assert_allclose(stacked.masked_mean(x, jnp.asarray(mask)), x[mask].mean(0), rtol=1e-6)
+    for ddof in (0, 1):
+        np.testing.assert_allclose(stacked.masked_std(x, jnp.asarray(mask), ddof), x[mask].std(0, ddof=ddof), rtol=1e-5)
+
+
+@pytest.mark.parametrize("n", [5, 100])
+def test_row_mean_and_combination_for_few_and_many_workers(n):
+    x = np.random.default_rng(8).normal(size=(n, 3)).astype(np.float32)
+    np.testing.assert_allclose(stacked.row_mean(jnp.asarray(x)), x.mean(0), rtol=1e-5, atol=1e-6)
+    _, frame = stacked.measure(jnp.asarray(x))
+    weights = np.random.default_rng(9).random(n).astype(np.float32)
+    np.testing.assert_allclose(stacked.combine(jnp.asarray(weights), x, frame), weights @ x, rtol=1e-4, atol=1e-5)
+
+
+def test_large_and_small_leaves_are_measured_together():
+    rng = np.random.default_rng(10)
+    tree = {
+        "large": rng.normal(size=(5, 300, 400)).astype(np.float32),
+        "small": rng.normal(size=(5, 7)).astype(np.float32),
+        "scalar": rng.normal(size=(5,)).astype(np.float32),
+    }
+    flat = np.concatenate([leaf.reshape(5, -1) for leaf in jax.tree.leaves(tree)], axis=1)
+    np.testing.assert_allclose(stacked.distances(tree), true_distances(flat), rtol=1e-4)

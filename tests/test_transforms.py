@@ -1,0 +1,108 @@
+"""The optax door: links that work in anybody's chain."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import byzjax
+from byzjax import aggregators as agg
+from byzjax import attacks, transforms
+
+N = 6
+
+
+def grads(seed=0):
+    rng = np.random.default_rng(seed)
+    return {
+        "w": jnp.asarray(rng.normal(size=(N, 3, 2)), jnp.float32),
+        "b": jnp.asarray(rng.normal(size=N), jnp.float32),
+    }
+
+
+PARAMS = {"w": jnp.zeros((3, 2)), "b": jnp.zeros(())}
+
+
+@pytest.mark.parametrize("tx", [optax.ema(0.9, debias=False), optax.trace(0.9), optax.scale_by_adam(), optax.sgd(0.1)])
+def test_per_worker_equals_a_loop_over_workers(tx):
+    with jax.numpy_dtype_promotion("standard"):  # optax's Adam mixes an integer count with floats
+        _compare_with_loop(tx)
+
+
+def _compare_with_loop(tx):
+    many = transforms.per_worker(tx, N)
+    state, states = many.init(PARAMS), [tx.init(PARAMS) for _ in range(N)]
+    for seed in range(3):
+        stack = grads(seed)
+        out, state = many.update(stack, state, PARAMS)
+        for i in range(N):
+            one, states[i] = tx.update(jax.tree.map(lambda g, i=i: g[i], stack), states[i], PARAMS)
+            for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(jax.tree.map(lambda o, i=i: o[i], out)), strict=True):
+                np.testing.assert_allclose(a, b, rtol=1e-6)
+
+
+def test_links_work_in_an_ordinary_chain_with_extra_arguments():
+    tx = optax.chain(
+        transforms.per_worker(optax.ema(0.9, debias=False), N),
+        transforms.robust_aggregate(byzjax.chain(agg.nnm(1), agg.median())),
+        transforms.normalize_by_global_norm(),
+        optax.scale_by_learning_rate(0.5),
+    )
+    updates, _ = jax.jit(tx.update)(grads(), tx.init(PARAMS), PARAMS)
+    assert jax.tree.map(jnp.shape, updates) == jax.tree.map(jnp.shape, PARAMS)
+    np.testing.assert_allclose(transforms.global_norm(updates), 0.5, rtol=1e-6)
+    tx.update(grads(), tx.init(PARAMS), PARAMS, value=1.0)
+
+
+def test_robust_aggregate_draws_a_new_key_each_time_and_prefers_the_callers():
+    rule = byzjax.chain(agg.bucketing(2), agg.median())
+    tx = transforms.robust_aggregate(rule, key=jax.random.key(0))
+    state = tx.init(PARAMS)
+    first, state = tx.update(grads(), state)
+    second, _ = tx.update(grads(), state)
+    assert not np.array_equal(first["w"], second["w"])
+    given, _ = tx.update(grads(), state, key=jax.random.key(5))
+    np.testing.assert_array_equal(given["w"], byzjax.aggregate(rule, grads(), key=jax.random.key(5))["w"])
+
+
+def test_inject_attack_makes_honest_rows_pass():
+    tx = transforms.inject_attack(attacks.bit_flip(), jnp.arange(N) >= 4, key=jax.random.key(0))
+    out, state = tx.update(grads(), tx.init(PARAMS), PARAMS)
+    np.testing.assert_array_equal(out["w"][:4], grads()["w"][:4])
+    np.testing.assert_array_equal(out["w"][4:], -grads()["w"][4:])
+    assert int(state.count) == 1
+
+
+@pytest.mark.parametrize("scale", [1e-38, 1e-30, 1e-6, 1.0, 1e30, 5e37])
+def test_normalisation_is_exact_at_every_scale(scale):
+    tree = {"a": jnp.array([3.0 * scale, 0.0]), "b": jnp.array([[4.0 * scale]])}
+    unit = transforms.normalized(tree)
+    np.testing.assert_allclose(unit["a"], [0.6, 0.0], rtol=1e-5)
+    np.testing.assert_allclose(unit["b"], [[0.8]], rtol=1e-5)
+    np.testing.assert_allclose(float(transforms.global_norm(tree)) / scale, 5.0, rtol=1e-5)
+
+
+def test_normalisation_of_zero_is_zero_and_of_nan_is_nan():
+    np.testing.assert_array_equal(transforms.normalized(jnp.zeros(3)), 0.0)
+    assert jnp.isnan(transforms.normalized(jnp.array([1.0, jnp.nan]))).all()
+    assert jnp.isnan(transforms.normalized(jnp.array([1.0, jnp.inf]))).any()
+    assert transforms.normalized(jnp.ones(3, jnp.bfloat16)).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: transforms.per_worker(optax.sgd(0.1), 0), "num_workers = 0"),
+        (lambda: _update(transforms.per_worker(optax.sgd(0.1), 3)), "not num_workers = 3"),
+        (lambda: transforms.per_worker(optax.sgd(0.1), N, initial={"ema": 0.0}).init(PARAMS), r"initial\['ema'\]"),
+        (lambda: transforms.robust_aggregate(agg.nnm(1)), "not an Aggregator"),
+    ],
+)
+def test_bad_input_is_named(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+def _update(tx):
+    return tx.update(grads(), tx.init(PARAMS), PARAMS)
