@@ -28,7 +28,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-# For the help texts alone: the names are checked against the registries, whatever they hold.
+# Rates that train both tasks under most rules; any other method starts at 0.1.
 _DEFAULT_RATES = {"byz_nsgdm": 0.1, "momentum_sgd": 0.01}
 _RATES = ", ".join(f"{rate:g} for {method}" for method, rate in _DEFAULT_RATES.items())
 
@@ -61,7 +61,7 @@ def _polite(command: Callable[..., None]) -> Callable[..., None]:
             typer.echo(f"error: {' '.join(str(error).split())}", err=True)
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
-            typer.echo("interrupted: what was finished is saved", err=True)
+            typer.echo("interrupted: finished runs are saved, this one is not", err=True)
             raise typer.Exit(130) from None
 
     return wrapped
@@ -129,11 +129,11 @@ def demo(
     runs = experiment.run(chosen, out, say=lambda line: typer.echo(line, err=True))
     paths = report.write(chosen, runs, out)
 
-    table = _table(*list(report.COLUMNS.values())[:-1])
+    table = _table(*report.HEADINGS)
     for row in report.rows(runs):
         table.add_row(*report.cells(row))
     console.print(table)
-    console.print(report.LEGEND, style="dim", soft_wrap=True)
+    console.print(f"{report.LEGEND} {report.how_long(runs)}", style="dim", soft_wrap=True)
     console.print("\nWhat this shows:")
     for line in report.findings(runs):
         console.print(f"- {line}", soft_wrap=True)
@@ -255,7 +255,7 @@ def _table(*columns: str, title: str | None = None) -> Table:
     from rich import box
     from rich.table import Table
 
-    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
     for column in columns:
         table.add_column(column, no_wrap=column in ("method", "rule", "attack"))
     return table

@@ -37,9 +37,10 @@ _NAMES = {
     "sign_flip": "sign flip",
     "ipm": "IPM",
     "alie": "ALIE",
+    "mnist": "MNIST",
 }
 _LOGARITHMIC = ("norm", "loss", "error", "spread", "objective", "distance", "kappa")
-_REFERENCE_WIDTH, _WIDTH = 1.2, 2.0
+_WIDTH = 2.0
 
 
 class Style(NamedTuple):
@@ -229,8 +230,7 @@ def per_class(
         if group:
             ax.set_title(group, loc="left", fontsize=10, fontweight="bold")
     axes[-1, 0].set_xlabel("class")
-    long_name = _long_name(next(iter(runs.values())), variable)
-    figure.colorbar(images[0], ax=list(axes[:, 0]), label=f"{long_name} (%)", fraction=0.04)
+    figure.colorbar(images[0], ax=list(axes[:, 0]), label="accuracy (%)", fraction=0.04)
     figure.suptitle(title)
     return figure
 
@@ -271,8 +271,8 @@ def overview(dataset: xarray.Dataset, *, title: str) -> Figure:
         shown = {"loss": ("loss", "#0072B2", "-")}
         left.set_title("Loss on the honest workers' batches")
     _draw_several(left, dataset, shown)
-    if true == ["gradient_norm"]:
-        left.set_ylabel("norm")
+    if true:
+        left.set_ylabel("norm" if true == ["gradient_norm"] else "accuracy (%)")
     _draw_several(
         right,
         dataset,

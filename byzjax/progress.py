@@ -46,8 +46,8 @@ class Progress:
     def _eta(self, left: int) -> str:
         if not self.counted:
             return "…"
-        seconds = left * self.running / self.counted
-        return f"{seconds / 60:.0f} min {seconds % 60:.0f} s" if seconds >= 60 else f"{seconds:.0f} s"
+        minutes, seconds = divmod(round(left * self.running / self.counted), 60)
+        return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
 
     def _clocked(self, num_rounds: int, show: Callable[[int, str, dict[str, Any]], None]) -> Advance:
         """Keep time for ``show(rounds done, ETA, evaluation)``; the first chunk compiles and is not counted."""

@@ -67,12 +67,17 @@ def test_round_trip(dataset, tmp_path):
     assert [p.name for p in path.parent.iterdir()] == ["run.nc"]
 
 
-def test_a_failed_save_leaves_the_old_file_and_no_litter(dataset, tmp_path):
-    path = results.save(dataset, tmp_path / "run.nc")
-    before = path.read_bytes()
-    with pytest.raises(TypeError):
-        results.save(dataset.assign_attrs(bad=object()), path)
-    assert path.read_bytes() == before
+def test_a_failed_save_leaves_the_old_file_and_no_litter(tmp_path):
+    path = tmp_path / "run.nc"
+    path.write_text("old")
+
+    def die(temporary):
+        temporary.write_text("half")
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError), results.writing(path) as temporary:
+        die(temporary)
+    assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["run.nc"]
 
 

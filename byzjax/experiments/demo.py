@@ -119,7 +119,8 @@ def run(demo: Demo, out: Path, *, progress: bool = True, say: Callable[[str], No
     found = {entry: finished(demo, entry, out, say) for entry in demo.entries}
     missing = [entry for entry, dataset in found.items() if dataset is None]
     if len(missing) < len(demo.entries):
-        say(f"{len(demo.entries) - len(missing)} of {len(demo.entries)} runs are already in {out}")
+        kept = len(demo.entries) - len(missing)
+        say(f"{kept} of {len(demo.entries)} runs are already in {out}; remove it to make them again")
     if missing:
         _run_missing(demo, missing, found, out, progress)
     return {entry: dataset for entry, dataset in found.items() if dataset is not None}

@@ -17,30 +17,31 @@ if TYPE_CHECKING:
     import xarray
     from matplotlib.figure import Figure
 
-COLUMNS = {
-    "method": "method",
-    "aggregator": "rule",
-    "attack": "attack",
-    "learning_rate": "γ₀",
-    "test_accuracy": "test acc.",
-    "test_accuracy_at_best_validation": "at best val.",
-    "worst_class": "worst class",
-    "worst_class_accuracy": "its acc.",
-    "mean_empirical_kappa": "mean κ̂",
-    "seconds": "time",
-    "compile_seconds": "compiling",
-    "diverged_at": "diverged in round",
-}
+FIELDS: tuple[str, ...] = (  # of the CSV file
+    "method",
+    "aggregator",
+    "attack",
+    "learning_rate",
+    "test_accuracy",
+    "test_accuracy_at_best_validation",
+    "worst_class",
+    "worst_class_accuracy",
+    "mean_empirical_kappa",
+    "seconds",
+    "compile_seconds",
+    "diverged_at",
+)
+HEADINGS = ("method", "rule", "attack", "γ₀", "test %", "best val. %", "worst: %", "κ̂", "time s")
 LEGEND = (
-    "test acc.: after the last evaluation; at best val.: where validation accuracy was best; κ̂: aggregation error / "
-    "honest spread, mean over rounds; time: includes compiling. γ₀ was chosen for each run, on validation data."
+    "test: accuracy at the last evaluation; best val.: where validation accuracy was best; worst: the worst class and "
+    "its accuracy; κ̂: aggregation error / honest spread, mean over rounds. γ₀ was chosen per run, on validation data."
 )
 _SMOOTH = 50  # rounds
 _LOST = 0.5  # a class below this accuracy is called lost
 
 
 def rows(runs: Runs) -> list[dict[str, Any]]:
-    """One dict per run, with the keys of `COLUMNS` and full precision; None where there is no number.
+    """One dict per run, with the keys `FIELDS` and full precision; None where there is no number.
 
     Args:
       runs: what `demo.run` returned.
@@ -71,40 +72,51 @@ def _row(entry: Entry, dataset: xarray.Dataset) -> dict[str, Any]:
 
 
 def cells(row: dict[str, Any]) -> list[str]:
-    """A row of the table for readers, in the order of `COLUMNS` without the last."""
+    """A row of the table for readers, under `HEADINGS`."""
 
-    def share(name: str) -> str:
-        return "–" if row[name] is None else f"{100 * row[name]:.1f} %"
-
-    def seconds(name: str) -> str:
-        return "–" if row[name] is None else f"{row[name]:.0f} s"
+    def percent(name: str) -> str:
+        return "–" if row[name] is None else f"{100 * row[name]:.1f}"
 
     return [
         *(display_name(row[name]) for name in ("method", "aggregator", "attack")),
         f"{row['learning_rate']:g}",
-        share("test_accuracy") if row["diverged_at"] is None else "diverged",
-        share("test_accuracy_at_best_validation"),
-        "–" if row["worst_class"] is None else str(row["worst_class"]),
-        share("worst_class_accuracy"),
+        percent("test_accuracy") if row["diverged_at"] is None else "diverged",
+        percent("test_accuracy_at_best_validation"),
+        "–" if row["worst_class"] is None else f"{row['worst_class']}: {100 * row['worst_class_accuracy']:.0f}",
         "–" if row["mean_empirical_kappa"] is None else f"{row['mean_empirical_kappa']:.2f}",
-        seconds("seconds"),
-        seconds("compile_seconds"),
+        f"{row['seconds']:.0f}",
     ]
+
+
+def how_long(runs: Runs) -> str:
+    """What all runs together took, in a sentence."""
+    table = rows(runs)
+    total = sum(row["seconds"] for row in table)
+    compiling = sum(row["compile_seconds"] or 0.0 for row in table)
+    device = next(iter(runs.values())).attrs["device_kind"]
+    return f"{len(runs)} runs took {total:.0f} s, about {compiling:.0f} s of it compiling, on {device}."
 
 
 def markdown(demo: Demo, runs: Runs) -> str:
     """The table and the findings as Markdown."""
-    names = list(COLUMNS.values())[:-1]
-    lines = [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
+    lines = [f"| {' | '.join(HEADINGS)} |", "|" + "---|" * len(HEADINGS)]
     lines += [f"| {' | '.join(cells(row))} |" for row in rows(runs)]
     notes = [f"- {line}" for line in findings(runs)]
-    return "\n".join([f"# byzjax demo\n\n{setting(demo)}\n", *lines, f"\n{LEGEND}\n\n## What this shows\n", *notes, ""])
+    return "\n".join(
+        [
+            f"# byzjax demo\n\n{setting(demo)}\n",
+            *lines,
+            f"\n{LEGEND} {how_long(runs)}\n\n## What this shows\n",
+            *notes,
+            "",
+        ]
+    )
 
 
 def comma_separated(runs: Runs) -> str:
     """The rows with full precision, as CSV."""
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, list(COLUMNS), lineterminator="\n")
+    writer = csv.DictWriter(buffer, FIELDS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows(runs))
     return buffer.getvalue()
@@ -113,7 +125,7 @@ def comma_separated(runs: Runs) -> str:
 def setting(demo: Demo) -> str:
     """What all runs have in common, in a sentence."""
     return (
-        f"{demo.task}, n = {demo.num_workers} workers, the last {demo.num_byzantine} of them Byzantine, "
+        f"{display_name(demo.task)}, n = {demo.num_workers} workers, the last {demo.num_byzantine} of them Byzantine, "
         f"{demo.num_rounds} rounds, seed {demo.seed}."
     )
 
@@ -211,7 +223,7 @@ def accuracy_figure(demo: Demo, runs: Runs) -> Figure:
     for ax in axes[0, 1:]:
         ax.set_ylabel("")
     plotting.legend_below(figure, axes[0, 0])
-    figure.suptitle(f"Test accuracy on {demo.task}, seed {demo.seed}")
+    figure.suptitle(f"Test accuracy on {display_name(demo.task)}, seed {demo.seed}")
     return figure
 
 
