@@ -18,8 +18,6 @@ from byzjax.base import Stacked
 
 SMALL_LEAF = 1 << 16  # leaves with fewer coordinates are joined into one matrix
 UNROLL = 64  # rows that are summed one by one
-BLOCK = 1 << 11  # coordinates read at a time, at least …
-MOST_BLOCKS = 64  # … and in no more steps than this: on an accelerator each step is a launch
 
 HIGHEST = jax.lax.Precision.HIGHEST  # the default float32 product on accelerators is TF32
 
@@ -81,34 +79,40 @@ def map_blocks(
     reduce: Callable[[jax.Array], jax.Array],
     x: jax.Array,
     *,
-    fold: Callable[[Any, jax.Array, jax.Array], Any] | None = None,
-    carry: Callable[[int], Any] = lambda width: (),
+    fold: Callable[[Any, jax.Array, jax.Array, jax.Array], Any] | None = None,
+    carry: Any = (),
 ) -> tuple[jax.Array, Any]:
     """Apply ``reduce: [n, b] -> [b]`` to blocks of coordinates; fold each block and its result into a carry.
 
     Args:
       reduce: coordinatewise.
       x: ``[n, d]``.
-      fold: ``(carry, block [n, b], result [b]) -> carry``; must not mind that the last block overlaps the one before.
-      carry: ``(b) -> initial carry``.
+      fold: ``(carry, block [n, b], result [b], fresh bool[b]) -> carry``. The last block may overlap the one before;
+        its coordinates that were seen already are not ``fresh``.
+      carry: its initial value.
 
     Returns:
       The results ``[d]``, and the carry.
     """
-    d = x.shape[1]
-    width = max(1, min(_width(d), -(-d // 2)))  # two blocks at least: XLA unrolls a loop of one, and fuses again
+    n, d = x.shape
+    width = max(1, min(_width(x), -(-d // 2)))  # two blocks at least: XLA unrolls a loop of one, and fuses again
 
     def body(i, state):
         out, folded = state
         start = jnp.minimum(i * width, d - width)
         block = jax.lax.dynamic_slice_in_dim(x, start, width, axis=1)
-        out = jax.lax.dynamic_update_slice_in_dim(out, reduce(block), start, axis=0)
+        if n <= UNROLL:  # a reduction that reads its rows where they lie needs no copy of the block
+            rows = jnp.stack([jax.lax.dynamic_slice(x, (k, start), (1, width))[0] for k in range(n)])
+        else:
+            rows = block
+        out = jax.lax.dynamic_update_slice_in_dim(out, reduce(rows), start, axis=0)
         if fold is not None:
             # Read back what was written, or the reduction is fused into every row that the fold touches.
-            folded = fold(folded, block, jax.lax.dynamic_slice_in_dim(out, start, width))
+            result = jax.lax.dynamic_slice_in_dim(out, start, width)
+            folded = fold(folded, block, result, start + jnp.arange(width) >= i * width)
         return out, folded
 
-    return jax.lax.fori_loop(0, -(-d // width), body, (jnp.zeros((d,), x.dtype), carry(width)))
+    return jax.lax.fori_loop(0, -(-d // width), body, (jnp.zeros((d,), x.dtype), carry))
 
 
 def sum_blocks(function: Callable[[jax.Array, jax.Array], jax.Array], x: jax.Array, c: jax.Array) -> jax.Array:
@@ -120,7 +124,7 @@ def sum_blocks(function: Callable[[jax.Array, jax.Array], jax.Array], x: jax.Arr
       c: ``[d]``.
     """
     d = x.shape[1]
-    width = _width(d)
+    width = _width(x)
     whole = d // width if width else 0
     rest = function(x[:, whole * width :], c[whole * width :])  # of width 0 where the blocks fit
 
@@ -131,5 +135,8 @@ def sum_blocks(function: Callable[[jax.Array, jax.Array], jax.Array], x: jax.Arr
     return jax.lax.fori_loop(0, whole, body, rest)
 
 
-def _width(d: int) -> int:
-    return min(d, max(BLOCK, -(-d // MOST_BLOCKS)))
+def _width(x: jax.Array) -> int:
+    """Coordinates per block: what fits a CPU core's cache; on an accelerator, where each step is a launch, more."""
+    n, d = x.shape
+    numbers, most_blocks = (20_480, 1_024) if jax.default_backend() == "cpu" else (1 << 26, 1_024)
+    return min(d, max(numbers // n, 256, -(-d // most_blocks)))

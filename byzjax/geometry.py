@@ -23,6 +23,7 @@ from byzjax.blocks import add, flatten, map_blocks, matmul, sum_blocks
 from byzjax.sorting import ranks, sort_workers
 
 _FAR = 2.0**46  # the largest distance from the centre, in units of the median row
+_ORDINARY = (2.0**-40, 2.0**40)  # sizes whose squares are summed in plain units
 _EXACT = 1 << 17  # n·n·d up to which all differences are formed
 _CANCELS = 2.0**-6  # a squared distance below this share of the squared norms is measured again
 
@@ -79,30 +80,40 @@ class Frame(NamedTuple):
 def measure(updates: Stacked) -> tuple[Geometry, Frame]:
     """The geometry of a stack, and the frame in which weights on it are applied.
 
+    Reads the stack once where its scale is ordinary and no two rows nearly coincide.
+
     Args:
       updates: leaves ``[n, *p]``.
     """
     matrices, _ = flatten(updates)
     n = matrices[0].shape[0]
-    placed = [_centre_and_sizes(x) for x in matrices]
-    centre = [c for c, _ in placed]
-    sizes = jnp.stack([size for _, size in placed]).max(0)
-    finite = jnp.isfinite(sizes)
+    seen = [_centre_and_products(x) for x in matrices]
+    centre = [c for c, _, _ in seen]
+    sizes = jnp.stack([size for _, _, size in seen]).max(0)
     unit = _median_size(sizes)
-    reach = jnp.where(finite, jnp.minimum(1.0, _FAR * unit / jnp.maximum(sizes, unit)), 0.0).astype(unit.dtype)
-    factor = reach / unit
+    frame = Frame(centre, _reach(sizes, unit), sizes)
+    finite = frame.finite
     tallest = jnp.stack([jnp.abs(c).max() for c in centre]).max()
     towards_origin = -jnp.minimum(1.0 / unit, _FAR / jnp.maximum(tallest, unit))
+    factor = frame.reach / unit
 
     def rows(x: jax.Array, c: jax.Array) -> jax.Array:
-        return jnp.where(finite[:, None], (x - c[None]) * factor[:, None], 0.0)
+        return jnp.where(jnp.isfinite(sizes)[:, None], (x - c[None]) * factor[:, None], 0.0)
 
-    def inner_products(x: jax.Array, c: jax.Array) -> jax.Array:
+    def products(x: jax.Array, c: jax.Array) -> jax.Array:
         points = jnp.concatenate([rows(x, c), (c * towards_origin)[None]])
         return matmul(points, points.T)
 
     pairs = list(zip(matrices, centre, strict=True))
-    gram = add([sum_blocks(inner_products, x, c) for x, c in pairs])
+    largest = jnp.maximum(tallest, jnp.where(finite, sizes, 0.0).max())
+    extreme = (unit < _ORDINARY[0]) | (largest > _ORDINARY[1])
+    # At most one turn, none where the scale is ordinary; a conditional would run both ways under vmap.
+    gram, _ = jax.lax.while_loop(
+        lambda state: state[1],
+        lambda state: (add([sum_blocks(products, x, c) for x, c in pairs]), jnp.zeros((), bool)),
+        (_mask_gram(add([gram for _, gram, _ in seen]) / unit / unit, finite), extreme),
+    )
+
     if n * n * sum(x.shape[1] for x in matrices) <= _EXACT:
         placed_rows = [rows(x, c) for x, c in pairs]
         distances = _lose(add([jnp.square(y[:, None] - y[None, :]).sum(-1) for y in placed_rows]), finite)
@@ -116,7 +127,7 @@ def measure(updates: Stacked) -> tuple[Geometry, Frame]:
             return add([sum_blocks(squares, jnp.stack([x[i], x[j]]), c) for x, c in pairs])
 
         distances = _measure_again(_gram_distances(gram, finite), gram, between)
-    return Geometry(gram, distances, finite, unit), Frame(centre, reach, sizes)
+    return Geometry(gram, distances, finite, unit), frame
 
 
 def distances(updates: Stacked) -> jax.Array:
@@ -138,20 +149,36 @@ def distances(updates: Stacked) -> jax.Array:
     return geometry.distances * stretch * stretch
 
 
-def _centre_and_sizes(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The coordinate-wise lower median f32[d], and each centred row's largest coordinate f32[n], +inf if lost."""
+def _centre_and_products(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """In one reading: the coordinate-wise lower median f32[d], the inner products about it of the rows and the origin
+    f32[n + 1, n + 1] in plain units, and each centred row's largest coordinate f32[n], +inf if the row is lost.
+    """
     n = x.shape[0]
 
     def lower_median(block: jax.Array) -> jax.Array:
-        # One slice per row: the network then reads rows where they lie instead of a copy of the block.
         return sort_workers(block)[(n - 1) // 2]
 
-    def largest(sizes: jax.Array, block: jax.Array, centre: jax.Array) -> jax.Array:
-        return jnp.maximum(sizes, jnp.abs(block - centre[None]))  # NaN propagates
+    def fold(carry, block: jax.Array, centre: jax.Array, fresh: jax.Array):
+        inner, cross, square, sizes = carry
+        rows = jnp.where(fresh[None, :], block - centre[None], 0.0)
+        origin = jnp.where(fresh, -centre, 0.0)
+        return (
+            inner + matmul(rows, rows.T),
+            cross + matmul(rows, origin),
+            square + matmul(origin, origin),
+            jnp.maximum(sizes, jnp.abs(rows).max(1)),  # NaN propagates
+        )
 
-    centre, sizes = map_blocks(lower_median, x, fold=largest, carry=lambda width: jnp.zeros((n, width), x.dtype))
-    sizes = sizes.max(1)
-    return centre, jnp.where(jnp.isfinite(sizes), sizes, jnp.inf)
+    start = tuple(jnp.zeros(shape, x.dtype) for shape in ((n, n), (n,), (), (n,)))
+    centre, (inner, cross, square, sizes) = map_blocks(lower_median, x, fold=fold, carry=start)
+    gram = jnp.block([[inner, cross[:, None]], [cross[None, :], square.reshape(1, 1)]])
+    return centre, gram, jnp.where(jnp.isfinite(sizes), sizes, jnp.inf)
+
+
+def _reach(sizes: jax.Array, unit: jax.Array) -> jax.Array:
+    """The factor that draws each row back to at most `_FAR` units; 0 for lost rows."""
+    reach = jnp.minimum(1.0, _FAR * unit / jnp.maximum(sizes, unit))
+    return jnp.where(jnp.isfinite(sizes), reach, 0.0).astype(unit.dtype)
 
 
 def _median_size(sizes: jax.Array) -> jax.Array:

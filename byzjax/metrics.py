@@ -8,7 +8,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from byzjax import stacked
 from byzjax.base import Params, Stacked
 from byzjax.transforms.normalize import global_norm
 
@@ -21,6 +20,8 @@ class RoundInfo(NamedTuple):
       updates: leaves [n, *p], what the server received.
       aggregate: leaves [*p], what the rule made of it.
       params: leaves [*p], where the gradients were taken.
+      honest_mean: leaves [*p], the mean of the honest updates.
+      deviations: f32[n], the distance of every update from it.
       byzantine: bool[n].
       finite: bool[], whether the parameters are finite after the step.
     """
@@ -29,6 +30,8 @@ class RoundInfo(NamedTuple):
     updates: Stacked
     aggregate: Params
     params: Params
+    honest_mean: Params
+    deviations: jax.Array
     byzantine: jax.Array
     finite: jax.Array
 
@@ -38,8 +41,7 @@ Record = Callable[[RoundInfo], dict[str, jax.Array]]
 
 def loss(info: RoundInfo) -> jax.Array:
     """Mean loss of the honest workers on their batches."""
-    honest = ~info.byzantine
-    return jnp.where(honest, info.losses, 0.0).sum() / honest.sum().astype(info.losses.dtype)
+    return _honest_average(info.losses, info.byzantine)
 
 
 def aggregate_norm(info: RoundInfo) -> jax.Array:
@@ -49,15 +51,12 @@ def aggregate_norm(info: RoundInfo) -> jax.Array:
 
 def aggregation_error(info: RoundInfo) -> jax.Array:
     """``‖v − v̄_G‖``, the distance of the aggregate from the honest mean: what the attack achieved."""
-    honest = stacked.masked_mean(info.updates, ~info.byzantine)
-    return global_norm(jax.tree.map(jnp.subtract, info.aggregate, honest))
+    return global_norm(jax.tree.map(jnp.subtract, info.aggregate, info.honest_mean))
 
 
 def honest_spread(info: RoundInfo) -> jax.Array:
     """``(1/G) Σ_{i ∈ G} ‖v_i − v̄_G‖``, the right-hand side of Definition 1 without κ."""
-    honest = ~info.byzantine
-    norms = stacked.norms_about(info.updates, stacked.masked_mean(info.updates, honest))
-    return jnp.where(honest, norms, 0.0).sum() / honest.sum().astype(norms.dtype)
+    return _honest_average(info.deviations, info.byzantine)
 
 
 def finite(info: RoundInfo) -> jax.Array:
@@ -95,3 +94,7 @@ def record(*names: str) -> Record:
 
 
 default_record = record(*REGISTRY)
+
+
+def _honest_average(values: jax.Array, byzantine: jax.Array) -> jax.Array:
+    return jnp.where(byzantine, 0.0, values).sum() / (~byzantine).sum().astype(values.dtype)

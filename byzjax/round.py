@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from byzjax import stacked
 from byzjax.base import Attack, Method, Params, Task, concrete
 from byzjax.keys import init_key, round_keys
 from byzjax.metrics import Record, RoundInfo, default_record
@@ -99,7 +100,10 @@ def make_round(
         params = optax.apply_updates(state.params, step)
 
         finite = state.finite & _all_finite(params)
-        info = RoundInfo(losses, updates, aggregate, state.params, byzantine, finite)
+        honest_mean, deviations = stacked.mean_and_deviations(
+            updates, ~byzantine
+        )  # compiled away if nobody records them
+        info = RoundInfo(losses, updates, aggregate, state.params, honest_mean, deviations, byzantine, finite)
         metrics = jax.tree.map(lambda value: _nan_unless(finite, value), record(info))
         return (
             RoundState(

@@ -85,11 +85,23 @@ def masked_std(updates: Stacked, mask: jax.Array, ddof: Numeric = 0) -> Params:
     return coordinatewise(std, updates)
 
 
-def norms_about(updates: Stacked, centre: Params) -> jax.Array:
-    """``‖x_i − c‖`` of every row, f32[n]. Not guarded against overflow: a measurement, not a decision."""
-    matrices, _ = flatten(updates)
-    centres, _ = flatten(jax.tree.map(lambda c: c[None], centre))
-    return jnp.sqrt(add([jnp.square(x - c).sum(1) for x, c in zip(matrices, centres, strict=True)]))
+def mean_and_deviations(updates: Stacked, mask: jax.Array) -> tuple[Params, jax.Array]:
+    """`masked_mean`, and every row's distance ``‖x_i − mean‖`` from it, f32[n], in one reading.
+
+    Not guarded against overflow: a measurement, not a decision.
+    """
+    matrices, unflatten = flatten(updates)
+    count = jnp.maximum(mask.sum(), 1)
+
+    def mean(block: jax.Array) -> jax.Array:
+        return weighted_sum(mask.astype(block.dtype), block) / count.astype(block.dtype)
+
+    def squares(total: jax.Array, block: jax.Array, mean: jax.Array, fresh: jax.Array) -> jax.Array:
+        return total + jnp.square(jnp.where(fresh[None, :], block - mean[None], 0.0)).sum(1)
+
+    n = mask.shape[0]
+    parts = [map_blocks(mean, x, fold=squares, carry=jnp.zeros((n,), x.dtype)) for x in matrices]
+    return unflatten([mean for mean, _ in parts]), jnp.sqrt(add([total for _, total in parts]))
 
 
 def replace_rows(updates: Stacked, mask: jax.Array, rows: Stacked | Params) -> Stacked:
@@ -110,9 +122,9 @@ __all__ = [
     "distances",
     "masked_mean",
     "masked_std",
+    "mean_and_deviations",
     "measure",
     "mix",
-    "norms_about",
     "replace_rows",
     "row_mean",
 ]

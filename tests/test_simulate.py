@@ -185,6 +185,8 @@ def test_default_metrics_against_numpy():
         updates=jnp.array([[0.0, 0.0], [2.0, 0.0], [9.0, 9.0]]),
         aggregate=jnp.array([4.0, 4.0]),
         params=jnp.zeros(2),
+        honest_mean=jnp.array([1.0, 0.0]),
+        deviations=jnp.array([1.0, 1.0, 12.0]),
         byzantine=jnp.array([False, False, True]),
         finite=jnp.array(True),
     )

@@ -122,6 +122,9 @@ def test_masked_statistics_ignore_what_is_masked():
     mask = np.array([True, True, False, True, True, False])
     x[~mask] = np.nan
     np.testing.assert_allclose(stacked.masked_mean(x, jnp.asarray(mask)), x[mask].mean(0), rtol=1e-6)
+    mean, deviations = stacked.mean_and_deviations(x, jnp.asarray(mask))
+    np.testing.assert_allclose(mean, x[mask].mean(0), rtol=1e-6)
+    np.testing.assert_allclose(deviations[mask], np.linalg.norm(x[mask] - x[mask].mean(0), axis=1), rtol=1e-5)
     for ddof in (0, 1):
         np.testing.assert_allclose(stacked.masked_std(x, jnp.asarray(mask), ddof), x[mask].std(0, ddof=ddof), rtol=1e-5)
 
