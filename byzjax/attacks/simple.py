@@ -166,7 +166,7 @@ def auto_z(byzantine: jax.Array) -> jax.Array:
       f32[], 0 where the formula gives less (then a majority would not be fooled) or no Byzantine worker exists.
 
     >>> round(float(auto_z(jnp.arange(50) >= 38)), 3)
-    0.405
+    0.336
     """
     n = byzantine.shape[0]
     b = byzantine.sum().astype(jnp.float32)

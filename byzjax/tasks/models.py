@@ -59,7 +59,7 @@ def mlp(sizes: Sequence[int] = (784, 128, 64, 10)) -> Model:
     LeCun-normal weights, zero biases. Inputs ``f32[B, …]`` are flattened to ``sizes[0]``.
 
     >>> model = mlp((4, 3, 2))
-    >>> model.apply(model.init(jax.random.key(0)), jnp.ones((5, 2, 2))).shape
+    >>> model.apply(model.init(jax.random.key(0)), jax.numpy.ones((5, 2, 2))).shape
     (5, 2)
     """
     if len(sizes) < 2 or min(sizes) < 1:
