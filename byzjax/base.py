@@ -29,7 +29,9 @@ class Traits(NamedTuple):
     translation: bool = True  # rule(x + a) = rule(x) + a
     scale: bool = True  # rule(c x) = c rule(x)
     robust: bool = True  # f hostile rows cannot drive the result away
+    averaging: bool = True  # equal rows give that row
     stochastic: bool = False  # needs a key
+    static_f: bool = False  # f must be a Python integer
     adaptive: bool = False  # an attack that reads what honest workers sent
     fragile: tuple[str, ...] = ()  # variants, as "option=value", that are not robust although the default is
 
@@ -83,7 +85,7 @@ class _Link(optax.GradientTransformationExtraArgs):
     compose there, without ever forming a mixed stack. A link without one is simply called.
     """
 
-    kernel: Kernel | None
+    kernel: Kernel | None = None  # what `_replace` leaves
 
     def __new__(cls, init: Callable, update: Callable, kernel: Kernel | None = None):
         self = super().__new__(cls, init, update)
@@ -172,7 +174,10 @@ def concrete(value: Any) -> np.ndarray | None:
 def check_f(f: Numeric, where: str) -> None:
     """Reject a declared number of Byzantine workers that is negative or not an integer. Tracers pass."""
     value = concrete(f)
-    if value is not None and (value.ndim != 0 or not np.isfinite(value) or value != np.floor(value) or value < 0):
+    if value is None:
+        return
+    number = value.dtype.kind in "iuf" and value.ndim == 0 and bool(np.isfinite(value))
+    if not number or value != np.floor(value) or value < 0:
         raise ValueError(f"{where}: f = {f} must be an integer ≥ 0; it is the number of Byzantine workers to tolerate.")
 
 
@@ -186,10 +191,51 @@ def check_majority(f: Numeric, num_workers: int, where: str) -> None:
         )
 
 
+def nan_unless(valid: Any) -> jax.Array:
+    """1 where a traced condition holds, else NaN: what a rule multiplies its answer by when it cannot raise."""
+    return jnp.where(valid, 1.0, jnp.nan)
+
+
+def nan_unless_minority(f: Numeric, num_workers: int) -> jax.Array | float:
+    """NaN for a traced f without an honest majority, where `check_majority` cannot raise; else 1."""
+    return nan_unless((f >= 0) & (2 * f < num_workers)) if concrete(f) is None else 1.0
+
+
+def check_number(value: Any, argument: str, where: str, *, least: float = -np.inf, open_below: bool = False) -> None:
+    """Reject what is not one finite number, or one below ``least``. Tracers pass."""
+    number = concrete(value)
+    if number is None:
+        return
+    rule = f"a finite number {'>' if open_below else '≥'} {least:g}" if least > -np.inf else "a finite number"
+    fine = number.dtype.kind in "iuf" and number.ndim == 0 and bool(np.isfinite(number))
+    if not fine or number < least or (open_below and number == least):
+        raise ValueError(f"{where}: {argument} = {value!r} must be {rule}.")
+
+
+def check_integer(value: Any, argument: str, where: str, *, least: int) -> int:
+    """Reject what is not an integer ≥ ``least``; 8.0 is one, True is not. Returns it as a Python integer."""
+    number = concrete(value)
+    fine = number is not None and number.dtype.kind in "iuf" and number.ndim == 0 and bool(np.isfinite(number))
+    if number is None or not fine or number != np.floor(number) or number < least:
+        raise ValueError(f"{where}: {argument} = {value!r} must be an integer ≥ {least}, and not traced.")
+    return int(number)
+
+
+def check_mask(byzantine: jax.Array, num_workers: int) -> jax.Array:
+    """Reject a mask that is not bool[n]; integers would be silently wrong, since ~1 is -2."""
+    byzantine = jnp.asarray(byzantine)
+    if byzantine.shape != (num_workers,) or byzantine.dtype != jnp.bool_:
+        raise ValueError(
+            f"byzantine: {byzantine.dtype}{list(byzantine.shape)} is not a mask bool[{num_workers}], one entry per "
+            f"worker of the task; e.g. jnp.arange({num_workers}) >= {num_workers - 1}."
+        )
+    return byzantine
+
+
 def check_key(key: jax.Array | None, where: str) -> jax.Array:
     """Reject a missing key where a rule draws random numbers."""
-    if key is None:
-        raise ValueError(f"{where}: needs a PRNG key; pass key=jax.random.key(seed).")
+    if not isinstance(key, jax.Array):
+        raise ValueError(f"{where}: needs a PRNG key, not {key!r}; pass key=jax.random.key(seed).")
     return key
 
 
@@ -200,6 +246,11 @@ def num_workers_of(updates: Stacked) -> int:
     4
     """
     leaves = jax.tree.leaves_with_path(updates)
+    if isinstance(updates, list | tuple) and len(leaves) > 1 and {jnp.ndim(x) for _, x in leaves} == {1}:
+        raise ValueError(
+            f"updates: a list of {len(leaves)} vectors is ambiguous: as a tree it is {len(leaves)} parameters, not "
+            "workers. Stack workers with jnp.stack(…); give parameters as a dict."
+        )
     if not leaves:
         raise ValueError("updates: an empty tree has no workers; pass arrays with a leading worker axis.")
     sizes = {}

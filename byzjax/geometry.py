@@ -90,12 +90,12 @@ def measure(updates: Stacked) -> tuple[Geometry, Frame]:
     seen = [_centre_and_products(x) for x in matrices]
     centre = [c for c, _, _ in seen]
     sizes = jnp.stack([size for _, _, size in seen]).max(0)
-    unit = _median_size(sizes)
-    frame = Frame(centre, _reach(sizes, unit), sizes)
-    finite = frame.finite
     tallest = jnp.stack([jnp.abs(c).max() for c in centre]).max()
-    towards_origin = -jnp.minimum(1.0 / unit, _FAR / jnp.maximum(tallest, unit))
-    factor = frame.reach / unit
+    unit = _median_size(sizes, tallest)
+    factor = _factor(sizes, unit)
+    frame = Frame(centre, factor * unit, sizes)
+    finite = frame.finite
+    towards_origin = -_factor(tallest, unit)
 
     def rows(x: jax.Array, c: jax.Array) -> jax.Array:
         return jnp.where(jnp.isfinite(sizes)[:, None], (x - c[None]) * factor[:, None], 0.0)
@@ -106,7 +106,8 @@ def measure(updates: Stacked) -> tuple[Geometry, Frame]:
 
     pairs = list(zip(matrices, centre, strict=True))
     largest = jnp.maximum(tallest, jnp.where(finite, sizes, 0.0).max())
-    extreme = (unit < _ORDINARY[0]) | (largest > _ORDINARY[1])
+    drawn_back = largest > _FAR * unit
+    extreme = (unit < _ORDINARY[0]) | (largest > _ORDINARY[1]) | drawn_back
     # At most one turn, none where the scale is ordinary; a conditional would run both ways under vmap.
     gram, _ = jax.lax.while_loop(
         lambda state: state[1],
@@ -142,11 +143,10 @@ def distances(updates: Stacked) -> jax.Array:
     """
     num_workers_of(updates)
     geometry, frame = measure(updates)
-    drawn_back = frame.finite & (frame.reach < 1.0)
     # Seen from the honest rows, a far row's distance is that from the centre.
-    far = jnp.where(drawn_back, frame.sizes / (_FAR * geometry.unit), 1.0)
-    stretch = geometry.unit * jnp.maximum(far[:, None], far[None, :])
-    return geometry.distances * stretch * stretch
+    far = jnp.where(frame.finite, jnp.maximum(geometry.unit, frame.sizes / _FAR), geometry.unit)
+    stretch = jnp.maximum(far[:, None], far[None, :])
+    return geometry.distances * stretch * stretch  # in this order: the square of the stretch may be out of range
 
 
 def _centre_and_products(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -166,28 +166,32 @@ def _centre_and_products(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]
             inner + matmul(rows, rows.T),
             cross + matmul(rows, origin),
             square + matmul(origin, origin),
-            jnp.maximum(sizes, jnp.abs(rows).max(1)),  # NaN propagates
+            # Not finite becomes inf before the maximum: a vectorised maximum may drop a NaN.
+            jnp.maximum(sizes, jnp.where(jnp.isfinite(rows), jnp.abs(rows), jnp.inf).max(1)),
         )
 
     start = tuple(jnp.zeros(shape, x.dtype) for shape in ((n, n), (n,), (), (n,)))
     centre, (inner, cross, square, sizes) = map_blocks(lower_median, x, fold=fold, carry=start)
     gram = jnp.block([[inner, cross[:, None]], [cross[None, :], square.reshape(1, 1)]])
-    return centre, gram, jnp.where(jnp.isfinite(sizes), sizes, jnp.inf)
+    return centre, gram, sizes
 
 
-def _reach(sizes: jax.Array, unit: jax.Array) -> jax.Array:
-    """The factor that draws each row back to at most `_FAR` units; 0 for lost rows."""
-    reach = jnp.minimum(1.0, _FAR * unit / jnp.maximum(sizes, unit))
-    return jnp.where(jnp.isfinite(sizes), reach, 0.0).astype(unit.dtype)
+def _factor(sizes: jax.Array, unit: jax.Array) -> jax.Array:
+    """What scales a centred row to units, at most `_FAR` of them; 0 for lost rows. Never a product that underflows."""
+    return jnp.where(jnp.isfinite(sizes), jnp.minimum(1.0 / unit, _FAR / jnp.maximum(sizes, unit)), 0.0)
 
 
-def _median_size(sizes: jax.Array) -> jax.Array:
-    """A power of two near the median row's size; where most rows are the centre itself, the median of the others."""
+def _median_size(sizes: jax.Array, tallest: jax.Array) -> jax.Array:
+    """A power of two near the median row's size.
+
+    Where most rows are the centre itself, the smallest of the other sizes, the centre's own and 1. Whoever owns that
+    row, rows drawn back to it keep their order, while a unit too large would make honest rows coincide.
+    """
     n = sizes.shape[0]
     positive = (sizes > 0) & jnp.isfinite(sizes)
     middle = _order_statistic(sizes, n // 2)
-    others = _order_statistic(jnp.where(positive, sizes, jnp.inf), (positive.sum(dtype=jnp.int32) - 1) // 2)
-    size = jnp.where((middle > 0) & jnp.isfinite(middle), middle, jnp.where(positive.any(), others, 1.0))
+    least_other = jnp.minimum(jnp.where(positive, sizes, jnp.inf).min(), jnp.where(tallest > 0, tallest, 1.0))
+    size = jnp.where((middle > 0) & jnp.isfinite(middle), middle, jnp.minimum(least_other, 1.0))
     least = int(jnp.finfo(sizes.dtype).minexp)  # the inverse of the unit must not be subnormal: that flushes to 0
     _, exponent = jnp.frexp(size)
     return jnp.ldexp(jnp.ones((), sizes.dtype), jnp.clip(exponent - 1, least + 2, -least))

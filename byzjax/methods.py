@@ -11,10 +11,9 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
-from byzjax.base import Aggregator, Method, Numeric, Stacked, concrete
+from byzjax.base import Aggregator, Method, Numeric, Stacked, check_number, concrete
 from byzjax.transforms import normalize_by_global_norm
 
 Schedule = Callable[[jax.Array], jax.Array]
@@ -99,15 +98,15 @@ def sqrt_decay(learning_rate: Numeric) -> Schedule:
     >>> float(sqrt_decay(1.0)(3))
     0.5
     """
-    return lambda count: learning_rate / jnp.sqrt(jnp.asarray(count + 1, jnp.float32))
+    return lambda count: learning_rate / jnp.sqrt(jnp.asarray(count + 1, jnp.result_type(float)))
 
 
 def _worker_momentum(
     beta: Numeric, momentum: str, initial: Stacked | None, where: str
 ) -> tuple[optax.GradientTransformation, dict[str, Stacked] | None]:
     value = concrete(beta)
-    if value is not None and not 0 <= value < 1:
-        raise ValueError(f"{where}: beta = {beta} must be in [0, 1).")
+    if value is not None and not (value.dtype.kind in "iuf" and value.ndim == 0 and 0 <= value < 1):
+        raise ValueError(f"{where}: beta = {beta!r} must be a number in [0, 1).")
     if momentum == "ema":
         return optax.ema(beta, debias=False), None if initial is None else {"ema": initial}  # type: ignore[arg-type]
     if momentum == "heavy_ball":
@@ -118,9 +117,7 @@ def _worker_momentum(
 def _schedule(learning_rate: Numeric | Schedule, decay: bool, where: str) -> optax.ScalarOrSchedule:
     if callable(learning_rate):
         return learning_rate  # type: ignore[return-value]
-    value = concrete(learning_rate)
-    if value is not None and not 0 < value < np.inf:
-        raise ValueError(f"{where}: learning_rate = {learning_rate} must be finite and > 0.")
+    check_number(learning_rate, "learning_rate", where, least=0, open_below=True)
     return sqrt_decay(learning_rate) if decay else learning_rate  # type: ignore[return-value]
 
 

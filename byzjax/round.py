@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from byzjax import stacked
-from byzjax.base import Attack, Method, Params, Task, concrete
+from byzjax.base import Attack, Method, Params, Task, check_mask, concrete
 from byzjax.keys import init_key, round_keys
 from byzjax.metrics import Record, RoundInfo, default_record
 from byzjax.transforms import per_worker
@@ -68,8 +68,9 @@ def make_round(
     Raises:
       ValueError: a mask that is not bool[n] or leaves nobody honest; batches without the worker axis.
     """
+    check_parts(task, method, attack)
     n = task.num_workers
-    byzantine = check_mask(byzantine, n)
+    byzantine = check_byzantine(byzantine, n)
     workers = per_worker(method.worker, n)
     server = optax.with_extra_args_support(method.server)
     value_and_grad = jax.vmap(jax.value_and_grad(task.loss), in_axes=(None, 0, 0))
@@ -122,18 +123,22 @@ def make_round(
     return round_
 
 
-def check_mask(byzantine: jax.Array, num_workers: int) -> jax.Array:
-    """Reject a mask that is not bool[n], or that leaves no honest worker."""
-    byzantine = jnp.asarray(byzantine)
-    if byzantine.shape != (num_workers,) or byzantine.dtype != jnp.bool_:
-        raise ValueError(
-            f"byzantine: {byzantine.dtype}{list(byzantine.shape)} is not a mask bool[{num_workers}], one entry per "
-            f"worker of the task; e.g. jnp.arange({num_workers}) >= {num_workers - 1}."
-        )
+def check_byzantine(byzantine: jax.Array, num_workers: int) -> jax.Array:
+    """Reject a mask that is not bool[n], or that leaves nobody honest."""
+    byzantine = check_mask(byzantine, num_workers)
     known = concrete(byzantine)
     if known is not None and known.all():
         raise ValueError("byzantine: all workers are Byzantine; at least one must be honest.")
     return byzantine
+
+
+def check_parts(task: Task, method: Method, attack: Attack) -> None:
+    """Reject a factory that was not called, or parts in the wrong order."""
+    for name, part, kind in (("task", task, Task), ("method", method, Method), ("attack", attack, Attack)):
+        if not isinstance(part, kind):
+            raise ValueError(
+                f"{name}: {part!r} is not a {kind.__name__}; call its factory, and pass task, method, attack."
+            )
 
 
 def _check_batch(batch: Any, num_workers: int) -> None:

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from byzjax.base import Attack, Method, Task
+from byzjax.base import Attack, Method, Task, check_key
 from byzjax.metrics import Record, default_record
 from byzjax.progress import Progress
-from byzjax.round import RoundState, check_mask, init_state, make_round
+from byzjax.round import RoundState, check_byzantine, check_parts, init_state, make_round
 
 
 class Result(NamedTuple):
@@ -34,7 +34,7 @@ def simulate(
     attack: Attack,
     *,
     byzantine: jax.Array,
-    key: jax.Array,
+    key: jax.Array | None = None,
     num_rounds: int,
     eval_every: int = 0,
     record: Record = default_record,
@@ -48,11 +48,12 @@ def simulate(
     Args:
       task, method, attack: the three choices.
       byzantine: bool[n], who lies; may be traced. Not to be confused with the rule's f, what it tolerates.
-      key: one key determines the run. Runs with the same key see the same minibatches, whatever the method.
+      key: one key determines the run, unless ``state`` is given. Runs with the same key see the same minibatches,
+        whatever the method.
       num_rounds: rounds to run, static.
       eval_every: evaluate after every so many rounds, static; 0 for never. Rounds after the last evaluation are run.
       record: what to record of every round: `metrics.record` or a function of a `RoundInfo`.
-      state: go on from here instead of starting anew; ``key`` is then ignored.
+      state: go on from here instead of starting anew, with the key in it.
 
     Raises:
       ValueError: a bad mask, num_rounds < 1, eval_every < 0.
@@ -68,7 +69,7 @@ def simulate(
     """
     _check_lengths(num_rounds, eval_every)
     step = make_round(task, method, attack, byzantine=byzantine, record=record)
-    state = init_state(task, method, attack, key=key) if state is None else state
+    state = init_state(task, method, attack, key=check_key(key, "simulate")) if state is None else state
 
     def rounds(state: RoundState, length: int):
         return jax.lax.scan(lambda s, _: step(s), state, length=length)
@@ -119,22 +120,21 @@ def run(
     (20,)
     """
     _check_lengths(num_rounds, eval_every)
-    byzantine = check_mask(byzantine, task.num_workers)
+    check_parts(task, method, attack)
+    check_key(key, "run")
+    byzantine = check_byzantine(byzantine, task.num_workers)
     bar = progress if isinstance(progress, Progress) else Progress(shown=progress)
 
-    @functools.partial(jax.jit, static_argnames=("length", "evaluated"), donate_argnames=("state",))
-    def chunk(task: Task, state: RoundState, byzantine: jax.Array, *, length: int, evaluated: bool):
-        step = make_round(task, method, attack, byzantine=byzantine, record=record)
-        state, history = jax.lax.scan(lambda s, _: step(s), state, length=length)
-        return state, history, evaluate(task, state) if evaluated else {}
-
-    # The caller's key survives, although the state that holds it is donated.
-    own_key = jax.random.wrap_key_data(jax.random.key_data(key).copy(), impl=jax.random.key_impl(key))
-    state = jax.jit(lambda task, key: init_state(task, method, attack, key=key))(task, own_key)
+    if method.initial is None:
+        state = _init_state(task, key, method=method, attack=attack)
+    else:  # arrays in the method: not a static argument
+        state = init_state(task, method, attack, key=key)
+    state = jax.tree.map(jnp.copy, state)  # donated below: neither the caller's key nor a buffer twice
+    parts = {"method": method._replace(initial=None), "attack": attack, "record": record}
     histories, evals = [], []
     with bar.task(name or task.name, num_rounds) as advance:
         for length, evaluated in _chunks(num_rounds, eval_every):
-            state, history, evaluation = chunk(task, state, byzantine, length=length, evaluated=evaluated)
+            state, history, evaluation = _chunk(task, state, byzantine, **parts, length=length, evaluated=evaluated)
             jax.block_until_ready(state)
             histories.append(history)
             if evaluated:
@@ -143,6 +143,31 @@ def run(
     stack: Any = functools.partial(jax.tree.map, lambda *leaves: jnp.stack(leaves))
     history = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *histories)
     return Result(state, history, stack(*evals) if evals else {})
+
+
+@functools.partial(
+    jax.jit, static_argnames=("method", "attack", "record", "length", "evaluated"), donate_argnames=("state",)
+)
+def _chunk(
+    task: Task,
+    state: RoundState,
+    byzantine: jax.Array,
+    *,
+    method: Method,
+    attack: Attack,
+    record: Record,
+    length: int,
+    evaluated: bool,
+) -> tuple[RoundState, dict[str, jax.Array], dict[str, jax.Array]]:
+    """Rounds, and an evaluation; compiled once for the same parts, whatever the key, the mask or the data."""
+    step = make_round(task, method, attack, byzantine=byzantine, record=record)
+    state, history = jax.lax.scan(lambda s, _: step(s), state, length=length)
+    return state, history, evaluate(task, state) if evaluated else {}
+
+
+@functools.partial(jax.jit, static_argnames=("method", "attack"))
+def _init_state(task: Task, key: jax.Array, *, method: Method, attack: Attack) -> RoundState:
+    return init_state(task, method, attack, key=key)
 
 
 def evaluate(task: Task, state: RoundState) -> dict[str, jax.Array]:
@@ -159,10 +184,9 @@ def _chunks(num_rounds: int, eval_every: int) -> list[tuple[int, bool]]:
 
 
 def _check_lengths(num_rounds: int, eval_every: int) -> None:
-    if int(num_rounds) != num_rounds or num_rounds < 1:
-        raise ValueError(f"num_rounds = {num_rounds} must be an integer ≥ 1.")
-    if int(eval_every) != eval_every or eval_every < 0:
-        raise ValueError(f"eval_every = {eval_every} must be an integer ≥ 0 (0: never).")
+    for name, value, least in (("num_rounds", num_rounds, 1), ("eval_every", eval_every, 0)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(f"{name} = {value!r} must be an integer ≥ {least}.")
 
 
 __all__ = ["Result", "evaluate", "run", "simulate"]

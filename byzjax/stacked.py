@@ -11,7 +11,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from byzjax.base import Numeric, Params, Stacked
+from byzjax.base import Numeric, Params, Stacked, check_mask, num_workers_of
 from byzjax.blocks import UNROLL, add, flatten, map_blocks, matmul, weighted_sum
 from byzjax.geometry import Frame, Geometry, distances, measure, touches_lost
 
@@ -36,16 +36,22 @@ def combine(weights: jax.Array, updates: Stacked, frame: Frame) -> Params:
 
 
 def mix(matrix: jax.Array, updates: Stacked, frame: Frame) -> Stacked:
-    """``matrix @ x``: leaves ``[m, *p]``. A row that puts weight on a lost row is NaN.
+    """``matrix @ x``, with far rows drawn back: leaves ``[m, *p]``. A row that puts weight on a lost row is NaN.
 
     Args:
       matrix: f32[m, n].
     """
     matrices, unflatten = flatten(updates)
     lost = touches_lost(matrix, frame.finite)
-    return unflatten(
-        [jnp.where(lost[:, None], jnp.nan, matmul(matrix, jnp.where(frame.finite[:, None], x, 0.0))) for x in matrices]
-    )
+    kept = matrix * frame.reach[None, :]
+    spared = jnp.where(frame.finite[None, :], matrix * (1.0 - frame.reach)[None, :], 0.0).sum(1)
+    spared = jnp.where(lost, jnp.nan, spared)
+
+    def mixed(x: jax.Array, c: jax.Array) -> jax.Array:
+        rest = jnp.where(spared[:, None] != 0, spared[:, None] * c[None], 0.0)
+        return matmul(kept, jnp.where(frame.finite[:, None], x, 0.0)) + rest
+
+    return unflatten([mixed(x, c) for x, c in zip(matrices, frame.centre, strict=True)])
 
 
 def coordinatewise(reduce: Callable[[jax.Array], jax.Array], updates: Stacked) -> Params:
@@ -64,6 +70,7 @@ def row_mean(x: jax.Array) -> jax.Array:
 
 def masked_mean(updates: Stacked, mask: jax.Array) -> Params:
     """The mean of the rows where ``mask`` (bool[n]) is true; the others are not read, be they NaN."""
+    mask = check_mask(mask, num_workers_of(updates))
     count = jnp.maximum(mask.sum(), 1)
 
     def mean(block):
@@ -74,6 +81,7 @@ def masked_mean(updates: Stacked, mask: jax.Array) -> Params:
 
 def masked_std(updates: Stacked, mask: jax.Array, ddof: Numeric = 0) -> Params:
     """The coordinate-wise standard deviation of the rows where ``mask`` is true, ``ddof`` as in NumPy."""
+    mask = check_mask(mask, num_workers_of(updates))
 
     def std(x):
         dtype = x.dtype
@@ -106,6 +114,7 @@ def mean_and_deviations(updates: Stacked, mask: jax.Array) -> tuple[Params, jax.
 
 def replace_rows(updates: Stacked, mask: jax.Array, rows: Stacked | Params) -> Stacked:
     """``updates`` with the masked rows taken from ``rows``: leaves ``[n, *p]``, or one row ``[*p]`` for all."""
+    mask = check_mask(mask, num_workers_of(updates))
 
     def replace(x, y):
         y = y if y.ndim == x.ndim else y[None]

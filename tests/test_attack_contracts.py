@@ -130,5 +130,14 @@ def test_docstring_has_formula_and_example(case):
     assert "``" in doc or case.name == "none"
 
 
+@every_attack
+def test_masks_that_are_no_masks_are_refused(case):
+    if case.name in ("none", "label_flip"):
+        pytest.skip("never looks at the mask of updates")
+    for mask in (BYZANTINE.astype(np.int32), BYZANTINE[:-1]):
+        with pytest.raises(ValueError, match="is not a mask"):
+            strike(case.make(), stack(), byzantine=mask)
+
+
 def test_registry_is_the_namespace():
     assert set(attacks.REGISTRY) <= set(attacks.__all__)

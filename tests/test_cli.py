@@ -279,3 +279,12 @@ def test_findings_follow_the_numbers(robust, plain, word):
     text = " ".join(demo_report.findings({one: made(one, robust), other: made(other, plain)}))
     assert f"NNM + RFA is {word}" in text
     assert "NNM + RFA gets less than half of class 3 right" in text
+
+
+@pytest.mark.parametrize("attack", ["bit_flip", "mimic(reverse)", "alie"])
+@pytest.mark.parametrize("aggregator", ["nnm,krum", "nnm,rfa", "nnm,median"])
+def test_run_on_the_quartic_for_methods_rules_and_attacks(aggregator, attack, tmp_path):
+    for method in (["momentum_sgd"], ["momentum_sgd(decay=True)"], ["byz_nsgdm"]):
+        chosen = ["--aggregator", aggregator, "--attack", attack, "--method", *method]
+        result = call(*SMALL, *chosen, "--num-rounds", "2", "--eval-every", "2", "--out", str(tmp_path / method[0]))
+        assert result.exit_code == 0, result.output

@@ -97,6 +97,10 @@ def test_normalisation_of_zero_is_zero_and_of_nan_is_nan():
         (lambda: _update(transforms.per_worker(optax.sgd(0.1), 3)), "not num_workers = 3"),
         (lambda: transforms.per_worker(optax.sgd(0.1), N, initial={"ema": 0.0}).init(PARAMS), r"initial\['ema'\]"),
         (lambda: transforms.robust_aggregate(agg.nnm(1)), "not an Aggregator"),
+        (
+            lambda: transforms.inject_attack(attacks.sign_flip(), jnp.arange(N), key=jax.random.key(0)),
+            "is not a mask",
+        ),
     ],
 )
 def test_bad_input_is_named(build, message):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Sequence
 from typing import Any
@@ -26,7 +27,8 @@ def chain(*links: Link) -> Any:
       *links: `PreAggregator` links; the last one may be an `Aggregator`.
 
     Returns:
-      An `Aggregator` if the last link is one, else a `PreAggregator`. Link i draws from ``fold_in(key, i)``.
+      An `Aggregator` if the last link is one, else a `PreAggregator`. Link i of several draws from
+      ``fold_in(key, i)``; a lone link is returned as it is.
 
     Raises:
       ValueError: no links, a link of another type, or an aggregator before the end.
@@ -44,6 +46,7 @@ def chain(*links: Link) -> Any:
                 f"chain: link {position} is {link!r}, not an Aggregator or PreAggregator; "
                 "call the factory, as in nnm(f=1), and use optax.chain for transformations of the aggregate."
             )
+    for position, link in enumerate(links):
         if isinstance(link, Aggregator) and position < len(links) - 1:
             raise ValueError(
                 f"chain: link {position} is an Aggregator, where the worker axis ends; only the last link may be one."
@@ -90,9 +93,14 @@ def aggregate(rule: Link, updates: Stacked, *, key: jax.Array | None = None) -> 
         raise ValueError(f"aggregate: rule is {rule!r}, not an Aggregator or PreAggregator; call its factory first.")
     updates = jax.tree.map(jnp.asarray, updates)
     num_workers_of(updates)
+    return _aggregate(rule, updates, key)
+
+
+@functools.partial(jax.jit, static_argnames=("rule",))
+def _aggregate(rule: Link, updates: Stacked, key: jax.Array | None) -> Params:
+    """Compiled once per rule and shape: operation by operation, every call would compile the rule's loops again."""
     params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[1:], leaf.dtype), updates)
-    result, _ = rule.update(updates, rule.init(params), params, key=key)
-    return result
+    return rule.update(updates, rule.init(params), params, key=key)[0]
 
 
 def _fold_in(key: jax.Array | None, position: int) -> jax.Array | None:

@@ -1,4 +1,4 @@
-"""Coordinate-wise rules: mean, median, trimmed mean.
+"""Coordinate-wise rules: mean, median, trimmed mean, mean around the median, sign majority.
 
 Yin, Chen, Ramchandran, Bartlett. Byzantine-robust distributed learning: towards optimal statistical rates. ICML 2018.
 """
@@ -12,7 +12,16 @@ import jax.numpy as jnp
 
 from byzjax import stacked
 from byzjax.aggregators.kernels import coordinate_rule
-from byzjax.base import Aggregator, Coordinatewise, Numeric, check_f, check_majority, promises
+from byzjax.base import (
+    Aggregator,
+    Coordinatewise,
+    Numeric,
+    check_f,
+    check_majority,
+    concrete,
+    nan_unless_minority,
+    promises,
+)
 from byzjax.sorting import sort_workers
 
 
@@ -92,6 +101,81 @@ def trimmed_mean(f: Numeric) -> Aggregator:
         check_majority(f, n, "trimmed_mean")
         rows = sort_workers(x)
         kept = [jnp.where((r >= f) & (r < n - f), row, 0.0) for r, row in enumerate(rows)]
-        return sum(kept[1:], kept[0]) / jnp.asarray(n - 2 * f, x.dtype)
+        return sum(kept[1:], kept[0]) / jnp.asarray(n - 2 * f, x.dtype) * nan_unless_minority(f, n)
+
+    return coordinate_rule(Coordinatewise(reduce))
+
+
+def meamed(f: Numeric) -> Aggregator:
+    """Mean around the median: in each coordinate, the mean of the n − f values nearest to the median.
+
+    ``meamed(x)_k = (1/(n − f)) Σ_{i ∈ N_k} x_ik`` with ``N_k`` the n − f values nearest to the median of the k-th
+    coordinate; of two values at the same distance the smaller one is nearer. With an even n the median is the mean of
+    the two middle values. NaN sorts last.
+
+    Args:
+      f: number of values left out, 0 ≤ f < n/2; may be traced. f = 0 is the mean.
+
+    Shapes: ``f32[n, d] -> f32[d]``.
+
+    Raises:
+      ValueError: f < 0, or 2f ≥ n.
+
+    Xie, Koyejo, Gupta. Generalized Byzantine-tolerant SGD. 2018.
+
+    >>> import byzjax
+    >>> byzjax.aggregate(meamed(f=1), jnp.array([[1.0], [2.0], [3.0], [jnp.inf]])).tolist()
+    [2.0]
+    """
+    check_f(f, "meamed")
+
+    def reduce(x: jax.Array) -> jax.Array:
+        n = x.shape[0]
+        check_majority(f, n, "meamed")
+        rows = sort_workers(x)
+        kept = n - f
+
+        def row(i: Numeric) -> jax.Array:
+            return rows[int(i)] if concrete(i) is not None else jnp.stack(rows)[i]
+
+        # The nearest values are neighbours in sorted order: the window that reaches least far from the median.
+        low, high = rows[(n - 1) // 2], rows[n // 2]
+        median = low + 0.5 * (high - low)
+        first, reach = jnp.zeros(median.shape, jnp.int32), jnp.full(median.shape, jnp.inf, x.dtype)
+        for start in range((n - 1) // 2 + 1):
+            end = start + kept - 1
+            if concrete(end) is not None and end >= n:
+                break
+            far = jnp.maximum(
+                median - rows[start], row(jnp.minimum(end, n - 1) if concrete(end) is None else end) - median
+            )
+            better = (far < reach) & (start <= f)
+            first, reach = jnp.where(better, start, first), jnp.where(better, far, reach)
+        inside = [jnp.where((r >= first) & (r < first + kept), value, 0.0) for r, value in enumerate(rows)]
+        return sum(inside[1:], inside[0]) / jnp.asarray(kept, x.dtype) * nan_unless_minority(f, n)
+
+    return coordinate_rule(Coordinatewise(reduce))
+
+
+@promises(translation=False, scale=False, averaging=False, robust=False)
+def sign_majority() -> Aggregator:
+    """Majority vote of signs: ``sign(Σ_i sign(x_i))`` in each coordinate, 0 in a draw.
+
+    The server of signSGD with majority vote. A vote is bounded, so that f < n/2 hostile workers cannot outvote a
+    unanimous honest majority; the result is a direction, not an estimate of the mean. NaN does not vote.
+
+    Shapes: ``f32[n, d] -> f32[d]``, values −1, 0, 1.
+
+    Bernstein, Zhao, Azizzadenesheli, Anandkumar. signSGD with majority vote is communication efficient and fault
+    tolerant. ICLR 2019.
+
+    >>> import byzjax
+    >>> byzjax.aggregate(sign_majority(), jnp.array([[5.0, -1.0], [0.1, 1.0], [-9.0, jnp.nan]])).tolist()
+    [1.0, 0.0]
+    """
+
+    def reduce(x: jax.Array) -> jax.Array:
+        votes = [jnp.where(jnp.isnan(row), 0.0, jnp.sign(row)) for row in x]
+        return jnp.sign(sum(votes[1:], votes[0]))
 
     return coordinate_rule(Coordinatewise(reduce))

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from byzjax.aggregators.kernels import weights_rule
-from byzjax.base import Aggregator, Numeric, Weights, check_f, check_majority, concrete
+from byzjax.base import Aggregator, Numeric, Weights, check_f, check_majority, concrete, nan_unless, nan_unless_minority
 from byzjax.sorting import ranks
 from byzjax.stacked import Geometry
 
@@ -101,7 +101,10 @@ def _krum(f: Numeric, m: Numeric | None, power: int, neighbors: str, name: str) 
         if chosen is not None and not 1 <= chosen <= n:
             raise ValueError(f"{name}: m = {selected} rows to average must be between 1 and n = {n}.")
         scores = krum_scores(geometry.distances, count, power)
-        return jnp.where(ranks(scores) < selected, 1.0, 0.0) / jnp.asarray(selected, scores.dtype)
+        valid = nan_unless_minority(f, n)
+        if declared is None or chosen is None:
+            valid = valid * nan_unless((count >= 1) & (selected >= 1) & (selected <= n))
+        return jnp.where(ranks(scores) < selected, 1.0, 0.0) / jnp.asarray(selected, scores.dtype) * valid
 
     return weights_rule(Weights(weights))
 

@@ -9,10 +9,9 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from byzjax.aggregators.kernels import weights_rule
-from byzjax.base import Aggregator, Numeric, Weights, concrete, promises
+from byzjax.base import Aggregator, Numeric, Weights, check_integer, check_number, promises
 from byzjax.stacked import Geometry
 
 Init = Literal["zero", "mean"]
@@ -48,11 +47,8 @@ def geometric_median(num_iters: int = 8, smoothing: Numeric = 0.1, init: Init = 
     >>> byzjax.aggregate(geometric_median(num_iters=3), x).round(3).tolist()
     [3.7880001068115234, 4.788000106811523, 5.788000106811523]
     """
-    if int(num_iters) != num_iters or num_iters < 1:
-        raise ValueError(f"geometric_median: num_iters = {num_iters} must be an integer ≥ 1.")
-    length = concrete(smoothing)
-    if length is not None and not 0 < length < np.inf:
-        raise ValueError(f"geometric_median: smoothing = {smoothing} must be finite and > 0; it bounds 1/distance.")
+    num_iters = check_integer(num_iters, "num_iters", "geometric_median", least=1)
+    check_number(smoothing, "smoothing", "geometric_median", least=0, open_below=True)
     if init not in ("zero", "mean"):
         raise ValueError(f"geometric_median: init = {init!r} must be 'zero' or 'mean'.")
 
@@ -60,7 +56,8 @@ def geometric_median(num_iters: int = 8, smoothing: Numeric = 0.1, init: Init = 
         del key
         gram, finite = geometry.gram, geometry.finite
         n = geometry.num_workers
-        nu = jnp.asarray(smoothing, gram.dtype) / geometry.unit
+        # Below 1e-18 units nothing is resolved anyway, and 1/ν must not overflow.
+        nu = jnp.maximum(jnp.asarray(smoothing, gram.dtype) / geometry.unit, 1e-18)
 
         def step(_, point):
             weights = jnp.where(finite, 1.0 / jnp.maximum(distance_to(point, gram)[:n], nu), 0.0)

@@ -6,7 +6,17 @@ import jax
 import jax.numpy as jnp
 
 from byzjax.aggregators.kernels import mixing_rule
-from byzjax.base import Mixing, Numeric, PreAggregator, check_f, check_key, check_majority, promises
+from byzjax.base import (
+    Mixing,
+    Numeric,
+    PreAggregator,
+    check_f,
+    check_integer,
+    check_key,
+    check_majority,
+    nan_unless_minority,
+    promises,
+)
 from byzjax.sorting import ranks
 from byzjax.stacked import Geometry
 
@@ -44,6 +54,7 @@ def nnm(f: Numeric) -> PreAggregator:
         check_majority(f, n, "nnm")
         itself_first = jnp.where(jnp.eye(n, dtype=bool), -1.0, geometry.distances)
         mixed = jnp.where(ranks(itself_first) < n - f, 1.0, 0.0) / jnp.asarray(n - f, itself_first.dtype)
+        mixed = mixed * nan_unless_minority(f, n)
         return jnp.where(geometry.finite[:, None], mixed, jnp.eye(n, dtype=mixed.dtype))
 
     return mixing_rule(Mixing(matrix))
@@ -72,8 +83,7 @@ def bucketing(bucket_size: int) -> PreAggregator:
     >>> byzjax.aggregate(bucketing(bucket_size=2), x, key=jax.random.key(0)).shape
     (3, 1)
     """
-    if int(bucket_size) != bucket_size or bucket_size < 1:
-        raise ValueError(f"bucketing: bucket_size = {bucket_size} must be an integer ≥ 1.")
+    bucket_size = check_integer(bucket_size, "bucket_size", "bucketing", least=1)
 
     def matrix(geometry: Geometry, key: jax.Array | None) -> jax.Array:
         n = geometry.num_workers

@@ -15,7 +15,7 @@ def label_flip(map: Literal["shift", "mirror"] = "shift", *, shift: int = 5, num
     """Label flip: Byzantine workers train honestly on wrong labels.
 
     ``y → (y + shift) mod C`` (``"shift"``: the text of the Byz-NSGDM paper, shift 5) or ``y → C − 1 − y``
-    (``"mirror"``: its released code, ByzFL, FLPoison's and Blades' all-to-all flips).
+    (``"mirror"``: its released code, ByzFL).
 
     Args:
       map: which map.

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from byzjax import stacked
-from byzjax.base import Attack, Numeric, Params, Stacked, concrete, promises
+from byzjax.base import Attack, Numeric, Params, Stacked, check_number, promises
 
 
 def no_state(params: Params, num_workers: int) -> tuple:
@@ -103,7 +102,7 @@ def ipm(scale: Numeric = 0.5) -> Attack:
 
 
 def _minus_honest_mean(scale: Numeric, name: str) -> Attack:
-    _check_finite(scale, "scale", name)
+    check_number(scale, "scale", name)
 
     def update(updates: Stacked, state, params=None, *, byzantine: jax.Array, **extra):
         del params, extra
@@ -139,7 +138,7 @@ def alie(z: Numeric | Literal["auto"] = 1.0, *, sign: Literal[1, -1] = 1, ddof: 
     if isinstance(z, str) and z != "auto":
         raise ValueError(f"alie: z = {z!r} must be a number or 'auto'.")
     if not isinstance(z, str):
-        _check_finite(z, "z", "alie")
+        check_number(z, "z", "alie")
     if sign not in (1, -1):
         raise ValueError(f"alie: sign = {sign!r} must be +1 or -1.")
     if ddof not in (0, 1):
@@ -174,9 +173,3 @@ def auto_z(byzantine: jax.Array) -> jax.Array:
     quantile = (n - b - supporters) / jnp.maximum(n - b, 1.0)
     z = jax.scipy.stats.norm.ppf(jnp.clip(quantile, 1e-6, 1.0 - 1e-6))
     return jnp.where(b > 0, jnp.maximum(z, 0.0), 0.0)
-
-
-def _check_finite(value: Any, argument: str, name: str) -> None:
-    number = concrete(value)
-    if number is not None and not np.isfinite(number):
-        raise ValueError(f"{name}: {argument} = {value} must be finite.")

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from byzjax.base import Aggregator, Attack, Params, Stacked
+from byzjax.base import Aggregator, Attack, Params, Stacked, check_mask
 
 
 def per_worker(
@@ -141,7 +141,8 @@ def inject_attack(
     >>> tx.update(jnp.array([[1.0], [5.0]]), tx.init(jnp.zeros(1)))[0].tolist()
     [[1.0], [-1.0]]
     """
-    num_workers = byzantine.shape[0]
+    num_workers = len(byzantine)
+    byzantine = check_mask(byzantine, num_workers)
 
     def init(params: Params) -> InjectAttackState:
         return InjectAttackState(attack.init(params, num_workers), key, jnp.zeros((), jnp.int32))

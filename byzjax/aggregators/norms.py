@@ -1,0 +1,133 @@
+"""Rules and pre-aggregations that look at norms alone: CGE, static and adaptive clipping."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from byzjax.aggregators.kernels import mixing_rule, weights_rule
+from byzjax.base import (
+    Aggregator,
+    Mixing,
+    Numeric,
+    PreAggregator,
+    Weights,
+    check_f,
+    check_majority,
+    check_number,
+    nan_unless_minority,
+    promises,
+)
+from byzjax.sorting import ranks
+from byzjax.stacked import Geometry
+
+
+@promises(translation=False)
+def cge(f: Numeric) -> Aggregator:
+    """Comparative gradient elimination: the mean of the n − f rows of smallest norm.
+
+    ``cge(x) = (1/(n − f)) Σ_{i ∈ S} x_i`` with S the n − f rows of smallest ``‖x_i‖``; ties go to the lowest index.
+    Gupta, Liu and Vaidya sum the rows, which is n − f times as long; ByzPy averages.
+
+    Args:
+      f: number of Byzantine workers to tolerate; may be traced. f = 0 is the mean.
+
+    Shapes: ``f32[n, d] -> f32[d]``.
+
+    Raises:
+      ValueError: f < 0, or 2f ≥ n.
+
+    Gupta, Liu, Vaidya. Byzantine fault-tolerant distributed machine learning using stochastic gradient descent and
+    norm-based comparative gradient elimination (CGE). 2020.
+
+    >>> import byzjax
+    >>> byzjax.aggregate(cge(f=1), jnp.array([[1.0], [3.0], [-9.0]])).tolist()
+    [2.0]
+    """
+    check_f(f, "cge")
+
+    def weights(geometry: Geometry, key: jax.Array | None) -> jax.Array:
+        del key
+        n = geometry.num_workers
+        check_majority(f, n, "cge")
+        norms = squared_norms(geometry)
+        return jnp.where(ranks(norms) < n - f, 1.0, 0.0) / jnp.asarray(n - f, norms.dtype) * nan_unless_minority(f, n)
+
+    return weights_rule(Weights(weights))
+
+
+@promises(translation=False, scale=False, averaging=False, robust=False)
+def clipping(max_norm: Numeric = 2.0) -> PreAggregator:
+    """Static clipping: every row longer than C is shortened to C.
+
+    ``y_i = x_i · min(1, C/‖x_i‖)``. Alone it bounds what a hostile row can do, it does not remove it.
+
+    Args:
+      max_norm: C > 0, may be traced; 2 as in ByzFL (its ``c``).
+
+    Shapes: ``f32[n, d] -> f32[n, d]``. A row with NaN or inf is lost.
+
+    Raises:
+      ValueError: C not finite or not positive.
+
+    >>> import byzjax
+    >>> byzjax.aggregate(clipping(max_norm=5.0), jnp.array([[6.0, 8.0], [0.0, 1.0]])).tolist()
+    [[3.0, 4.0], [0.0, 1.0]]
+    """
+    check_number(max_norm, "max_norm", "clipping", least=0, open_below=True)
+
+    def matrix(geometry: Geometry, key: jax.Array | None) -> jax.Array:
+        del key
+        norms = jnp.sqrt(squared_norms(geometry))
+        return _shorten(norms, jnp.asarray(max_norm, norms.dtype) / geometry.unit, geometry)
+
+    return mixing_rule(Mixing(matrix))
+
+
+@promises(translation=False, averaging=False, robust=False)
+def arc(f: Numeric) -> PreAggregator:
+    """Adaptive robust clipping: the k longest rows are shortened to the length of the next one.
+
+    ``k = ⌊2 (f/n) (n − f)⌋``; ``y_i = x_i · min(1, C/‖x_i‖)`` with C the norm of the (k + 1)-th longest row.
+
+    Args:
+      f: number of Byzantine workers to tolerate, 0 ≤ f < n/2; may be traced. f = 0 changes nothing.
+
+    Shapes: ``f32[n, d] -> f32[n, d]``. A row with NaN or inf is lost, and counts among the longest.
+
+    Raises:
+      ValueError: f < 0, or 2f ≥ n.
+
+    Allouah, Guerraoui, Gupta, Jellouli, Rizk, Stephan. Adaptive gradient clipping for robust federated learning. ICLR
+    2025. The same in ByzFL and ByzPy.
+
+    >>> import byzjax
+    >>> byzjax.aggregate(arc(f=1), jnp.array([[1.0], [2.0], [-9.0]])).tolist()
+    [[1.0], [2.0], [-2.0]]
+    """
+    check_f(f, "arc")
+
+    def matrix(geometry: Geometry, key: jax.Array | None) -> jax.Array:
+        del key
+        n = geometry.num_workers
+        check_majority(f, n, "arc")
+        norms = jnp.sqrt(squared_norms(geometry))
+        clipped = 2 * f * (n - f) // n
+        longest_kept = jnp.where(ranks(norms) == n - 1 - clipped, norms, 0.0).sum()
+        return _shorten(norms, longest_kept * nan_unless_minority(f, n), geometry)
+
+    return mixing_rule(Mixing(matrix))
+
+
+def squared_norms(geometry: Geometry) -> jax.Array:
+    """``‖x_i‖²`` in units of the geometry, f32[n]; +inf for lost rows."""
+    gram = geometry.gram
+    squares = jnp.diagonal(gram)
+    norms = jnp.maximum(squares[:-1] - 2.0 * gram[-1, :-1] + squares[-1], 0.0)
+    return jnp.where(geometry.finite, norms, jnp.inf)
+
+
+def _shorten(norms: jax.Array, bound: jax.Array, geometry: Geometry) -> jax.Array:
+    factors = jnp.minimum(1.0, bound / jnp.where(norms > 0, norms, 1.0))
+    # A lost row keeps its weight on itself, which marks its mixture as lost.
+    return jnp.diag(jnp.where(geometry.finite, jnp.where(norms > 0, factors, 1.0), 1.0))

@@ -1,0 +1,40 @@
+"""What the README and the design promise a newcomer works as written."""
+
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import byzjax
+from byzjax import aggregators as agg
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+
+
+def test_the_python_of_the_readme_runs():
+    blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    assert len(blocks) >= 3
+    code = "\n".join(blocks)
+    code, shortened = re.subn(r"num_rounds=1500,\s+eval_every=30", "num_rounds=4, eval_every=2, progress=False", code)
+    assert shortened == 1
+    names = {}
+    exec(code, names)
+    assert names["result"].evals["test_accuracy"].shape == (2,)
+    params = {"w": jnp.ones((3, 2))}
+    grads = {"w": jnp.ones((20, 3, 2))}
+    updates, _ = names["tx"].update(grads, names["tx"].init(params), params)
+    np.testing.assert_allclose(jnp.linalg.norm(updates["w"]), 0.1, rtol=1e-5)
+
+
+def test_the_first_line_that_everybody_types():
+    result = byzjax.aggregate(byzjax.chain(agg.nnm(f=1), agg.median()), jnp.arange(12.0).reshape(4, 3))
+    np.testing.assert_array_equal(result, [4.5, 5.5, 6.5])
+
+
+def test_a_list_of_vectors_is_not_taken_for_parameters():
+    vectors = [jax.random.normal(key, (5,)) for key in jax.random.split(jax.random.key(0), 3)]
+    with pytest.raises(ValueError, match=r"jnp\.stack"):
+        byzjax.aggregate(agg.median(), vectors)
