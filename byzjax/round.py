@@ -101,9 +101,8 @@ def make_round(
         params = optax.apply_updates(state.params, step)
 
         finite = state.finite & _all_finite(params)
-        honest_mean, deviations = stacked.mean_and_deviations(
-            updates, ~byzantine
-        )  # compiled away if nobody records them
+        # Compiled away if nobody records them.
+        honest_mean, deviations = stacked.mean_and_deviations(updates, ~byzantine)
         info = RoundInfo(losses, updates, aggregate, state.params, honest_mean, deviations, byzantine, finite)
         metrics = jax.tree.map(lambda value: _nan_unless(finite, value), record(info))
         return (
