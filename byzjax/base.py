@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.core
@@ -31,8 +31,10 @@ class Traits(NamedTuple):
     robust: bool = True  # f hostile rows cannot drive the result away
     averaging: bool = True  # equal rows give that row
     stochastic: bool = False  # needs a key
+    noisy: bool = False  # adds noise, which depends on dtypes and tree structure
     static_f: bool = False  # f must be a Python integer
     adaptive: bool = False  # an attack that reads what honest workers sent
+    workers_needed: tuple[int, int] = (2, 1)  # (a, b): a rule for f Byzantine workers needs n ≥ a f + b
     fragile: tuple[str, ...] = ()  # variants, as "option=value", that are not robust although the default is
 
 
@@ -64,9 +66,15 @@ class Coordinatewise(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """A rule that is a weighted sum of the rows: ``weights: (geometry, key) -> f32[n]``."""
+    """A rule that is a weighted sum of the rows: ``weights: (geometry, key) -> f32[n]``.
+
+    With an ``anchor`` the rule also puts weight on a point that is not a row, and answers f32[n + 1], the anchor's
+    weight last: ``"previous"`` is the rule's own last result (then it has a state, and ``geometry.gram[n + 1]`` is that
+    point), ``"median"`` the coordinate-wise median of the rows, the centre of the geometry.
+    """
 
     weights: Callable[[Any, jax.Array | None], jax.Array]
+    anchor: Literal["previous", "median"] | None = None
 
 
 class Mixing(NamedTuple):
@@ -78,6 +86,19 @@ class Mixing(NamedTuple):
 Kernel = Coordinatewise | Weights | Mixing
 
 
+class Trust(NamedTuple):
+    """Whom a rule trusted, where it is a combination of rows.
+
+    Attributes:
+      weights: f32[n], each worker's weight in the aggregate; None for rules that treat coordinates alone. What they
+        lack to 1 lies on no worker: on the origin after clipping, on the last aggregate in centred clipping.
+      mixing: f32[m, n], what the pre-aggregations made of the rows; None without any, or where they are not linear.
+    """
+
+    weights: jax.Array | None = None
+    mixing: jax.Array | None = None
+
+
 class _Link(optax.GradientTransformationExtraArgs):
     """An optax link over stacked updates that may know its worker-space kernel.
 
@@ -85,12 +106,36 @@ class _Link(optax.GradientTransformationExtraArgs):
     compose there, without ever forming a mixed stack. A link without one is simply called.
     """
 
-    kernel: Kernel | None = None  # what `_replace` leaves
+    kernel: Kernel | None = None  # the class's own are what `_replace` leaves
+    _weigh: Callable[..., tuple[Any, Any, Trust]] | None = None
+    _links: tuple[Any, ...] | None = None
 
     def __new__(cls, init: Callable, update: Callable, kernel: Kernel | None = None):
         self = super().__new__(cls, init, update)
         self.kernel = kernel
         return self
+
+    @classmethod
+    def weighing(cls, init: Callable, weigh: Callable, kernel: Kernel | None = None, links: tuple | None = None):
+        """A link from a function that tells whom it trusted, and from the links that it is made of."""
+
+        def update(updates, state, params=None, **extra):
+            return weigh(updates, state, params, **extra)[:2]
+
+        self = cls(init, update, kernel)
+        self._weigh, self._links = weigh, links
+        return self
+
+    def weigh(self, updates: Stacked, state: Any, params: Params | None = None, **extra) -> tuple[Any, Any, Trust]:
+        """``update`` that also tells whom it trusted."""
+        if self._weigh is None:
+            return (*self.update(updates, state, params, **extra), Trust())
+        return self._weigh(updates, state, params, **extra)
+
+    @property
+    def links(self) -> tuple[Any, ...]:
+        """The links of a chain; of another link, itself."""
+        return self._links or (self,)
 
 
 class Aggregator(_Link):
@@ -201,14 +246,17 @@ def nan_unless_minority(f: Numeric, num_workers: int) -> jax.Array | float:
     return nan_unless((f >= 0) & (2 * f < num_workers)) if concrete(f) is None else 1.0
 
 
-def check_number(value: Any, argument: str, where: str, *, least: float = -np.inf, open_below: bool = False) -> None:
-    """Reject what is not one finite number, or one below ``least``. Tracers pass."""
+def check_number(
+    value: Any, argument: str, where: str, *, least: float = -np.inf, open_below: bool = False, below: float = np.inf
+) -> None:
+    """Reject what is not one finite number, or one outside ``[least, below)``, or at ``least``. Tracers pass."""
     number = concrete(value)
     if number is None:
         return
     rule = f"a finite number {'>' if open_below else '≥'} {least:g}" if least > -np.inf else "a finite number"
+    rule += f" and < {below:g}" if below < np.inf else ""
     fine = number.dtype.kind in "iuf" and number.ndim == 0 and bool(np.isfinite(number))
-    if not fine or number < least or (open_below and number == least):
+    if not fine or number < least or (open_below and number == least) or number >= below:
         raise ValueError(f"{where}: {argument} = {value!r} must be {rule}.")
 
 

@@ -1,8 +1,8 @@
 """How a stack is read: as matrices ``[n, d]``, row by row over workers, block by block over coordinates.
 
 Sums over the worker axis are written row by row: a reduction over the leading axis is an order of magnitude slower on
-CPU, and a product with a matrix cannot skip a row of NaN. Loops over blocks of coordinates keep the working set in
-cache, and keep XLA from computing a cheap-looking producer again in each of its consumers; an
+CPU, and a product with a matrix cannot skip a row of NaN. Loops over blocks of coordinates bound the memory, keep the
+working set in cache, and keep XLA from computing a cheap-looking producer again in each of its consumers; an
 ``optimization_barrier`` does not, on CPU.
 """
 
@@ -18,25 +18,30 @@ from byzjax.base import Stacked
 
 SMALL_LEAF = 1 << 16  # leaves with fewer coordinates are joined into one matrix
 UNROLL = 64  # rows that are summed one by one
+LANE = 128  # coordinates per partial product on a CPU: see `partial_products`
 
 HIGHEST = jax.lax.Precision.HIGHEST  # the default float32 product on accelerators is TF32
 
 
 def flatten(updates: Stacked) -> tuple[list[jax.Array], Callable[[list[jax.Array]], Stacked]]:
-    """A stack as matrices ``[n, d_k]`` in at least float32, small leaves joined; and the way back.
+    """A stack as matrices ``[n, d_k]``, small leaves joined; and the way back.
 
-    The way back takes matrices ``[m, d_k]`` or vectors ``[d_k]`` and restores each leaf's shape and dtype.
+    A large leaf keeps its dtype, so that nothing of its size is copied: widen it block by block. Joined leaves are
+    float32, or float64 if any leaf is. The way back takes matrices ``[m, d_k]`` or vectors ``[d_k]`` and restores
+    each leaf's shape and dtype.
     """
     leaves, structure = jax.tree.flatten(updates)
     leaves = [jnp.asarray(leaf) for leaf in leaves]
     n = leaves[0].shape[0]
-    dtype = jnp.float64 if any(leaf.dtype == jnp.float64 for leaf in leaves) else jnp.float32
-    flat = [leaf.reshape(n, leaf.size // n).astype(dtype) for leaf in leaves]
+    flat = [leaf.reshape(n, leaf.size // n) for leaf in leaves]
     large = [k for k, x in enumerate(flat) if x.shape[1] > SMALL_LEAF]
     small = [k for k, x in enumerate(flat) if x.shape[1] <= SMALL_LEAF]
     matrices = [flat[k] for k in large]
-    if small:
-        matrices.append(jnp.concatenate([flat[k] for k in small], axis=1) if len(small) > 1 else flat[small[0]])
+    if len(small) == 1:
+        matrices.append(flat[small[0]])
+    elif small:
+        dtype = wide_dtype(leaves)
+        matrices.append(jnp.concatenate([flat[k].astype(dtype) for k in small], axis=1))
 
     def unflatten(results: list[jax.Array]) -> Stacked:
         parts = dict(zip(large, results, strict=False))
@@ -53,6 +58,11 @@ def flatten(updates: Stacked) -> tuple[list[jax.Array], Callable[[list[jax.Array
     return matrices, unflatten
 
 
+def wide_dtype(arrays: list[jax.Array]) -> jnp.dtype:
+    """What a stack is reduced in: float64 where a part of it is float64, else float32."""
+    return jnp.dtype(jnp.float64 if any(x.dtype == jnp.float64 for x in arrays) else jnp.float32)
+
+
 def matmul(a: jax.Array, b: jax.Array) -> jax.Array:
     """A product in full precision on every backend."""
     return jnp.matmul(a, b, precision=HIGHEST)
@@ -67,76 +77,89 @@ def add(rows: list[jax.Array]) -> jax.Array:
 
 
 def weighted_sum(weights: jax.Array, x: jax.Array) -> jax.Array:
-    """``Σ_i w_i x_i`` where a weight of 0 removes its row, be it NaN."""
+    """``Σ_i w_i x_i``, in the dtype of the weights, where a weight of 0 removes its row, be it NaN."""
     n = x.shape[0]
-    weights = weights.astype(x.dtype)
-    if n > UNROLL:
-        return matmul(weights, jnp.where((weights != 0)[:, None], x, 0.0))
-    return add([jnp.where(weights[i] != 0, weights[i] * x[i], 0.0) for i in range(n)])
+    if n <= UNROLL:
+        return add([jnp.where(weights[i] != 0, weights[i] * x[i].astype(weights.dtype), 0.0) for i in range(n)])
+    return map_blocks(lambda block: matmul(weights, jnp.where((weights != 0)[:, None], block, 0.0)), x, weights.dtype)
+
+
+def fold_blocks(step: Callable[..., Any], carry: Any, x: jax.Array, dtype: jnp.dtype, numbers: int) -> Any:
+    """``carry ← step(carry, start, block, fresh)`` for blocks of coordinates of ``x``.
+
+    Args:
+      step: gets the block's first coordinate i32[], the block ``[n, b]``, and which of its coordinates are ``fresh``,
+        bool[b]: the last block may overlap the one before.
+      carry: its initial value.
+      x: ``[n, d]``.
+      dtype: of the blocks.
+      numbers: about how many numbers of the stack a block holds.
+    """
+    n, d = x.shape
+    if d == 0:
+        return carry
+    width = _width(n, d, numbers)
+
+    def body(i: jax.Array, carry: Any) -> Any:
+        start = jnp.minimum(i * width, d - width)
+        block = jax.lax.dynamic_slice_in_dim(x, start, width, axis=1).astype(dtype)
+        return step(carry, start, block, start + jnp.arange(width) >= i * width)
+
+    return jax.lax.fori_loop(0, -(-d // width), body, carry)
+
+
+def place(out: jax.Array, start: jax.Array, block: jax.Array) -> jax.Array:
+    """``out`` with ``block`` at coordinate ``start`` of the last axis; in place inside a loop."""
+    return jax.lax.dynamic_update_slice_in_dim(out, block, start, axis=out.ndim - 1)
 
 
 def map_blocks(
-    reduce: Callable[[jax.Array], jax.Array],
-    x: jax.Array,
-    *,
-    fold: Callable[[Any, jax.Array, jax.Array, jax.Array], Any] | None = None,
-    carry: Any = (),
-) -> tuple[jax.Array, Any]:
-    """Apply ``reduce: [n, b] -> [b]`` to blocks of coordinates; fold each block and its result into a carry.
+    reduce: Callable[[jax.Array], jax.Array], x: jax.Array, dtype: jnp.dtype, numbers: int | None = None
+) -> jax.Array:
+    """Apply ``reduce: [n, b] -> […, b]`` to blocks of coordinates of ``x`` (``[n, d]``): ``[…, d]``."""
+    shape = jax.eval_shape(reduce, jax.ShapeDtypeStruct(x.shape, dtype))
 
-    Args:
-      reduce: coordinatewise.
-      x: ``[n, d]``.
-      fold: ``(carry, block [n, b], result [b], fresh bool[b]) -> carry``. The last block may overlap the one before;
-        its coordinates that were seen already are not ``fresh``.
-      carry: its initial value.
+    def step(out: jax.Array, start: jax.Array, block: jax.Array, fresh: jax.Array) -> jax.Array:
+        del fresh
+        return place(out, start, reduce(block))
 
-    Returns:
-      The results ``[d]``, and the carry.
+    out = jnp.zeros(shape.shape, shape.dtype)
+    return fold_blocks(step, out, x, dtype, cache_numbers() if numbers is None else numbers)
+
+
+def cache_numbers() -> int:
+    """Numbers per block that stay in the cache of a CPU core while they are read again and again."""
+    return 1 << 17 if jax.default_backend() == "cpu" else 1 << 26
+
+
+def memory_numbers() -> int:
+    """Numbers per block whose temporary copy is small beside the stack, and work enough for every core."""
+    return 1 << 21 if jax.default_backend() == "cpu" else 1 << 26
+
+
+def _width(n: int, d: int, numbers: int) -> int:
+    """Coordinates per block: blocks of equal width, whole lanes where they hold one."""
+    # Two blocks at least: XLA unrolls a loop of one, and fuses again.
+    count = max(2, -(-n * d // numbers))
+    width = -(-d // count)
+    return min(d, -(-width // LANE) * LANE if width > LANE else width)
+
+
+def partial_products(a: jax.Array, b: jax.Array) -> jax.Array:
+    """``a @ b.T`` of two blocks ``[·, w]`` as a sum of products over lanes of coordinates.
+
+    One product of few rows with many columns runs on one core of a CPU, a batch of small ones on all of them; and
+    the sum of partial sums rounds less.
     """
-    n, d = x.shape
-    width = max(1, min(_width(x), -(-d // 2)))  # two blocks at least: XLA unrolls a loop of one, and fuses again
+    rows, width = a.shape
+    lane = max(LANE, rows) if jax.default_backend() == "cpu" else 1 << 14
+    lanes = width // lane
+    if lanes <= 1:
+        return matmul(a, b.T)
+    cut = lanes * lane
 
-    def body(i, state):
-        out, folded = state
-        start = jnp.minimum(i * width, d - width)
-        block = jax.lax.dynamic_slice_in_dim(x, start, width, axis=1)
-        if n <= UNROLL:  # a reduction that reads its rows where they lie needs no copy of the block
-            rows = jnp.stack([jax.lax.dynamic_slice(x, (k, start), (1, width))[0] for k in range(n)])
-        else:
-            rows = block
-        out = jax.lax.dynamic_update_slice_in_dim(out, reduce(rows), start, axis=0)
-        if fold is not None:
-            # Read back what was written, or the reduction is fused into every row that the fold touches.
-            result = jax.lax.dynamic_slice_in_dim(out, start, width)
-            folded = fold(folded, block, result, start + jnp.arange(width) >= i * width)
-        return out, folded
+    def batch(x: jax.Array) -> jax.Array:
+        return x[:, :cut].reshape(x.shape[0], lanes, lane).transpose(1, 0, 2)
 
-    return jax.lax.fori_loop(0, -(-d // width), body, (jnp.zeros((d,), x.dtype), carry))
-
-
-def sum_blocks(function: Callable[[jax.Array, jax.Array], jax.Array], x: jax.Array, c: jax.Array) -> jax.Array:
-    """``Σ_blocks function(x[:, block], c[block])`` for a function of fixed output shape.
-
-    Args:
-      function: ``([n, b], [b]) -> […]``.
-      x: ``[n, d]``.
-      c: ``[d]``.
-    """
-    d = x.shape[1]
-    width = _width(x)
-    whole = d // width if width else 0
-    rest = function(x[:, whole * width :], c[whole * width :])  # of width 0 where the blocks fit
-
-    def body(i, total):
-        block = jax.lax.dynamic_slice_in_dim(x, i * width, width, axis=1)
-        return total + function(block, jax.lax.dynamic_slice_in_dim(c, i * width, width))
-
-    return jax.lax.fori_loop(0, whole, body, rest)
-
-
-def _width(x: jax.Array) -> int:
-    """Coordinates per block: what fits a CPU core's cache; on an accelerator, where each step is a launch, more."""
-    n, d = x.shape
-    numbers, most_blocks = (20_480, 1_024) if jax.default_backend() == "cpu" else (1 << 26, 1_024)
-    return min(d, max(numbers // n, 256, -(-d // most_blocks)))
+    whole = jnp.einsum("lik,ljk->lij", batch(a), batch(b), precision=HIGHEST).sum(0)
+    return whole if cut == width else whole + matmul(a[:, cut:], b[:, cut:].T)

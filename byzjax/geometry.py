@@ -7,7 +7,7 @@ cancellation, and centring on anything that attackers can move lets one huge row
 2. everything is measured in units of the median row's size, so nothing under- or overflows at any scale;
 3. a row beyond 2⁴⁶ units is drawn back to 2⁴⁶ units on its own ray (its direction, all that a far row can tell, is
    kept); a row with NaN or inf is *lost*: distance +inf to all, weight exactly 0;
-4. pairs so close that the Gram matrix cancels are measured again by their difference.
+4. rows so close together that their distance cancels are measured again about one of them, cluster by cluster.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from byzjax.base import Numeric, Stacked, num_workers_of
-from byzjax.blocks import add, flatten, map_blocks, matmul, sum_blocks
-from byzjax.sorting import ranks, sort_workers
+from byzjax.base import Numeric, Params, Stacked, num_workers_of
+from byzjax.blocks import add, flatten, fold_blocks, matmul, memory_numbers, partial_products, place, wide_dtype
+from byzjax.sorting import order_statistic, ranks
 
 _FAR = 2.0**46  # the largest distance from the centre, in units of the median row
-_ORDINARY = (2.0**-40, 2.0**40)  # sizes whose squares are summed in plain units
+_ORDINARY = (2.0**-80, 2.0**80)  # squared sizes that are summed in plain units
 _EXACT = 1 << 17  # n·n·d up to which all differences are formed
+_COMPARED = 1 << 13  # coordinates of two rows that are compared at a time
 _CANCELS = 2.0**-6  # a squared distance below this share of the squared norms is measured again
 
 
@@ -32,7 +33,8 @@ class Geometry(NamedTuple):
     """What worker space knows of n rows: inner products about a robust centre, in robust units.
 
     Attributes:
-      gram: f32[n + 1, n + 1], inner products of the rows about the centre; the last row is the origin.
+      gram: f32[n + p, n + p], inner products about the centre of the rows and of p fixed points: the origin, and the
+        reference if one was given.
       distances: f32[n, n], squared distances, 0 on the diagonal, +inf to lost rows.
       finite: bool[n], false for lost rows. Their entries of ``gram`` are 0.
       unit: f32[], the length of one unit. Divide absolute thresholds by it.
@@ -47,12 +49,25 @@ class Geometry(NamedTuple):
     def num_workers(self) -> int:
         return self.finite.shape[0]
 
+    @property
+    def rows(self) -> jax.Array:
+        """f32[n, n], the inner products of the rows alone."""
+        n = self.num_workers
+        return self.gram[:n, :n]
+
+    def squared_norms(self) -> jax.Array:
+        """``‖x_i‖²``, from the origin, f32[n]; +inf for lost rows."""
+        n = self.num_workers
+        squares = jnp.diagonal(self.gram)
+        norms = jnp.maximum(squares[:n] - 2.0 * self.gram[n, :n] + squares[n], 0.0)
+        return jnp.where(self.finite, norms, jnp.inf)
+
     def mix(self, matrix: jax.Array) -> Geometry:
         """The geometry of ``matrix @ rows``; ``matrix`` is f32[m, n].
 
         A mixed row is lost if it puts any weight on a lost row.
         """
-        affine = _with_origin(matrix)
+        affine = _with_fixed_points(matrix, self.gram.shape[0] - self.num_workers)
         gram = matmul(matmul(affine, self.gram), affine.T)
         finite = ~touches_lost(matrix, self.finite)
         gram = _mask_gram(gram, finite)
@@ -63,9 +78,10 @@ class Frame(NamedTuple):
     """How rows were placed before they were measured; needed to apply weights.
 
     Attributes:
-      centre: the coordinate-wise median of each matrix, f32[d] each.
+      centre: the coordinate-wise lower median of each matrix, f32[d] each.
       reach: f32[n], the factor by which a far row was drawn towards the centre; 1 for all others.
-      sizes: f32[n], the largest coordinate of each centred row; +inf for lost rows.
+      sizes: f32[n], the size of each centred row: its norm, or where that is out of range its largest coordinate; +inf
+        for lost rows.
     """
 
     centre: list[jax.Array]
@@ -77,57 +93,68 @@ class Frame(NamedTuple):
         return jnp.isfinite(self.sizes)
 
 
-def measure(updates: Stacked) -> tuple[Geometry, Frame]:
+class _Points(NamedTuple):
+    """One matrix of the stack with the points that are measured along with its rows."""
+
+    x: jax.Array  # [n, d]
+    centre: jax.Array  # [d]
+    fixed: jax.Array  # [p, d], from the centre
+
+
+def measure(updates: Stacked, reference: Params | None = None) -> tuple[Geometry, Frame]:
     """The geometry of a stack, and the frame in which weights on it are applied.
 
     Reads the stack once where its scale is ordinary and no two rows nearly coincide.
 
     Args:
       updates: leaves ``[n, *p]``.
+      reference: leaves ``[*p]``, a point to be measured along with the origin; finite.
     """
     matrices, _ = flatten(updates)
+    dtype = wide_dtype(matrices)
+    references: list[jax.Array | None] = [None] * len(matrices)
+    if reference is not None:
+        rows, _ = flatten(jax.tree.map(lambda leaf: leaf[None], reference))
+        references = [row[0].astype(dtype) for row in rows]
+    if matrices[0].shape[0] ** 2 * sum(x.shape[1] for x in matrices) <= _EXACT:
+        return _measure_small(matrices, references, dtype)
+
+    seen = [_centre_and_products(x, r, dtype) for x, r in zip(matrices, references, strict=True)]
+    plain = add([gram for _, gram in seen])
+    parts = [_Points(x, c, _fixed_points(c, r)) for x, (c, _), r in zip(matrices, seen, references, strict=True)]
     n = matrices[0].shape[0]
-    seen = [_centre_and_products(x) for x in matrices]
-    centre = [c for c, _, _ in seen]
-    sizes = jnp.stack([size for _, _, size in seen]).max(0)
-    tallest = jnp.stack([jnp.abs(c).max() for c in centre]).max()
-    unit = _median_size(sizes, tallest)
-    factor = _factor(sizes, unit)
-    frame = Frame(centre, factor * unit, sizes)
-    finite = frame.finite
-    towards_origin = -_factor(tallest, unit)
-
-    def rows(x: jax.Array, c: jax.Array) -> jax.Array:
-        return jnp.where(jnp.isfinite(sizes)[:, None], (x - c[None]) * factor[:, None], 0.0)
-
-    def products(x: jax.Array, c: jax.Array) -> jax.Array:
-        points = jnp.concatenate([rows(x, c), (c * towards_origin)[None]])
-        return matmul(points, points.T)
-
-    pairs = list(zip(matrices, centre, strict=True))
-    largest = jnp.maximum(tallest, jnp.where(finite, sizes, 0.0).max())
-    drawn_back = largest > _FAR * unit
-    extreme = (unit < _ORDINARY[0]) | (largest > _ORDINARY[1]) | drawn_back
-    # At most one turn, none where the scale is ordinary; a conditional would run both ways under vmap.
-    gram, _ = jax.lax.while_loop(
-        lambda state: state[1],
-        lambda state: (add([sum_blocks(products, x, c) for x, c in pairs]), jnp.zeros((), bool)),
-        (_mask_gram(add([gram for _, gram, _ in seen]) / unit / unit, finite), extreme),
+    squares = jnp.diagonal(plain)
+    middle, largest = _order_statistic(squares[:n], n // 2), squares.max()
+    ordinary = (
+        (middle >= _ORDINARY[0]) & (largest <= jnp.minimum(_ORDINARY[1], middle * _FAR)) & jnp.isfinite(plain).all()
     )
 
-    if n * n * sum(x.shape[1] for x in matrices) <= _EXACT:
-        placed_rows = [rows(x, c) for x, c in pairs]
-        distances = _lose(add([jnp.square(y[:, None] - y[None, :]).sum(-1) for y in placed_rows]), finite)
-    else:
+    def measure_scaled(state):
+        sizes = jnp.stack([_largest_coordinates(part, dtype) for part in parts]).max(0)
+        tallest = _tallest(parts)
+        unit = _median_size(sizes, tallest)
+        gram = add([_scaled_products(part, sizes, tallest, unit) for part in parts])
+        return gram, sizes, tallest, jnp.zeros((), bool)
 
-        def between(i: jax.Array, j: jax.Array) -> jax.Array:
-            def squares(two: jax.Array, c: jax.Array) -> jax.Array:
-                placed = (two - c[None]) * factor[jnp.stack([i, j])][:, None]
-                return jnp.square(placed[0] - placed[1]).sum()
+    sizes, tallest = jnp.sqrt(squares[:n]), jnp.sqrt(squares[n:].max())
+    unit = _median_size(sizes, tallest)
+    # At most one turn, none where the scale is ordinary; a conditional would run both ways under vmap.
+    gram, sizes, tallest, _ = jax.lax.while_loop(
+        lambda state: state[3], measure_scaled, (plain / unit / unit, sizes, tallest, ~ordinary)
+    )
+    unit = _median_size(sizes, tallest)
+    factor = _factor(sizes, unit)
+    frame = Frame([part.centre for part in parts], factor * unit, sizes)
+    finite = frame.finite
+    gram = _mask_gram(0.5 * (gram + gram.T), finite)  # a product may round its halves differently; ties must be ties
 
-            return add([sum_blocks(squares, jnp.stack([x[i], x[j]]), c) for x, c in pairs])
+    def products_from(pivot: jax.Array) -> jax.Array:
+        return add([_products_from(part, pivot, factor, finite) for part in parts])
 
-        distances = _measure_again(_gram_distances(gram, finite), gram, between)
+    def equal(i: jax.Array, j: jax.Array) -> jax.Array:
+        return jnp.stack([_equal(part.x, i, j) for part in parts]).all()
+
+    distances = _measure_again(gram, finite, equal, products_from)
     return Geometry(gram, distances, finite, unit), frame
 
 
@@ -149,31 +176,108 @@ def distances(updates: Stacked) -> jax.Array:
     return geometry.distances * stretch * stretch  # in this order: the square of the stretch may be out of range
 
 
-def _centre_and_products(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """In one reading: the coordinate-wise lower median f32[d], the inner products about it of the rows and the origin
-    f32[n + 1, n + 1] in plain units, and each centred row's largest coordinate f32[n], +inf if the row is lost.
+def _measure_small(
+    matrices: list[jax.Array], references: list[jax.Array | None], dtype: jnp.dtype
+) -> tuple[Geometry, Frame]:
+    """All at once, always in robust units, all differences formed: no loops, which is what ``vmap`` likes."""
+    n = matrices[0].shape[0]
+    wide = [x.astype(dtype) for x in matrices]
+    centres = [order_statistic(x, (n - 1) // 2) for x in wide]
+    parts = [_Points(x, c, _fixed_points(c, r)) for x, c, r in zip(wide, centres, references, strict=True)]
+    offsets = [part.x - part.centre[None] for part in parts]
+    sizes = jnp.stack([_absolute(y).max(1, initial=0.0) for y in offsets]).max(0)
+    tallest = _tallest(parts)
+    unit = _median_size(sizes, tallest)
+    factor, finite = _factor(sizes, unit), jnp.isfinite(sizes)
+    placed = [jnp.where(finite[:, None], y * factor[:, None], 0.0) for y in offsets]
+    fixed = _factor(tallest, unit)
+    points = [jnp.concatenate([y, part.fixed * fixed]) for y, part in zip(placed, parts, strict=True)]
+    gram = add([matmul(y, y.T) for y in points])
+    squared = add([jnp.square(y[:, None] - y[None, :]).sum(-1) for y in placed])
+    return Geometry(gram, _lose(squared, finite), finite, unit), Frame(centres, factor * unit, sizes)
+
+
+def _fixed_points(centre: jax.Array, reference: jax.Array | None) -> jax.Array:
+    """The origin, and the reference if there is one, as seen from the centre: ``[p, d]``."""
+    return jnp.stack([-centre] if reference is None else [-centre, reference - centre])
+
+
+def _tallest(parts: list[_Points]) -> jax.Array:
+    return jnp.stack([jnp.abs(part.fixed).max(initial=0.0) for part in parts]).max()
+
+
+def _absolute(y: jax.Array) -> jax.Array:
+    """``|y|``, +inf where it is not finite: a vectorised maximum may drop a NaN."""
+    return jnp.where(jnp.isfinite(y), jnp.abs(y), jnp.inf)
+
+
+def _centre_and_products(x: jax.Array, reference: jax.Array | None, dtype: jnp.dtype) -> tuple[jax.Array, jax.Array]:
+    """In one reading: the coordinate-wise lower median f32[d], and the inner products about it of the rows and the
+    fixed points f32[n + p, n + p], in plain units.
     """
-    n = x.shape[0]
+    n, d = x.shape
+    p = 1 if reference is None else 2
 
-    def lower_median(block: jax.Array) -> jax.Array:
-        return sort_workers(block)[(n - 1) // 2]
-
-    def fold(carry, block: jax.Array, centre: jax.Array, fresh: jax.Array):
-        inner, cross, square, sizes = carry
-        rows = jnp.where(fresh[None, :], block - centre[None], 0.0)
-        origin = jnp.where(fresh, -centre, 0.0)
+    def step(carry, start: jax.Array, block: jax.Array, fresh: jax.Array):
+        centre, inner, cross, among = carry
+        centre = place(centre, start, order_statistic(block, (n - 1) // 2))
+        # Read back what was written, or the median is computed again in every row that is centred on it.
+        c = jax.lax.dynamic_slice_in_dim(centre, start, block.shape[1])
+        r = None if reference is None else jax.lax.dynamic_slice_in_dim(reference, start, block.shape[1])
+        rows = jnp.where(fresh[None], block - c[None], 0.0)
+        fixed = jnp.where(fresh[None], _fixed_points(c, r), 0.0)
         return (
-            inner + matmul(rows, rows.T),
-            cross + matmul(rows, origin),
-            square + matmul(origin, origin),
-            # Not finite becomes inf before the maximum: a vectorised maximum may drop a NaN.
-            jnp.maximum(sizes, jnp.where(jnp.isfinite(rows), jnp.abs(rows), jnp.inf).max(1)),
+            centre,
+            inner + partial_products(rows, rows),
+            cross + partial_products(rows, fixed),
+            among + matmul(fixed, fixed.T),
         )
 
-    start = tuple(jnp.zeros(shape, x.dtype) for shape in ((n, n), (n,), (), (n,)))
-    centre, (inner, cross, square, sizes) = map_blocks(lower_median, x, fold=fold, carry=start)
-    gram = jnp.block([[inner, cross[:, None]], [cross[None, :], square.reshape(1, 1)]])
-    return centre, gram, sizes
+    start = tuple(jnp.zeros(shape, dtype) for shape in ((d,), (n, n), (n, p), (p, p)))
+    centre, inner, cross, among = fold_blocks(step, start, x, dtype, memory_numbers())
+    return centre, jnp.block([[inner, cross], [cross.T, among]])
+
+
+def _largest_coordinates(part: _Points, dtype: jnp.dtype) -> jax.Array:
+    """The largest coordinate of each centred row, f32[n]; +inf for lost rows."""
+
+    def step(sizes: jax.Array, start: jax.Array, block: jax.Array, fresh: jax.Array) -> jax.Array:
+        del fresh
+        c = jax.lax.dynamic_slice_in_dim(part.centre, start, block.shape[1])
+        return jnp.maximum(sizes, _absolute(block - c[None]).max(1))
+
+    return fold_blocks(step, jnp.zeros((part.x.shape[0],), dtype), part.x, dtype, memory_numbers())
+
+
+def _scaled_products(part: _Points, sizes: jax.Array, tallest: jax.Array, unit: jax.Array) -> jax.Array:
+    """Inner products of rows and fixed points, every one brought to units before anything is squared."""
+    factor, fixed_factor = _factor(sizes, unit), _factor(tallest, unit)
+    count = part.x.shape[0] + part.fixed.shape[0]
+
+    def step(gram: jax.Array, start: jax.Array, block: jax.Array, fresh: jax.Array) -> jax.Array:
+        c = jax.lax.dynamic_slice_in_dim(part.centre, start, block.shape[1])
+        fixed = jax.lax.dynamic_slice_in_dim(part.fixed, start, block.shape[1], axis=1)
+        rows = jnp.where(jnp.isfinite(sizes)[:, None], (block - c[None]) * factor[:, None], 0.0)
+        points = jnp.where(fresh[None], jnp.concatenate([rows, fixed * fixed_factor]), 0.0)
+        return gram + partial_products(points, points)
+
+    return fold_blocks(step, jnp.zeros((count, count), sizes.dtype), part.x, sizes.dtype, memory_numbers())
+
+
+def _products_from(part: _Points, pivot: jax.Array, factor: jax.Array, finite: jax.Array) -> jax.Array:
+    """Inner products of ``x_i − x_pivot(i)`` in units, f32[n, n]."""
+    n = part.x.shape[0]
+    moved, finite = (pivot != jnp.arange(n))[:, None], finite[:, None]
+    stretch = (factor - factor[pivot])[:, None]  # not 0 between rows that were drawn back by different factors
+
+    def step(gram: jax.Array, start: jax.Array, block: jax.Array, fresh: jax.Array) -> jax.Array:
+        c = jax.lax.dynamic_slice_in_dim(part.centre, start, block.shape[1])
+        at = block[pivot]
+        rows = (block - at) * factor[:, None] + jnp.where(stretch != 0, (at - c[None]) * stretch, 0.0)
+        rows = jnp.where(fresh[None] & moved & finite, rows, 0.0)
+        return gram + partial_products(rows, rows)
+
+    return fold_blocks(step, jnp.zeros((n, n), factor.dtype), part.x, factor.dtype, memory_numbers())
 
 
 def _factor(sizes: jax.Array, unit: jax.Array) -> jax.Array:
@@ -184,8 +288,8 @@ def _factor(sizes: jax.Array, unit: jax.Array) -> jax.Array:
 def _median_size(sizes: jax.Array, tallest: jax.Array) -> jax.Array:
     """A power of two near the median row's size.
 
-    Where most rows are the centre itself, the smallest of the other sizes, the centre's own and 1. Whoever owns that
-    row, rows drawn back to it keep their order, while a unit too large would make honest rows coincide.
+    Where most rows are the centre itself, the smallest of the other sizes, the tallest fixed point's and 1. Whoever
+    owns that row, rows drawn back to it keep their order, while a unit too large would make honest rows coincide.
     """
     n = sizes.shape[0]
     positive = (sizes > 0) & jnp.isfinite(sizes)
@@ -198,15 +302,18 @@ def _median_size(sizes: jax.Array, tallest: jax.Array) -> jax.Array:
 
 
 def _order_statistic(values: jax.Array, k: Numeric) -> jax.Array:
+    """The k-th smallest of n numbers; NaN, as from a lost row, counts as +inf."""
+    values = jnp.where(jnp.isnan(values), jnp.inf, values)
     return jnp.where(ranks(values) == k, values, 0.0).sum()
 
 
-def _with_origin(matrix: jax.Array) -> jax.Array:
-    """``[m, n] -> [m + 1, n + 1]``: what a row's weights lack to 1 lies on the origin, which maps to itself."""
-    n = matrix.shape[1]
-    rest = 1.0 - matrix.sum(1, keepdims=True)
-    origin = jnp.zeros((1, n + 1), matrix.dtype).at[0, n].set(1.0)
-    return jnp.concatenate([jnp.concatenate([matrix, rest], axis=1), origin], axis=0)
+def _with_fixed_points(matrix: jax.Array, count: int) -> jax.Array:
+    """``[m, n] -> [m + p, n + p]``: what a row's weights lack to 1 lies on the origin; fixed points stay."""
+    m = matrix.shape[0]
+    rest = jnp.zeros((m, count), matrix.dtype).at[:, 0].set(1.0 - matrix.sum(1))
+    return jnp.block(
+        [[matrix, rest], [jnp.zeros((count, matrix.shape[1]), matrix.dtype), jnp.eye(count, dtype=matrix.dtype)]]
+    )
 
 
 def touches_lost(matrix: jax.Array, finite: jax.Array) -> jax.Array:
@@ -215,7 +322,7 @@ def touches_lost(matrix: jax.Array, finite: jax.Array) -> jax.Array:
 
 
 def _mask_gram(gram: jax.Array, finite: jax.Array) -> jax.Array:
-    keep = jnp.append(finite, True)
+    keep = jnp.concatenate([finite, jnp.ones((gram.shape[0] - finite.shape[0],), bool)])
     return jnp.where(keep[:, None] & keep[None, :], gram, 0.0)
 
 
@@ -234,33 +341,73 @@ def _gram_distances(gram: jax.Array, finite: jax.Array) -> jax.Array:
 
 
 def _measure_again(
-    squared: jax.Array, gram: jax.Array, between: Callable[[jax.Array, jax.Array], jax.Array]
+    gram: jax.Array,
+    finite: jax.Array,
+    equal: Callable[[jax.Array, jax.Array], jax.Array],
+    products_from: Callable[[jax.Array], jax.Array],
 ) -> jax.Array:
-    """Replace the distances that suffered from cancellation by sums of squared differences, a pair at a time.
+    """Distances from inner products, and again about a row nearby wherever they cancel.
 
-    None for rows in general position. A row found identical to an earlier one becomes its alias, so that b colluding
-    copies cost b - 1 pairs.
+    Every row that is close to another takes the first such row as its pivot. Copies of their pivot, as colluders
+    send them, are recognised by reading the two rows. For the others one product about the pivots serves all
+    clusters at once, and clusters within clusters take another turn; none for rows in general position. The first row
+    that has a close one is the pivot of all that are close to it, so every turn settles at least one pair.
 
     Args:
-      squared: f32[n, n], distances from inner products.
-      gram: f32[n + 1, n + 1].
-      between: ``(i, j) -> f32[]``, the squared distance by differences.
+      gram: f32[n + p, n + p].
+      finite: bool[n].
+      equal: ``(i, j) -> bool[]``, whether two rows are the same.
+      products_from: ``i32[n] -> f32[n, n]``, inner products of the rows about their pivots.
     """
-    n = squared.shape[0]
-    squares = jnp.diagonal(gram)[:n]
-    close = squared < _CANCELS * (squares[:, None] + squares[None, :])
+    n = finite.shape[0]
     index = jnp.arange(n)
 
-    def again(carry):
-        squared, close, alias = carry
-        i, j = jnp.unravel_index(jnp.argmax(close), (n, n))
-        exact = between(i, j)
-        pair = (index[:, None] == i) & (index[None, :] == j)
-        squared = jnp.where(pair | pair.T, exact, squared)
-        copy = (index == j) & (exact == 0.0)
-        close = close & ~pair & ~copy[:, None] & ~copy[None, :]
-        return squared, close, jnp.where(copy, i, alias)
+    def close(squared: jax.Array, scale: jax.Array) -> jax.Array:
+        return squared < _CANCELS * scale
 
-    start = (squared, close & (index[:, None] < index[None, :]), index)
-    squared, _, alias = jax.lax.while_loop(lambda carry: carry[1].any(), again, start)
-    return squared[alias][:, alias]
+    def pivots(squared: jax.Array, scale: jax.Array) -> jax.Array:
+        near = close(squared, scale)
+        return jnp.where(near.any(1), jnp.minimum(jnp.argmax(near, axis=1), index), index)
+
+    def compare(state):
+        alias, pending = state
+        i = jnp.argmax(pending)
+        return jnp.where((index == i) & equal(i, first[i]), first[i], alias), pending & (index != i)
+
+    def again(state):
+        squared, scale = state
+        pivot = pivots(squared, scale)
+        inner = products_from(pivot)
+        inner = 0.5 * (inner + inner.T)
+        norms = jnp.diagonal(inner)
+        sums = norms[:, None] + norms[None, :]
+        to_pivot = (pivot[:, None] == index[None, :]) | (pivot[None, :] == index[:, None])
+        better = (pivot[:, None] == pivot[None, :]) & (to_pivot | (sums < scale))
+        squared = jnp.where(better, jnp.maximum(sums - 2.0 * inner, 0.0), squared)
+        return squared, jnp.where(better, jnp.where(to_pivot, 0.0, sums), scale)
+
+    squares = jnp.diagonal(gram)[:n]
+    squared = _gram_distances(gram, finite)
+    scale = jnp.where(finite[:, None] & finite[None, :], squares[:, None] + squares[None, :], 0.0)
+    scale = jnp.where(jnp.eye(n, dtype=bool), 0.0, scale)
+    first = pivots(squared, scale)
+    alias, _ = jax.lax.while_loop(lambda state: state[1].any(), compare, (index, first != index))
+    own = alias == index
+    scale = jnp.where(own[:, None] & own[None, :], scale, 0.0)
+    squared, _ = jax.lax.while_loop(lambda state: close(*state).any(), again, (squared, scale))
+    return _lose(squared[alias][:, alias], finite)
+
+
+def _equal(x: jax.Array, i: jax.Array, j: jax.Array) -> jax.Array:
+    """Whether two rows are the same, read up to the first block that differs."""
+    d = x.shape[1]
+    width = min(d, _COMPARED)
+
+    def step(state):
+        start, _ = state
+        at = jnp.minimum(start, d - width)
+        two = [jax.lax.dynamic_slice(x, (k, at), (1, width)) for k in (i, j)]
+        return start + width, (two[0] == two[1]).all()
+
+    start = (jnp.zeros((), jnp.int32), jnp.ones((), bool))
+    return jax.lax.while_loop(lambda state: state[1] & (state[0] < d), step, start)[1]

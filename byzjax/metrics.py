@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from byzjax.base import Params, Stacked
+from byzjax.base import Params, Stacked, Trust
 from byzjax.transforms.normalize import global_norm
 
 
@@ -24,6 +24,7 @@ class RoundInfo(NamedTuple):
       deviations: f32[n], the distance of every update from it.
       byzantine: bool[n].
       finite: bool[], whether the parameters are finite after the step.
+      trust: whom the rule trusted, as far as it can tell.
     """
 
     losses: jax.Array
@@ -34,6 +35,7 @@ class RoundInfo(NamedTuple):
     deviations: jax.Array
     byzantine: jax.Array
     finite: jax.Array
+    trust: Trust = Trust()
 
 
 Record = Callable[[RoundInfo], dict[str, jax.Array]]
@@ -64,12 +66,48 @@ def finite(info: RoundInfo) -> jax.Array:
     return info.finite
 
 
+def attacker_weight(info: RoundInfo) -> jax.Array:
+    """``Σ_{i Byzantine} |w_i| / Σ_i |w_i|``: the share of the aggregate that came from Byzantine workers.
+
+    b/n is what the plain mean gives them.
+
+    Raises:
+      ValueError: a rule that has no weight per worker.
+    """
+    if info.trust.weights is None:
+        raise ValueError(
+            "record: attacker_weight needs a rule that weighs workers, e.g. krum or geometric_median; this one treats "
+            "every coordinate alone, or adds noise."
+        )
+    weights = jnp.abs(info.trust.weights)
+    return jnp.where(info.byzantine, weights, 0.0).sum() / weights.sum()
+
+
+def attackers_kept(info: RoundInfo) -> jax.Array:
+    """How many Byzantine workers a mixed row contains, averaged over the rows of honest workers.
+
+    For NNM: how many of the b attackers are among the n − f nearest of an honest worker. It keeps all of them where
+    they lie in the middle of scattered honest rows. Where rows are not workers, as after bucketing, the average is over
+    all rows.
+
+    Raises:
+      ValueError: a rule without a pre-aggregation that mixes rows.
+    """
+    mixing = info.trust.mixing
+    if mixing is None:
+        raise ValueError("record: attackers_kept needs a pre-aggregation that mixes rows, e.g. chain(nnm(f), …).")
+    kept = ((mixing != 0) & info.byzantine[None, :]).sum(1).astype(mixing.dtype)
+    return _honest_average(kept, info.byzantine) if len(mixing) == len(info.byzantine) else kept.mean()
+
+
 REGISTRY: dict[str, Callable[[RoundInfo], jax.Array]] = {
     "loss": loss,
     "aggregate_norm": aggregate_norm,
     "aggregation_error": aggregation_error,
     "honest_spread": honest_spread,
     "finite": finite,
+    "attacker_weight": attacker_weight,
+    "attackers_kept": attackers_kept,
 }
 
 
@@ -93,7 +131,8 @@ def record(*names: str) -> Record:
     return recorder
 
 
-default_record = record(*REGISTRY)
+# What every rule can tell; the others depend on the rule.
+default_record = record("loss", "aggregate_norm", "aggregation_error", "honest_spread", "finite")
 
 
 def _honest_average(values: jax.Array, byzantine: jax.Array) -> jax.Array:

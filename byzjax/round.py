@@ -94,7 +94,7 @@ def make_round(
             grads=grads,
             aggregate=lambda stack: query(stack, state, keys.aggregator),
         )
-        aggregate, aggregator_state = method.aggregator.update(
+        aggregate, aggregator_state, trust = method.aggregator.weigh(
             updates, state.aggregator, state.params, key=keys.aggregator
         )
         step, server_state = server.update(aggregate, state.server, state.params)
@@ -103,7 +103,7 @@ def make_round(
         finite = state.finite & _all_finite(params)
         # Compiled away if nobody records them.
         honest_mean, deviations = stacked.mean_and_deviations(updates, ~byzantine)
-        info = RoundInfo(losses, updates, aggregate, state.params, honest_mean, deviations, byzantine, finite)
+        info = RoundInfo(losses, updates, aggregate, state.params, honest_mean, deviations, byzantine, finite, trust)
         metrics = jax.tree.map(lambda value: _nan_unless(finite, value), record(info))
         return (
             RoundState(

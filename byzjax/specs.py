@@ -273,17 +273,19 @@ def signature(name: str, of: Callable[..., Any] | Mapping[str, inspect.Parameter
     return f"{name}({', '.join(parts)})"
 
 
-def bind_rule(text: str, f: int) -> list[Call]:
+def bind_rule(text: str, f: int, num_workers: int | None = None) -> list[Call]:
     """The links of an aggregator, in order.
 
     Args:
       text: pre-aggregations and a rule, e.g. ``"nnm,rfa"``.
       f: for every link that takes an f and was not given one.
+      num_workers: likewise.
 
     Raises:
       ValueError: as `parse_chain` and `bind`.
     """
-    return [bind(spec, aggregators.REGISTRY, "aggregator", defaults={"f": f}) for spec in parse_chain(text)]
+    defaults = {"f": f} if num_workers is None else {"f": f, "num_workers": num_workers}
+    return [bind(spec, aggregators.REGISTRY, "aggregator", defaults=defaults) for spec in parse_chain(text)]
 
 
 def build_rule(links: list[Call]) -> Aggregator:

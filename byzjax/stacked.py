@@ -7,32 +7,64 @@ mixing matrix, which this module applies. Coordinatewise rules get the stack as 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from byzjax.base import Numeric, Params, Stacked, check_mask, num_workers_of
-from byzjax.blocks import UNROLL, add, flatten, map_blocks, matmul, weighted_sum
+from byzjax.blocks import (
+    UNROLL,
+    add,
+    cache_numbers,
+    flatten,
+    fold_blocks,
+    map_blocks,
+    matmul,
+    memory_numbers,
+    partial_products,
+    place,
+    weighted_sum,
+    wide_dtype,
+)
 from byzjax.geometry import Frame, Geometry, distances, measure, touches_lost
+from byzjax.sorting import MAX_NETWORK
 
 
-def combine(weights: jax.Array, updates: Stacked, frame: Frame) -> Params:
+class Anchor(NamedTuple):
+    """A point besides the rows that a combination puts weight on."""
+
+    weight: jax.Array  # f32[]
+    point: Params  # leaves [*p]
+
+
+def combine(weights: jax.Array, updates: Stacked, frame: Frame, anchor: Anchor | None = None) -> Params:
     """``Σ_i w_i x_i``, with far rows drawn back. Weight on a lost row is NaN, its absence exactly nothing.
 
     Args:
-      weights: f32[n]; the missing part ``1 − Σ w_i`` lies on the origin.
+      weights: f32[n]; what they lack to 1 lies on the origin.
+      updates: leaves ``[n, *p]``.
+      frame: where the rows were placed.
+      anchor: adds its weight times its point.
     """
     matrices, unflatten = flatten(updates)
     kept = weights * frame.reach
     spared = jnp.sum(weights * (1.0 - frame.reach), where=frame.finite)
     lost = jnp.where(jnp.any((weights != 0) & ~frame.finite), jnp.nan, 0.0).astype(kept.dtype)
     spared = spared + lost
-    return unflatten(
-        [
-            weighted_sum(kept, x) + jnp.where(spared != 0, spared * c, 0.0)
-            for x, c in zip(matrices, frame.centre, strict=True)
-        ]
-    )
+    sums = [
+        weighted_sum(kept, x) + jnp.where(spared != 0, spared * c, 0.0)
+        for x, c in zip(matrices, frame.centre, strict=True)
+    ]
+    if anchor is not None:
+        points, _ = flatten(jax.tree.map(lambda leaf: leaf[None], anchor.point))
+        sums = [total + anchor.weight * p[0].astype(kept.dtype) for total, p in zip(sums, points, strict=True)]
+    return unflatten(sums)
+
+
+def centre_of(updates: Stacked, frame: Frame) -> Params:
+    """The coordinate-wise lower median that a frame is centred on: leaves ``[*p]``."""
+    return flatten(updates)[1](frame.centre)
 
 
 def mix(matrix: jax.Array, updates: Stacked, frame: Frame) -> Stacked:
@@ -48,8 +80,14 @@ def mix(matrix: jax.Array, updates: Stacked, frame: Frame) -> Stacked:
     spared = jnp.where(lost, jnp.nan, spared)
 
     def mixed(x: jax.Array, c: jax.Array) -> jax.Array:
-        rest = jnp.where(spared[:, None] != 0, spared[:, None] * c[None], 0.0)
-        return matmul(kept, jnp.where(frame.finite[:, None], x, 0.0)) + rest
+        def step(out: jax.Array, start: jax.Array, block: jax.Array, fresh: jax.Array) -> jax.Array:
+            del fresh
+            centre = jax.lax.dynamic_slice_in_dim(c, start, block.shape[1])
+            rest = jnp.where(spared[:, None] != 0, spared[:, None] * centre[None], 0.0)
+            return place(out, start, matmul(kept, jnp.where(frame.finite[:, None], block, 0.0)) + rest)
+
+        out = jnp.zeros((matrix.shape[0], x.shape[1]), kept.dtype)
+        return fold_blocks(step, out, x, kept.dtype, memory_numbers())
 
     return unflatten([mixed(x, c) for x, c in zip(matrices, frame.centre, strict=True)])
 
@@ -57,7 +95,47 @@ def mix(matrix: jax.Array, updates: Stacked, frame: Frame) -> Stacked:
 def coordinatewise(reduce: Callable[[jax.Array], jax.Array], updates: Stacked) -> Params:
     """Apply ``reduce: [n, d] -> [d]`` to every coordinate of a stack; 16-bit floats are reduced in float32."""
     matrices, unflatten = flatten(updates)
-    return unflatten([reduce(x) for x in matrices])
+    dtype = wide_dtype(matrices)
+    if matrices[0].shape[0] > MAX_NETWORK:  # many passes over the same numbers: keep them in cache
+        return unflatten([map_blocks(reduce, x, dtype) for x in matrices])
+    return unflatten([reduce(x.astype(dtype)) for x in matrices])
+
+
+def inner(updates: Stacked, point: Params) -> jax.Array:
+    """``⟨x_i, p⟩`` of every row with a point ``p`` (leaves ``[*p]``), f32[n]; NaN for a row that is not finite."""
+    matrices, _ = flatten(updates)
+    points, _ = flatten(jax.tree.map(lambda leaf: leaf[None], point))
+    dtype = wide_dtype(matrices)
+
+    def products(x: jax.Array, p: jax.Array) -> jax.Array:
+        def step(total: jax.Array, start: jax.Array, block: jax.Array, fresh: jax.Array) -> jax.Array:
+            at = jax.lax.dynamic_slice_in_dim(p[0].astype(dtype), start, block.shape[1])
+            return total + partial_products(block, jnp.where(fresh, at, 0.0)[None])[:, 0]
+
+        return fold_blocks(step, jnp.zeros(x.shape[:1], dtype), x, dtype, memory_numbers())
+
+    return add([products(x, p) for x, p in zip(matrices, points, strict=True)])
+
+
+def sample_coordinates(updates: Stacked, count: int, key: jax.Array) -> jax.Array:
+    """``count`` random coordinates of every row, the same for all: ``[n, min(count, d)]``.
+
+    Without replacement up to four million coordinates; beyond, where a permutation would cost more than the rule, with.
+    """
+    matrices, _ = flatten(updates)
+    dtype = wide_dtype(matrices)
+    widths = [x.shape[1] for x in matrices]
+    d = sum(widths)
+    if count >= d:
+        return jnp.concatenate([x.astype(dtype) for x in matrices], axis=1)
+    chosen = jax.random.choice(key, d, (count,), replace=d > 1 << 22)
+    parts, first = [], 0
+    for x, width in zip(matrices, widths, strict=True):
+        here = (chosen >= first) & (chosen < first + width)
+        columns = x[:, jnp.clip(chosen - first, 0, max(width - 1, 0))].astype(dtype)
+        parts.append(jnp.where(here[None], columns, 0.0))
+        first += width
+    return add(parts)
 
 
 def row_mean(x: jax.Array) -> jax.Array:
@@ -76,7 +154,8 @@ def masked_mean(updates: Stacked, mask: jax.Array) -> Params:
     def mean(block):
         return weighted_sum(mask.astype(block.dtype), block) / count.astype(block.dtype)
 
-    return coordinatewise(lambda x: map_blocks(mean, x)[0], updates)
+    matrices, unflatten = flatten(updates)
+    return unflatten([map_blocks(mean, x, wide_dtype(matrices)) for x in matrices])
 
 
 def masked_std(updates: Stacked, mask: jax.Array, ddof: Numeric = 0) -> Params:
@@ -99,17 +178,21 @@ def mean_and_deviations(updates: Stacked, mask: jax.Array) -> tuple[Params, jax.
     Not guarded against overflow: a measurement, not a decision.
     """
     matrices, unflatten = flatten(updates)
-    count = jnp.maximum(mask.sum(), 1)
+    dtype = wide_dtype(matrices)
+    count = jnp.maximum(mask.sum(), 1).astype(dtype)
 
-    def mean(block: jax.Array) -> jax.Array:
-        return weighted_sum(mask.astype(block.dtype), block) / count.astype(block.dtype)
+    def step(carry, start: jax.Array, block: jax.Array, fresh: jax.Array):
+        mean, squares = carry
+        mean = place(mean, start, weighted_sum(mask.astype(dtype), block) / count)
+        # Read back what was written, or the mean is computed again in every row.
+        at = jax.lax.dynamic_slice_in_dim(mean, start, block.shape[1])
+        return mean, squares + jnp.square(jnp.where(fresh[None, :], block - at[None], 0.0)).sum(1)
 
-    def squares(total: jax.Array, block: jax.Array, mean: jax.Array, fresh: jax.Array) -> jax.Array:
-        return total + jnp.square(jnp.where(fresh[None, :], block - mean[None], 0.0)).sum(1)
+    def start(x: jax.Array):
+        return jnp.zeros(x.shape[1:], dtype), jnp.zeros(mask.shape, dtype)
 
-    n = mask.shape[0]
-    parts = [map_blocks(mean, x, fold=squares, carry=jnp.zeros((n,), x.dtype)) for x in matrices]
-    return unflatten([mean for mean, _ in parts]), jnp.sqrt(add([total for _, total in parts]))
+    parts = [fold_blocks(step, start(x), x, dtype, cache_numbers()) for x in matrices]
+    return unflatten([mean for mean, _ in parts]), jnp.sqrt(add([squares for _, squares in parts]))
 
 
 def replace_rows(updates: Stacked, mask: jax.Array, rows: Stacked | Params) -> Stacked:
@@ -124,16 +207,22 @@ def replace_rows(updates: Stacked, mask: jax.Array, rows: Stacked | Params) -> S
 
 
 __all__ = [
+    "Anchor",
     "Frame",
     "Geometry",
+    "centre_of",
     "combine",
     "coordinatewise",
     "distances",
+    "inner",
     "masked_mean",
     "masked_std",
+    "matmul",
     "mean_and_deviations",
     "measure",
     "mix",
     "replace_rows",
     "row_mean",
+    "sample_coordinates",
+    "wide_dtype",
 ]

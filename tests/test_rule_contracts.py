@@ -14,7 +14,7 @@ from byzjax import aggregators as agg
 from byzjax.base import Aggregator
 from byzjax.testing import REFERENCES, rule_cases
 
-N, D, F = 9, 6, 2
+N, D, F = 11, 6, 2
 CASES = rule_cases()
 KEY = jax.random.key(7)
 
@@ -33,13 +33,13 @@ def stack(seed=0, n=N, d=D, scale=1.0):
 
 
 @functools.cache
-def _made(index, f):
-    return CASES[index].make(f)
+def _made(index, f, n):
+    return CASES[index].make(f, n)
 
 
-def made(case, f):
-    """One object per case and f, so that tests share its compiled program."""
-    return _made([c.id for c in CASES].index(case.id), f)
+def made(case, f=F, n=N):
+    """One object per case, f and n, so that tests share its compiled program."""
+    return _made([c.id for c in CASES].index(case.id), f, n)
 
 
 def apply(rule, x, key=KEY):
@@ -48,7 +48,7 @@ def apply(rule, x, key=KEY):
 
 @every_rule
 def test_jit_equals_eager_and_traces_once(case):
-    rule = made(case, F)
+    rule = made(case)
     traces = []
 
     @jax.jit
@@ -65,7 +65,7 @@ def test_jit_equals_eager_and_traces_once(case):
 
 @every_rule
 def test_vmap_equals_loop(case):
-    rule = made(case, F)
+    rule = made(case)
     batch = np.stack([stack(seed) for seed in range(5)])
     keys = jax.random.split(KEY, 5)
     looped = np.stack([apply(rule, x, k) for x, k in zip(batch, keys, strict=True)])
@@ -74,7 +74,7 @@ def test_vmap_equals_loop(case):
 
 @every_rule
 def test_state_is_scan_stable(case):
-    rule = made(case, F)
+    rule = made(case)
     x = jnp.asarray(stack())
     state = rule.init(jnp.zeros(D))
     _, after = rule.update(x, state, jnp.zeros(D), key=KEY)
@@ -87,13 +87,13 @@ def test_state_is_scan_stable(case):
 
 @every_rule
 def test_extra_arguments_are_swallowed(case):
-    rule = made(case, F)
+    rule = made(case)
     rule.update(jnp.asarray(stack()), rule.init(jnp.zeros(D)), jnp.zeros(D), key=KEY, value=1.0, grad=None)
 
 
-@every_rule
+@rules_that(noisy=False)
 def test_pytree_gives_what_its_matrix_gives(case):
-    rule = made(case, F)
+    rule = made(case)
     x = stack(d=17)
     tree = {"w": x[:, :12].reshape(N, 3, 4), "b": {"c": x[:, 12:16], "s": x[:, 16]}}
     result = apply(rule, tree)
@@ -108,10 +108,12 @@ def test_pytree_gives_what_its_matrix_gives(case):
 def test_dtype_is_kept(case, dtype):
     with jax.enable_x64(dtype == "float64"):
         x = jnp.asarray(stack(), dtype)
-        result = apply(made(case, F), x, jax.random.key(7))
+        result = apply(made(case), x, jax.random.key(7))
         assert result.dtype == x.dtype
+        if case.traits.noisy:
+            return  # other dtypes draw other numbers
         # Same values in float32: what 16 bits lose is their own rounding, not precision inside the rule.
-        wide = apply(made(case, F), x.astype(jnp.float32), jax.random.key(7))
+        wide = apply(made(case), x.astype(jnp.float32), jax.random.key(7))
         tolerance = {"bfloat16": 1e-2, "float16": 2e-3}.get(dtype, 1e-5)
         np.testing.assert_allclose(np.asarray(result, np.float64), np.asarray(wide, np.float64), rtol=tolerance)
 
@@ -124,28 +126,28 @@ def test_mixed_dtypes_are_kept_leaf_by_leaf():
 
 @every_rule
 def test_agrees_with_float64_reference(case):
-    if case.name == "bucketing":
-        pytest.skip("its buckets depend on the key; test_rules.py reads them off")
-    options = dict(case.options, **({"f": F} if case.takes_f else {}))
+    if case.name in ("bucketing", "dp_clipping"):
+        pytest.skip("what it draws depends on the key; test_rules.py reads it off")
+    options = dict(case.options, **({"f": F} if case.takes_f else {}), **({"num_workers": N} if case.takes_n else {}))
     for seed in range(10):
         x = stack(seed, scale=10.0 ** (seed - 5)) if case.traits.scale else stack(seed)
         expected = REFERENCES[case.name](x.astype(np.float64), **options)
-        np.testing.assert_allclose(apply(made(case, F), x), expected, rtol=2e-5, atol=1e-6 * np.abs(x).max())
+        np.testing.assert_allclose(apply(made(case), x), expected, rtol=2e-5, atol=1e-6 * np.abs(x).max())
 
 
 @rules_that(permutation=True)
 def test_worker_order_does_not_matter(case):
     x, order = stack(), np.random.default_rng(3).permutation(N)
-    before, after = apply(made(case, F), x), apply(made(case, F), x[order])
-    expected = before if isinstance(made(case, F), Aggregator) else before[order]
+    before, after = apply(made(case), x), apply(made(case), x[order])
+    expected = before if isinstance(made(case), Aggregator) else before[order]
     np.testing.assert_allclose(after, expected, rtol=1e-5, atol=1e-6)
 
 
 @rules_that(translation=True)
 def test_translation_equivariance(case):
     x, shift = stack(), np.linspace(-3, 3, D, dtype=np.float32)[None]
-    moved = apply(made(case, F), x + shift)
-    base = apply(made(case, F), x)
+    moved = apply(made(case), x + shift)
+    base = apply(made(case), x)
     np.testing.assert_allclose(moved, base + (shift if base.ndim == 2 else shift[0]), rtol=1e-5, atol=1e-5)
 
 
@@ -154,8 +156,8 @@ def test_translation_equivariance(case):
 def test_scale_equivariance(case, factor):
     x = stack()
     np.testing.assert_allclose(
-        np.asarray(apply(made(case, F), x * np.float32(factor)), np.float64) / factor,
-        apply(made(case, F), x),
+        np.asarray(apply(made(case), x * np.float32(factor)), np.float64) / factor,
+        apply(made(case), x),
         rtol=1e-5,
         atol=1e-6,
     )
@@ -164,7 +166,7 @@ def test_scale_equivariance(case, factor):
 @rules_that(averaging=True)
 def test_identical_rows_give_that_row(case):
     row = stack()[0]
-    result = apply(made(case, F), np.tile(row, (N, 1)))
+    result = apply(made(case), np.tile(row, (N, 1)))
     np.testing.assert_allclose(result, np.broadcast_to(row, result.shape), rtol=1e-6)
 
 
@@ -172,9 +174,9 @@ def test_identical_rows_give_that_row(case):
 def test_traced_f_equals_static_f(case):
     x = stack()
     traced = jax.jit(lambda f: apply(case.make(f), x))
-    for f in (0, 1, 2, 3):
+    for f in range(case.most_f(N) + 1):
         np.testing.assert_allclose(traced(f), apply(case.make(f), x), rtol=1e-6, atol=1e-6)
-    swept = jax.vmap(lambda f: apply(case.make(f), x))(jnp.arange(4))
+    swept = jax.vmap(lambda f: apply(case.make(f), x))(jnp.arange(3))
     np.testing.assert_allclose(swept[2], apply(case.make(2), x), rtol=1e-6, atol=1e-6)
 
 
@@ -200,7 +202,7 @@ def test_hostile_rows_stay_out(case, n, d):
             x = stack(n=n, d=d)
             for place, value in zip(places, values, strict=True):
                 x[place] = value
-            result = np.asarray(apply(made(case, F), x))
+            result = np.asarray(apply(made(case, n=n), x))
             # A pre-aggregation may leave hostile rows hostile; what it makes of honest rows must be sound.
             result = result if result.ndim == 1 else result[honest]
             centre = x[honest].mean(0)
@@ -217,7 +219,7 @@ def test_one_hostile_coordinate_is_enough_to_lose_a_row(case, n, d):
     x = stack(n=n, d=d)
     honest = np.delete(x, (2, 5), 0)
     x[2, 3], x[5, d - 1] = np.nan, np.inf
-    result = np.asarray(apply(made(case, F), x))
+    result = np.asarray(apply(made(case, n=n), x))
     result = result if result.ndim == 1 else np.delete(result, (2, 5), 0)
     centre = honest.mean(0)
     assert np.linalg.norm(result - centre, axis=-1).max() <= 2 * np.linalg.norm(honest - centre, axis=1).max()
@@ -241,8 +243,8 @@ SCALES += [(1e8, 1e-30), (1e12, 1e30), (1e25, 1e-25), (1e30, 3e38)]
 @pytest.mark.parametrize("d", [10, 700])
 def test_no_pair_of_scales_lets_hostile_rows_in(case, d):
     n, f = 20, 3
-    options = {"smoothing": 1e-35} if case.name in ("rfa", "geometric_median") else {}
-    rule = case.factory(**({"f": f} if case.takes_f else {}), **case.options, **options)
+    options = {"smoothing": 1e-35} if "smoothing" in inspect.signature(case.factory).parameters else {}
+    rule = case.make(f, n, **options)
     aggregate = jax.jit(lambda x: apply(rule, x))
     rng = np.random.default_rng(d)
     for honest_scale, hostile_scale in SCALES:
@@ -260,7 +262,7 @@ def test_no_pair_of_scales_lets_hostile_rows_in(case, d):
 
 @pytest.mark.parametrize("case", [c for c in CASES if c.takes_f and not c.traits.static_f], ids=lambda case: case.id)
 def test_traced_f_without_a_majority_gives_nan(case):
-    swept = jax.vmap(lambda f: apply(case.make(f), stack(n=8)))(jnp.array([2, 4, 7, -1]))
+    swept = jax.vmap(lambda f: apply(case.make(f), stack(n=11)))(jnp.array([2, 6, 10, -1]))
     assert np.isfinite(swept[0]).all()
     assert np.isnan(swept[1:]).all()
 
@@ -270,7 +272,7 @@ def test_sharded_equals_unsharded(case):
     assert len(jax.devices()) >= 8, "conftest.py asks for 8 virtual devices"
     mesh = jax.make_mesh((8,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
     x = stack(n=16, d=64)
-    rule = made(case, F)
+    rule = made(case, n=16)
     expected = apply(rule, x)
     for spec in (jax.P(None, "d"), jax.P("d", None)):
         placed = jax.device_put(x, jax.NamedSharding(mesh, spec))
@@ -279,7 +281,7 @@ def test_sharded_equals_unsharded(case):
 
 @every_rule
 def test_repeated_calls_give_identical_bits(case):
-    rule = jax.jit(lambda x: apply(made(case, F), x))
+    rule = jax.jit(lambda x: apply(made(case), x))
     np.testing.assert_array_equal(rule(stack()), rule(stack()))
 
 
@@ -294,11 +296,11 @@ def test_docstring_has_formula_source_and_example(case):
 @every_rule
 def test_integers_are_refused(case):
     with pytest.raises(ValueError, match="floating"):
-        byzjax.aggregate(case.make(1), jnp.arange(12).reshape(6, 2), key=KEY)
+        byzjax.aggregate(case.make(1, 6), jnp.arange(12).reshape(6, 2), key=KEY)
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if c.takes_f], ids=lambda case: case.id)
 @pytest.mark.parametrize("f", [-1, 1.5, 3, np.nan])
 def test_bad_f_is_refused(case, f):
     with pytest.raises(ValueError, match=f"{case.name}.*f = "):
-        apply(case.make(f), stack(n=6))
+        apply(case.make(f, 6), stack(n=6))

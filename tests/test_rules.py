@@ -7,85 +7,10 @@ import pytest
 
 import byzjax
 from byzjax import aggregators as agg
-from byzjax.aggregators.mixing import bucket_matrix
 from byzjax.testing import REFERENCES
 from byzjax.theory import kappa, kappa_after_nnm
 
 KEY = jax.random.key(0)
-THREE = [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0], [7.0, 8.0, 9.0]]
-BLADES = [[1.0, 2.0, 3.0], [-1.0, 4.0, -1.0], [2.0, 2.0, 3.0], [3.0, 1.0, 3.0]]
-
-# (origin, rule, input, expected): docstrings and tests of ByzFL 0.0.11, Blades' fedlib, ByzPy 0.1.4 and Flower.
-PEERS = [
-    ("byzfl Median", agg.median(), THREE, [4, 5, 6]),
-    ("byzfl TrMean", agg.trimmed_mean(1), THREE, [4, 5, 6]),
-    ("byzfl GeometricMedian", agg.geometric_median(3, 0.1), THREE, [3.78788764, 4.78788764, 5.78788764]),
-    ("byzfl Krum", agg.krum(1, neighbors="n-f-1"), THREE, [1, 2, 3]),
-    ("byzfl MultiKrum", agg.multi_krum(1, neighbors="n-f-1"), THREE, [2.5, 3.5, 4.5]),
-    ("byzfl NNM", agg.nnm(1), THREE, [[2.5, 3.5, 4.5], [2.5, 3.5, 4.5], [5.5, 6.5, 7.5]]),
-    ("byzfl README", agg.trimmed_mean(1), [*THREE, [-4.0, -5.0, -6.0]], [2.5, 3.5, 4.5]),
-    ("byzfl MDA", agg.mda(1), THREE, [2.5, 3.5, 4.5]),
-    ("byzfl MoNNA", agg.monna(1, reference=1), THREE, [2.5, 3.5, 4.5]),
-    ("byzfl Meamed", agg.meamed(1), THREE, [2.5, 3.5, 4.5]),
-    ("byzfl CAF", agg.caf(1), THREE, [4, 5, 6]),
-    ("byzfl SMEA", agg.smea(1), THREE, [2.5, 3.5, 4.5]),
-    (
-        "byzfl Clipping",
-        agg.clipping(2.0),
-        THREE,
-        [
-            [0.53452248, 1.06904497, 1.60356745],
-            [0.91168461, 1.13960576, 1.36752692],
-            [1.00514142, 1.14873305, 1.29232469],
-        ],
-    ),
-    ("byzfl ARC", agg.arc(1), THREE, [[1, 2, 3], [4, 5, 6], [4.41004009, 5.04004582, 5.67005155]]),
-    (
-        "byzfl pipeline",
-        byzjax.chain(agg.clipping(2.0), agg.nnm(1), agg.trimmed_mean(1)),
-        THREE,
-        [0.95841302, 1.14416941, 1.3299258],
-    ),
-    ("byzpy MoNNA", agg.monna(1, reference=0), [[0.0, 0.0], [10.0, 0.0], [0.0, 10.0]], [5, 0]),
-    ("byzpy SMEA", agg.smea(1), [[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [6.0, 6.0]], [1 / 3, 1 / 3]),
-    ("byzpy CAF", agg.caf(1), [[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]], [0, 0]),
-    ("blades Mean", agg.mean(), BLADES, [1.25, 2.25, 2.0]),
-    ("blades Median", agg.median(), BLADES, [1.5, 2.0, 3.0]),
-    ("blades Trimmedmean", agg.trimmed_mean(1), BLADES, [1.5, 2.0, 3.0]),
-    ("byzpy Median", agg.median(), [[1.0, 5.0, 3.0], [2.0, 3.0, 40.0], [10.0, 20.0, 30.0]], [2, 5, 30]),
-    (
-        "flower Krum",
-        agg.krum(1, neighbors="n-f-1"),
-        [[0.2] * 4, [0.7] * 4, [1.0] * 4],
-        [0.7] * 4,
-    ),
-    (
-        "flower FedTrimmedAvg",
-        agg.trimmed_mean(1),
-        [[0.5, 0.5, 0.5, 0.5], [1.0, 0.2, 0.5, 1.0], [0.2, 0.5, 1.0, 0.2], [0.5, 1.0, 0.2, 0.5]],
-        [0.5] * 4,
-    ),
-]
-
-
-@pytest.mark.parametrize(("origin", "rule", "x", "expected"), PEERS, ids=[case[0] for case in PEERS])
-def test_numeric_cases_of_peers(origin, rule, x, expected):
-    np.testing.assert_allclose(
-        byzjax.aggregate(rule, jnp.array(x)), np.array(expected, np.float32), rtol=1e-6, atol=1e-6
-    )
-
-
-def test_multi_krum_case_of_byzpy():
-    """Rows 1, 2 and 3 tie for the second place, so ByzPy's own test allows 0.05; here the lowest indices win."""
-    x = jnp.array([[0.0, 0.0], [0.1, 0.0], [-0.1, 0.0], [0.0, 0.1], [100.0, 100.0]])
-    result = byzjax.aggregate(agg.multi_krum(1, m=3), x)
-    np.testing.assert_allclose(result, [0.0, 0.1 / 3], atol=0.05)
-    np.testing.assert_allclose(result, x[:3].mean(0), atol=1e-7)
-
-
-def test_bucketing_case_of_byzpy():
-    matrix = bucket_matrix(jnp.array([2, 0, 4, 1, 3]), 2)
-    np.testing.assert_allclose(matrix @ jnp.arange(1.0, 6.0)[:, None], [[2.0], [3.5], [4.0]])
 
 
 def test_bucketing_is_a_partition_into_means():
@@ -205,7 +130,7 @@ def test_too_many_lost_rows_give_nan_not_a_number():
         (lambda: agg.krum(1, neighbors="all"), "neighbors = 'all'"),
         (lambda: agg.geometric_median(0), "num_iters = 0"),
         (lambda: agg.geometric_median(smoothing=0.0), "smoothing = 0.0"),
-        (lambda: agg.geometric_median(init="median"), "init = 'median'"),
+        (lambda: agg.geometric_median(init="centre"), "init = 'centre'"),
         (lambda: agg.bucketing(0), "bucket_size = 0"),
         (lambda: byzjax.aggregate(agg.bucketing(9), jnp.ones((4, 1)), key=KEY), "bucket_size = 9"),
         (lambda: byzjax.aggregate(agg.bucketing(2), jnp.ones((4, 1))), "needs a PRNG key"),
@@ -217,6 +142,27 @@ def test_too_many_lost_rows_give_nan_not_a_number():
         (lambda: byzjax.aggregate(agg.median(), {}), "empty tree"),
         (lambda: byzjax.aggregate(agg.median(), jnp.ones((0, 3))), "length 0"),
         (lambda: byzjax.aggregate(agg.median, jnp.ones((4, 3))), "call its factory"),
+        (lambda: agg.geometric_median(tolerance=-1.0), "tolerance = -1.0"),
+        (lambda: agg.auto_gm(regularization=0.0), "regularization = 0.0"),
+        (lambda: agg.centered_clipping(tau=0.0), "tau = 0.0"),
+        (lambda: agg.centered_clipping(beta=1.0), "beta = 1.0"),
+        (lambda: agg.centered_clipping(scaling="square"), "scaling = 'square'"),
+        (lambda: agg.centered_clipping(start="here"), "start = 'here'"),
+        (lambda: byzjax.aggregate(agg.bulyan(2), jnp.ones((10, 1))), "n ≥ 4f \\+ 3; use f ≤ 1"),
+        (lambda: agg.dnc(1, num_iters=0), "num_iters = 0"),
+        (lambda: byzjax.aggregate(agg.dnc(1), jnp.ones((4, 1))), "needs a PRNG key"),
+        (lambda: byzjax.aggregate(agg.dnc(1, filter_frac=4.0), jnp.ones((4, 1)), key=KEY), "drops all n = 4"),
+        (lambda: agg.norm_clipping(noise_std=-1.0), "noise_std = -1.0"),
+        (lambda: byzjax.aggregate(agg.norm_clipping(noise_std=1.0), jnp.ones((4, 1))), "needs a PRNG key"),
+        (lambda: byzjax.aggregate(agg.dp_clipping(), jnp.ones((4, 1))), "needs a PRNG key"),
+        (lambda: agg.finite_guard(replace="median"), "replace = 'median'"),
+        (lambda: agg.clipped_clustering(linkage="ward"), "linkage = 'ward'"),
+        (lambda: agg.byzantine_sgd(4, deviation=0, diameter=1, num_rounds=1), "deviation = 0"),
+        (lambda: agg.safeguard(4, windows=(6, 3)), "T₀ ≤ T₁"),
+        (lambda: agg.safeguard(4, thresholds=1.0), "thresholds = 1.0"),
+        (lambda: byzjax.aggregate(agg.safeguard(4), jnp.ones((5, 1))), "num_workers = 4, but the updates have 5"),
+        (lambda: byzjax.aggregate(agg.median(), jnp.ones((4, 1)), return_weights=True), "treats every coordinate"),
+        (lambda: byzjax.aggregate(agg.mda(10), jnp.ones((30, 1))), "30045015 subsets"),
         (lambda: kappa("krum", num_workers=5, f=1), "no linear coefficient"),
         (lambda: kappa("median", num_workers=4, f=2), "2f < n"),
     ],

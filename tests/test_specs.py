@@ -94,7 +94,12 @@ def test_options_are_neither_repeated_nor_dropped():
 def test_f_is_filled_in_where_nothing_was_said():
     links = specs.bind_rule("nnm,multi_krum(f=1)", f=3)
     assert [link.arguments["f"] for link in links] == [3, 1]
-    assert specs.bind_rule("rfa", f=3)[0].arguments == {"num_iters": 8, "smoothing": 0.1, "init": "zero"}
+    assert specs.bind_rule("rfa", f=3)[0].arguments == {
+        "num_iters": 8,
+        "smoothing": 0.1,
+        "init": "zero",
+        "tolerance": None,
+    }
 
 
 @pytest.mark.parametrize(
@@ -119,7 +124,12 @@ def test_a_chain_in_text_is_the_chain_in_python():
     assert (byzjax.aggregate(text, updates) == byzjax.aggregate(python, updates)).all()
 
 
-REQUIRED = {"bucketing": "(bucket_size=2)", "mimic": "(reverse)", "nnm": ",rfa"}
+REQUIRED = {
+    "bucketing": "(bucket_size=2)",
+    "mimic": "(reverse)",
+    "nnm": ",rfa",
+    "byzantine_sgd": "(deviation=1, diameter=9, num_rounds=9)",
+}
 
 
 @pytest.mark.parametrize(

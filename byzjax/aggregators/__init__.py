@@ -3,12 +3,15 @@
 from collections.abc import Callable
 
 from byzjax.aggregators.chain import aggregate, chain
+from byzjax.aggregators.clustering import clipped_clustering
 from byzjax.aggregators.coordinate import meamed, mean, median, sign_majority, trimmed_mean
-from byzjax.aggregators.distance import krum, multi_krum
-from byzjax.aggregators.iterative import geometric_median, rfa
-from byzjax.aggregators.mixing import bucketing, nnm
+from byzjax.aggregators.distance import bulyan, krum, multi_krum
+from byzjax.aggregators.filters import byzantine_sgd, safeguard
+from byzjax.aggregators.iterative import auto_gm, centered_clipping, geometric_median, rfa
+from byzjax.aggregators.mixing import bucketing, finite_guard, nnm
+from byzjax.aggregators.noise import dp_clipping, norm_clipping
 from byzjax.aggregators.norms import arc, cge, clipping
-from byzjax.aggregators.spectral import caf
+from byzjax.aggregators.spectral import caf, dnc
 from byzjax.aggregators.subsets import mda, monna, smea
 from byzjax.base import Aggregator, PreAggregator
 
@@ -20,28 +23,46 @@ REGISTRY: dict[str, Callable[..., Aggregator | PreAggregator]] = {
     "sign_majority": sign_majority,
     "krum": krum,
     "multi_krum": multi_krum,
+    "bulyan": bulyan,
     "geometric_median": geometric_median,
     "rfa": rfa,
+    "auto_gm": auto_gm,
+    "centered_clipping": centered_clipping,
     "mda": mda,
     "smea": smea,
     "monna": monna,
     "caf": caf,
+    "dnc": dnc,
     "cge": cge,
+    "norm_clipping": norm_clipping,
+    "clipped_clustering": clipped_clustering,
+    "byzantine_sgd": byzantine_sgd,
+    "safeguard": safeguard,
     "nnm": nnm,
     "bucketing": bucketing,
     "clipping": clipping,
     "arc": arc,
+    "dp_clipping": dp_clipping,
+    "finite_guard": finite_guard,
 }
 
 __all__ = [
     "REGISTRY",
     "aggregate",
     "arc",
+    "auto_gm",
     "bucketing",
+    "bulyan",
+    "byzantine_sgd",
     "caf",
+    "centered_clipping",
     "cge",
     "chain",
+    "clipped_clustering",
     "clipping",
+    "dnc",
+    "dp_clipping",
+    "finite_guard",
     "geometric_median",
     "krum",
     "mda",
@@ -51,7 +72,9 @@ __all__ = [
     "monna",
     "multi_krum",
     "nnm",
+    "norm_clipping",
     "rfa",
+    "safeguard",
     "sign_majority",
     "smea",
     "trimmed_mean",

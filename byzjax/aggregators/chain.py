@@ -10,9 +10,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from byzjax.aggregators.kernels import mixing_rule, weights_rule
-from byzjax.base import Aggregator, Mixing, Params, PreAggregator, Stacked, Weights, num_workers_of
-from byzjax.stacked import Geometry
+from byzjax.aggregators.kernels import mixing_rule, trusting_rule
+from byzjax.base import Aggregator, Mixing, Params, PreAggregator, Stacked, Trust, Weights, num_workers_of
+from byzjax.stacked import Geometry, matmul
 
 Link = Aggregator | PreAggregator
 
@@ -28,7 +28,7 @@ def chain(*links: Link) -> Any:
 
     Returns:
       An `Aggregator` if the last link is one, else a `PreAggregator`. Link i of several draws from
-      ``fold_in(key, i)``; a lone link is returned as it is.
+      ``fold_in(key, i)``; a lone link is returned as it is, and a chain among the links counts as its links.
 
     Raises:
       ValueError: no links, a link of another type, or an aggregator before the end.
@@ -53,54 +53,81 @@ def chain(*links: Link) -> Any:
             )
     if len(links) == 1:
         return links[0]
+    links = tuple(part for link in links for part in link.links)
     stages = _stages(links)
-    if len(stages) == 1:
-        return stages[0]
 
     def init(params):
         return tuple(stage.init(params) for stage in stages)
 
-    def update(updates, state, params=None, *, key=None, **extra):
-        states = []
+    def weigh(updates, state, params=None, *, key=None, **extra):
+        states, mixing, told = [], None, True
+        trust = Trust()
         for stage, stage_state in zip(stages, state, strict=True):
-            updates, stage_state = stage.update(updates, stage_state, params, key=key, **extra)
+            updates, stage_state, trust = stage.weigh(updates, stage_state, params, key=key, **extra)
             states.append(stage_state)
-        return updates, tuple(states)
+            weights = _after(trust.weights, mixing) if told else None
+            told = told and (trust.mixing is not None or isinstance(stage, Aggregator))
+            mixing = (_after(trust.mixing, mixing) if trust.mixing is not None else mixing) if told else None
+            trust = Trust(weights, mixing)
+        return updates, tuple(states), trust
 
     kind = Aggregator if isinstance(links[-1], Aggregator) else PreAggregator
-    return kind(init, update)
+    if len(stages) > 1:
+        return kind.weighing(init, weigh, links=links)
+    return kind.weighing(stages[0].init, stages[0].weigh, links=links)
 
 
-def aggregate(rule: Link, updates: Stacked, *, key: jax.Array | None = None) -> Params:
+def aggregate(rule: Link, updates: Stacked, *, key: jax.Array | None = None, return_weights: bool = False) -> Any:
     """Apply a rule once, without state: the shortcut that everybody tries first.
 
     Args:
       rule: an `Aggregator`, or a `PreAggregator` (then the result still has a worker axis).
       updates: leaves ``[n, *p]``, floating point; a bare ``[n, d]`` array will do.
       key: a PRNG key, for rules that draw.
+      return_weights: also tell whom the rule trusted.
 
     Returns:
-      leaves ``[*p]``, each in its own dtype.
+      leaves ``[*p]``, each in its own dtype; with ``return_weights`` a pair of them and the weights of the workers
+      f32[n], or the mixing matrix f32[m, n] of a pre-aggregation. What weights lack to 1 lies on no worker: on the
+      origin after clipping, on the last aggregate in centred clipping.
 
     Raises:
-      ValueError: leaves without a common worker axis, or of integers; whatever the rule refuses.
+      ValueError: leaves without a common worker axis, or of integers; weights of a rule that has none, since it treats
+        coordinates alone or adds noise; whatever the rule refuses.
 
     >>> from byzjax import aggregators as agg
     >>> aggregate(agg.median(), jnp.array([[1.0, 5.0], [2.0, 3.0], [10.0, 20.0]])).tolist()
     [2.0, 5.0]
+    >>> aggregate(agg.krum(f=1), jnp.array([[1.0], [2.0], [2.5], [9.0]]), return_weights=True)[1].tolist()
+    [0.0, 1.0, 0.0, 0.0]
     """
     if not isinstance(rule, Aggregator | PreAggregator):
         raise ValueError(f"aggregate: rule is {rule!r}, not an Aggregator or PreAggregator; call its factory first.")
     updates = jax.tree.map(jnp.asarray, updates)
     num_workers_of(updates)
-    return _aggregate(rule, updates, key)
+    result, trust = _aggregate(rule, updates, key)
+    if not return_weights:
+        return result
+    weights = trust.weights if isinstance(rule, Aggregator) else trust.mixing
+    if weights is None:
+        raise ValueError(
+            "aggregate: return_weights = True, but this rule has no weight per worker: it treats every coordinate "
+            "alone, or it adds noise. Use a rule that weighs rows, e.g. krum, geometric_median or multi_krum."
+        )
+    return result, weights
 
 
 @functools.partial(jax.jit, static_argnames=("rule",))
-def _aggregate(rule: Link, updates: Stacked, key: jax.Array | None) -> Params:
+def _aggregate(rule: Link, updates: Stacked, key: jax.Array | None) -> tuple[Params, Trust]:
     """Compiled once per rule and shape: operation by operation, every call would compile the rule's loops again."""
     params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[1:], leaf.dtype), updates)
-    return rule.update(updates, rule.init(params), params, key=key)[0]
+    result, _, trust = rule.weigh(updates, rule.init(params), params, key=key)
+    return result, trust
+
+
+def _after(step: jax.Array | None, before: jax.Array | None) -> jax.Array | None:
+    """Weights or a matrix on rows that were mixed before, as weights on the rows themselves."""
+    return step if step is None or before is None else matmul(step, before)
 
 
 def _fold_in(key: jax.Array | None, position: int) -> jax.Array | None:
@@ -119,27 +146,30 @@ def _stages(links: Sequence[Link]) -> list[Link]:
 
 
 def _placed(position: int, link: Link) -> Link:
-    def update(updates, state, params=None, *, key=None, **extra):
-        return link.update(updates, state, params, key=_fold_in(key, position), **extra)
+    def weigh(updates, state, params=None, *, key=None, **extra):
+        return link.weigh(updates, state, params, key=_fold_in(key, position), **extra)
 
-    return type(link)(link.init, update)
+    return type(link).weighing(link.init, weigh)
 
 
 def _fused(run: list[tuple[int, Any]]) -> Link:
-    """Mixings, and possibly a weights rule after them, as one kernel: the matrices multiply, the data wait."""
+    """Mixings, and possibly a weights rule after them, in worker space: the matrices multiply, the data wait."""
+    position, last = run[-1]
+    mixings = run[:-1] if isinstance(last, Weights) else run
 
-    def composite(geometry: Geometry, key: jax.Array | None) -> jax.Array:
+    def product(geometry: Geometry, key: jax.Array | None) -> jax.Array:
         total = None
-        for position, kernel in run:
-            if isinstance(kernel, Weights):
-                step = kernel.weights(geometry, _fold_in(key, position))
-            else:
-                step = kernel.matrix(geometry, _fold_in(key, position))
-                geometry = geometry.mix(step)
-            total = step if total is None else jnp.matmul(step, total, precision=jax.lax.Precision.HIGHEST)
+        for position, kernel in mixings:
+            step = kernel.matrix(geometry, _fold_in(key, position))
+            geometry = geometry.mix(step)
+            total = step if total is None else matmul(step, total)
         assert total is not None
         return total
 
-    if isinstance(run[-1][1], Weights):
-        return weights_rule(Weights(composite))
-    return mixing_rule(Mixing(composite))
+    mixing = Mixing(product) if mixings else None
+    if not isinstance(last, Weights):
+        assert mixing is not None
+        return mixing_rule(mixing)
+    return trusting_rule(
+        last._replace(weights=lambda geometry, key: last.weights(geometry, _fold_in(key, position))), mixing
+    )

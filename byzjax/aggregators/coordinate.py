@@ -22,7 +22,7 @@ from byzjax.base import (
     nan_unless_minority,
     promises,
 )
-from byzjax.sorting import sort_workers
+from byzjax.sorting import MAX_NETWORK, lowest_sum, nan_last, order_statistic, rank_sum, sort_workers
 
 
 @promises(robust=False)
@@ -65,12 +65,7 @@ def median(even: Literal["midpoint", "lower"] = "midpoint") -> Aggregator:
         raise ValueError(f"median: even = {even!r} must be 'midpoint' or 'lower'.")
 
     def reduce(x: jax.Array) -> jax.Array:
-        n = x.shape[0]
-        rows = sort_workers(x)
-        low, high = rows[(n - 1) // 2], rows[n // 2]
-        if even == "lower" or n % 2:
-            return low
-        return low + 0.5 * (high - low)  # their sum may overflow
+        return middle(x, x.shape[0], even)
 
     return coordinate_rule(Coordinatewise(reduce))
 
@@ -99,9 +94,7 @@ def trimmed_mean(f: Numeric) -> Aggregator:
     def reduce(x: jax.Array) -> jax.Array:
         n = x.shape[0]
         check_majority(f, n, "trimmed_mean")
-        rows = sort_workers(x)
-        kept = [jnp.where((r >= f) & (r < n - f), row, 0.0) for r, row in enumerate(rows)]
-        return sum(kept[1:], kept[0]) / jnp.asarray(n - 2 * f, x.dtype) * nan_unless_minority(f, n)
+        return rank_sum(x, f, n - f) / jnp.asarray(n - 2 * f, x.dtype) * nan_unless_minority(f, n)
 
     return coordinate_rule(Coordinatewise(reduce))
 
@@ -132,27 +125,7 @@ def meamed(f: Numeric) -> Aggregator:
     def reduce(x: jax.Array) -> jax.Array:
         n = x.shape[0]
         check_majority(f, n, "meamed")
-        rows = sort_workers(x)
-        kept = n - f
-
-        def row(i: Numeric) -> jax.Array:
-            return rows[int(i)] if concrete(i) is not None else jnp.stack(rows)[i]
-
-        # The nearest values are neighbours in sorted order: the window that reaches least far from the median.
-        low, high = rows[(n - 1) // 2], rows[n // 2]
-        median = low + 0.5 * (high - low)
-        first, reach = jnp.zeros(median.shape, jnp.int32), jnp.full(median.shape, jnp.inf, x.dtype)
-        for start in range((n - 1) // 2 + 1):
-            end = start + kept - 1
-            if concrete(end) is not None and end >= n:
-                break
-            far = jnp.maximum(
-                median - rows[start], row(jnp.minimum(end, n - 1) if concrete(end) is None else end) - median
-            )
-            better = (far < reach) & (start <= f)
-            first, reach = jnp.where(better, start, first), jnp.where(better, far, reach)
-        inside = [jnp.where((r >= first) & (r < first + kept), value, 0.0) for r, value in enumerate(rows)]
-        return sum(inside[1:], inside[0]) / jnp.asarray(kept, x.dtype) * nan_unless_minority(f, n)
+        return mean_around_median(x, n, n - f) * nan_unless_minority(f, n)
 
     return coordinate_rule(Coordinatewise(reduce))
 
@@ -179,3 +152,56 @@ def sign_majority() -> Aggregator:
         return jnp.sign(sum(votes[1:], votes[0]))
 
     return coordinate_rule(Coordinatewise(reduce))
+
+
+def middle(x: jax.Array, count: Numeric, even: str = "midpoint") -> jax.Array:
+    """The median of the ``count`` smallest of n values in each coordinate: ``[n, …] -> […]``.
+
+    Args:
+      x: ``[n, …]``, NaN last.
+      count: 1 ≤ count ≤ n, may be traced; those beyond are what a caller set to NaN.
+      even: "midpoint" or "lower".
+
+    >>> middle(jnp.array([[1.0], [4.0], [jnp.nan]]), 2).tolist()
+    [2.5]
+    """
+    low = order_statistic(x, (count - 1) // 2)
+    if even == "lower" or (concrete(count) is not None and int(count) % 2):
+        return low
+    high = order_statistic(x, count // 2)
+    return low + 0.5 * (high - low)  # their sum may overflow
+
+
+def mean_around_median(x: jax.Array, count: Numeric, kept: Numeric) -> jax.Array:
+    """The mean of the ``kept`` values nearest to the median of the ``count`` smallest: ``[n, …] -> […]``.
+
+    Of two values at the same distance the smaller one is nearer.
+
+    Args:
+      x: ``[n, …]``, NaN last.
+      count, kept: 1 ≤ kept ≤ count ≤ n, may be traced.
+
+    >>> mean_around_median(jnp.array([[1.0], [2.0], [3.0], [9.0]]), 4, 2).tolist()
+    [2.5]
+    """
+    n, median = x.shape[0], middle(x, count)
+    divisor = jnp.asarray(kept, x.dtype)
+    if n > MAX_NETWORK:
+        x = nan_last(x)
+        return lowest_sum(x, jnp.abs(x - median[None]), kept) / divisor
+    rows = sort_workers(x)
+
+    def row(i: Numeric) -> jax.Array:
+        return rows[int(i)] if concrete(i) is not None else jnp.stack(rows)[i]
+
+    # The nearest values are neighbours in sorted order. Their window moves up while the value above it is nearer than
+    # the lowest one in it.
+    shifts = count - kept
+    most = int(shifts) if concrete(shifts) is not None else n - 1
+    first = jnp.zeros(median.shape, jnp.int32)
+    for start in range(most):
+        above = row(start + kept if concrete(kept) is not None else jnp.minimum(start + kept, n - 1))
+        moves = (median - rows[start] > above - median) & (start < shifts)
+        first = first + moves.astype(jnp.int32)
+    inside = [jnp.where((r >= first) & (r < first + kept), value, 0.0) for r, value in enumerate(rows)]
+    return sum(inside[1:], inside[0]) / divisor

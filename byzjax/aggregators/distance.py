@@ -1,7 +1,9 @@
-"""Rules that score workers by their distances: Krum and multi-Krum.
+"""Rules that score workers by their distances: Krum, multi-Krum and Bulyan.
 
 Blanchard, El Mhamdi, Guerraoui, Stainer. Machine learning with adversaries: Byzantine tolerant gradient descent.
 NeurIPS 2017.
+
+El Mhamdi, Guerraoui, Rouault. The hidden vulnerability of distributed learning in Byzantium. ICML 2018 (Bulyan).
 """
 
 from __future__ import annotations
@@ -10,10 +12,25 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import optax
 
-from byzjax.aggregators.kernels import weights_rule
-from byzjax.base import Aggregator, Numeric, Weights, check_f, check_majority, concrete, nan_unless, nan_unless_minority
-from byzjax.sorting import ranks
+from byzjax import stacked
+from byzjax.aggregators.coordinate import mean_around_median
+from byzjax.aggregators.kernels import mean_of_lowest, weights_rule
+from byzjax.base import (
+    Aggregator,
+    Numeric,
+    Stacked,
+    Weights,
+    check_f,
+    check_majority,
+    concrete,
+    nan_unless,
+    nan_unless_minority,
+    num_workers_of,
+    promises,
+)
+from byzjax.sorting import lowest
 from byzjax.stacked import Geometry
 
 Power = Literal[1, 2, 4]
@@ -77,13 +94,81 @@ def multi_krum(
     return _krum(f, m, power, neighbors, "multi_krum")
 
 
+@promises(workers_needed=(4, 3))
+def bulyan(f: Numeric, *, power: Power = 2, neighbors: Neighbors = "n-f-2") -> Aggregator:
+    """Bulyan: Krum selects n − 2f rows one by one, then each coordinate is averaged around its median.
+
+    Selection: θ = n − 2f times, the row of best Krum score among those that are left moves to S, without replacement;
+    with n' rows left a score sums over n' − f − 2 neighbours, and over one where that is none (the last choices for
+    f = 1, which the paper leaves open). Of equal scores the row nearest to all that are left wins: with one neighbour,
+    two rows that are each other's nearest always tie. Then ``bulyan(x)_k`` is the mean of the β = θ − 2f values of S
+    nearest to the median of S in coordinate k.
+
+    Args:
+      f: number of Byzantine workers to tolerate, n ≥ 4f + 3; may be traced. f = 0 is the mean.
+      power: see `krum`.
+      neighbors: see `krum`, with n' for n. FLPoison takes n' − f − 1 and unsquared distances (``power=1``), and its
+        β = n − 2f keeps all of S, which leaves out the second half of the rule.
+
+    Shapes: ``f32[n, d] -> f32[d]``. It has no weight per worker: the second half treats coordinates alone.
+
+    Raises:
+      ValueError: f < 0, n < 4f + 3, or an unknown convention.
+
+    El Mhamdi, Guerraoui, Rouault. The hidden vulnerability of distributed learning in Byzantium. ICML 2018.
+
+    >>> import byzjax
+    >>> x = jnp.array([[0.0], [1.0], [2.0], [3.0], [4.0], [5.0], [1e9]])
+    >>> byzjax.aggregate(bulyan(f=1), x).tolist()
+    [2.0]
+    """
+    less = _check_scores(f, power, neighbors, "bulyan")
+
+    def update(updates: Stacked, state, params=None, *, key: jax.Array | None = None, **extra):
+        del params, key, extra
+        n = num_workers_of(updates)
+        known = concrete(f)
+        if known is not None and n < 4 * known + 3:
+            raise ValueError(
+                f"bulyan: f = {f} of n = {n} workers needs n ≥ 4f + 3; use f ≤ {max((n - 3) // 4, 0)} or more workers."
+            )
+        geometry, frame = stacked.measure(updates)
+        selected = _select_by_krum(geometry.distances, f, n - 2 * f, power, less)
+        valid = nan_unless(~jnp.any(selected & ~frame.finite))
+        if known is None:
+            valid = valid * nan_unless((f >= 0) & (4 * f + 3 <= n))
+
+        def reduce(x: jax.Array) -> jax.Array:
+            inside = jnp.where(selected[:, None], x, jnp.nan)
+            return mean_around_median(inside, n - 2 * f, n - 4 * f) * valid.astype(x.dtype)
+
+        return stacked.coordinatewise(reduce, updates), state
+
+    return Aggregator(optax.init_empty_state, update)
+
+
+def _select_by_krum(distances: jax.Array, f: Numeric, count: Numeric, power: int, less: int) -> jax.Array:
+    """``count`` rows, each the best by Krum among those that are left: bool[n]."""
+    n = distances.shape[0]
+    others = jnp.where(jnp.eye(n, dtype=bool), jnp.inf, distances)
+    largest = jnp.finfo(distances.dtype).max
+
+    def select(k: jax.Array, left: jax.Array) -> jax.Array:
+        among = jnp.where(left[None, :] & left[:, None], others, jnp.inf)
+        scores = krum_scores(among, jnp.maximum(n - k - f - less, 1), power)
+        # A lost row scores +inf, and is still chosen before one that is gone.
+        scores = jnp.where(left, jnp.minimum(scores, largest), jnp.inf)
+        # With one neighbour, two rows that are each other's nearest always tie: the more central of them goes first.
+        total = jnp.where(jnp.isfinite(among), among, 0.0).sum(1)
+        chosen = jnp.argmin(jnp.where(scores == scores.min(), total, jnp.inf))
+        return jnp.where(k < count, left & (jnp.arange(n) != chosen), left)
+
+    most = n if concrete(count) is None else int(count)
+    return ~jax.lax.fori_loop(0, most, select, jnp.ones((n,), bool))
+
+
 def _krum(f: Numeric, m: Numeric | None, power: int, neighbors: str, name: str) -> Aggregator:
-    check_f(f, name)
-    if power not in (1, 2, 4):
-        raise ValueError(f"{name}: power = {power!r} must be 1, 2 or 4.")
-    if neighbors not in ("n-f-2", "n-f-1"):
-        raise ValueError(f"{name}: neighbors = {neighbors!r} must be 'n-f-2' or 'n-f-1'.")
-    less = 2 if neighbors == "n-f-2" else 1
+    less = _check_scores(f, power, neighbors, name)
 
     def weights(geometry: Geometry, key: jax.Array | None) -> jax.Array:
         del key
@@ -104,9 +189,19 @@ def _krum(f: Numeric, m: Numeric | None, power: int, neighbors: str, name: str) 
         valid = nan_unless_minority(f, n)
         if declared is None or chosen is None:
             valid = valid * nan_unless((count >= 1) & (selected >= 1) & (selected <= n))
-        return jnp.where(ranks(scores) < selected, 1.0, 0.0) / jnp.asarray(selected, scores.dtype) * valid
+        return mean_of_lowest(scores, selected) * valid
 
     return weights_rule(Weights(weights))
+
+
+def _check_scores(f: Numeric, power: int, neighbors: str, name: str) -> int:
+    """How many workers beside f a score leaves out."""
+    check_f(f, name)
+    if power not in (1, 2, 4):
+        raise ValueError(f"{name}: power = {power!r} must be 1, 2 or 4.")
+    if neighbors not in ("n-f-2", "n-f-1"):
+        raise ValueError(f"{name}: neighbors = {neighbors!r} must be 'n-f-2' or 'n-f-1'.")
+    return 2 if neighbors == "n-f-2" else 1
 
 
 def krum_scores(distances: jax.Array, count: Numeric, power: int = 2) -> jax.Array:
@@ -124,5 +219,5 @@ def krum_scores(distances: jax.Array, count: Numeric, power: int = 2) -> jax.Arr
     [1.0, 1.0, 4.0]
     """
     others = jnp.where(jnp.eye(distances.shape[0], dtype=bool), jnp.inf, distances)
-    nearest = ranks(others) < count
+    nearest = lowest(others, count)
     return jnp.where(nearest, others ** (power / 2) if power != 2 else others, 0.0).sum(-1)

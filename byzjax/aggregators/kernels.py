@@ -2,11 +2,32 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
+import jax.numpy as jnp
 import optax
 
 from byzjax import stacked
-from byzjax.base import Aggregator, Coordinatewise, Mixing, PreAggregator, Stacked, Weights, num_workers_of
+from byzjax.base import (
+    Aggregator,
+    Coordinatewise,
+    Mixing,
+    Numeric,
+    Params,
+    PreAggregator,
+    Stacked,
+    Trust,
+    Weights,
+    num_workers_of,
+)
+from byzjax.sorting import lowest
+
+
+class PreviousAggregate(NamedTuple):
+    """The state of a rule that starts from its last result."""
+
+    previous: Params  # leaves [*p], zero at first
 
 
 def coordinate_rule(kernel: Coordinatewise) -> Aggregator:
@@ -21,24 +42,62 @@ def coordinate_rule(kernel: Coordinatewise) -> Aggregator:
 
 
 def weights_rule(kernel: Weights) -> Aggregator:
-    """A stateless rule from ``weights: (geometry, key) -> f32[n]``."""
+    """A rule from ``weights: (geometry, key) -> f32[n]``; stateless unless it is anchored at its last result."""
+    return trusting_rule(kernel, None)
 
-    def update(updates: Stacked, state, params=None, *, key: jax.Array | None = None, **extra):
+
+def trusting_rule(kernel: Weights, mixing: Mixing | None) -> Aggregator:
+    """A rule from a kernel, after a pre-aggregation in worker space if there is one."""
+
+    def init(params: Params):
+        if kernel.anchor != "previous":
+            return optax.EmptyState()
+        return PreviousAggregate(jax.tree.map(jnp.zeros_like, params))
+
+    def weigh(updates: Stacked, state, params=None, *, key: jax.Array | None = None, **extra):
         del params, extra
-        num_workers_of(updates)
-        geometry, frame = stacked.measure(updates)
-        return stacked.combine(kernel.weights(geometry, key), updates, frame), state
+        n = num_workers_of(updates)
+        previous = state.previous if kernel.anchor == "previous" else None
+        geometry, frame = stacked.measure(updates, previous)
+        matrix = None
+        if mixing is not None:
+            matrix = mixing.matrix(geometry, key)
+            geometry = geometry.mix(matrix)
+        answer = kernel.weights(geometry, key)
+        m = geometry.num_workers
+        weights = answer[:m] if matrix is None else stacked.matmul(answer[:m], matrix)
+        anchor = None
+        if kernel.anchor is not None:
+            point = previous if previous is not None else stacked.centre_of(updates, frame)
+            anchor = stacked.Anchor(answer[m], point)
+        result = stacked.combine(weights, updates, frame, anchor)
+        assert weights.shape == (n,)
+        return result, state if previous is None else PreviousAggregate(result), Trust(weights, matrix)
 
-    return Aggregator(optax.init_empty_state, update, kernel)
+    return Aggregator.weighing(init, weigh, kernel if mixing is None else None)
 
 
 def mixing_rule(kernel: Mixing) -> PreAggregator:
     """A stateless pre-aggregation from ``matrix: (geometry, key) -> f32[m, n]``."""
 
-    def update(updates: Stacked, state, params=None, *, key: jax.Array | None = None, **extra):
+    def weigh(updates: Stacked, state, params=None, *, key: jax.Array | None = None, **extra):
         del params, extra
         num_workers_of(updates)
         geometry, frame = stacked.measure(updates)
-        return stacked.mix(kernel.matrix(geometry, key), updates, frame), state
+        matrix = kernel.matrix(geometry, key)
+        return stacked.mix(matrix, updates, frame), state, Trust(mixing=matrix)
 
-    return PreAggregator(optax.init_empty_state, update, kernel)
+    return PreAggregator.weighing(optax.init_empty_state, weigh, kernel)
+
+
+def mean_of_lowest(scores: jax.Array, count: Numeric) -> jax.Array:
+    """The weights of the mean of the ``count`` rows with the lowest scores; ties go to the lowest index.
+
+    Args:
+      scores: ``[…, n]``, without NaN.
+      count: may be traced.
+
+    >>> mean_of_lowest(jnp.array([3.0, 1.0, 2.0]), 2).tolist()
+    [0.0, 0.5, 0.5]
+    """
+    return jnp.where(lowest(scores, count), 1.0, 0.0).astype(scores.dtype) / jnp.asarray(count, scores.dtype)

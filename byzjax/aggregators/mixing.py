@@ -1,11 +1,13 @@
-"""Pre-aggregations that mix rows: nearest-neighbour mixing and bucketing."""
+"""Pre-aggregations that mix rows: nearest-neighbour mixing, bucketing, the guard against NaN and inf."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
-from byzjax.aggregators.kernels import mixing_rule
+from byzjax.aggregators.kernels import mean_of_lowest, mixing_rule
 from byzjax.base import (
     Mixing,
     Numeric,
@@ -17,7 +19,6 @@ from byzjax.base import (
     nan_unless_minority,
     promises,
 )
-from byzjax.sorting import ranks
 from byzjax.stacked import Geometry
 
 
@@ -53,8 +54,7 @@ def nnm(f: Numeric) -> PreAggregator:
         n = geometry.num_workers
         check_majority(f, n, "nnm")
         itself_first = jnp.where(jnp.eye(n, dtype=bool), -1.0, geometry.distances)
-        mixed = jnp.where(ranks(itself_first) < n - f, 1.0, 0.0) / jnp.asarray(n - f, itself_first.dtype)
-        mixed = mixed * nan_unless_minority(f, n)
+        mixed = mean_of_lowest(itself_first, n - f) * nan_unless_minority(f, n)
         return jnp.where(geometry.finite[:, None], mixed, jnp.eye(n, dtype=mixed.dtype))
 
     return mixing_rule(Mixing(matrix))
@@ -114,3 +114,35 @@ def bucket_matrix(order: jax.Array, bucket_size: int, dtype: jnp.dtype = jnp.flo
     buckets = jnp.arange(-(-n // bucket_size), dtype=jnp.int32)
     member = (place[None, :] // bucket_size == buckets[:, None]).astype(dtype)
     return member / member.sum(1, keepdims=True)
+
+
+@promises(robust=False)
+def finite_guard(replace: Literal["mean", "zero"] = "mean") -> PreAggregator:
+    """Non-finite guard: a row with NaN or inf is replaced, so that rules which would pass it on survive it.
+
+    ``y_i = x_i`` where all of x_i is finite, else the mean of the finite rows, or zero. It removes what cannot be
+    averaged, not what is merely hostile: finite rows pass, however far. Every robust rule here does without it.
+
+    Args:
+      replace: by the ``"mean"`` of the finite rows, so that ``chain(finite_guard(), mean())`` is their mean; or by
+        ``"zero"``, as code bases do that write 0 for NaN.
+
+    Shapes: ``f32[n, d] -> f32[n, d]``.
+
+    Raises:
+      ValueError: ``replace`` is none of the two.
+
+    >>> import byzjax
+    >>> byzjax.aggregate(finite_guard(), jnp.array([[1.0], [jnp.nan], [3.0]])).tolist()
+    [[1.0], [2.0], [3.0]]
+    """
+    if replace not in ("mean", "zero"):
+        raise ValueError(f"finite_guard: replace = {replace!r} must be 'mean' or 'zero'.")
+
+    def matrix(geometry: Geometry, key: jax.Array | None) -> jax.Array:
+        del key
+        finite = geometry.finite.astype(geometry.gram.dtype)
+        instead = finite / finite.sum() if replace == "mean" else jnp.zeros_like(finite)
+        return jnp.where(geometry.finite[:, None], jnp.eye(len(finite), dtype=finite.dtype), instead[None, :])
+
+    return mixing_rule(Mixing(matrix))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from byzjax.aggregators.kernels import mixing_rule, weights_rule
+from byzjax.aggregators.kernels import mean_of_lowest, mixing_rule, weights_rule
 from byzjax.base import (
     Aggregator,
     Mixing,
@@ -50,8 +50,7 @@ def cge(f: Numeric) -> Aggregator:
         del key
         n = geometry.num_workers
         check_majority(f, n, "cge")
-        norms = squared_norms(geometry)
-        return jnp.where(ranks(norms) < n - f, 1.0, 0.0) / jnp.asarray(n - f, norms.dtype) * nan_unless_minority(f, n)
+        return mean_of_lowest(geometry.squared_norms(), n - f) * nan_unless_minority(f, n)
 
     return weights_rule(Weights(weights))
 
@@ -78,8 +77,7 @@ def clipping(max_norm: Numeric = 2.0) -> PreAggregator:
 
     def matrix(geometry: Geometry, key: jax.Array | None) -> jax.Array:
         del key
-        norms = jnp.sqrt(squared_norms(geometry))
-        return _shorten(norms, jnp.asarray(max_norm, norms.dtype) / geometry.unit, geometry)
+        return _shorten(geometry, jnp.asarray(max_norm, geometry.gram.dtype) / geometry.unit)
 
     return mixing_rule(Mixing(matrix))
 
@@ -111,23 +109,20 @@ def arc(f: Numeric) -> PreAggregator:
         del key
         n = geometry.num_workers
         check_majority(f, n, "arc")
-        norms = jnp.sqrt(squared_norms(geometry))
+        norms = jnp.sqrt(geometry.squared_norms())
         clipped = 2 * f * (n - f) // n
         longest_kept = jnp.where(ranks(norms) == n - 1 - clipped, norms, 0.0).sum()
-        return _shorten(norms, longest_kept * nan_unless_minority(f, n), geometry)
+        return _shorten(geometry, longest_kept * nan_unless_minority(f, n))
 
     return mixing_rule(Mixing(matrix))
 
 
-def squared_norms(geometry: Geometry) -> jax.Array:
-    """``‖x_i‖²`` in units of the geometry, f32[n]; +inf for lost rows."""
-    gram = geometry.gram
-    squares = jnp.diagonal(gram)
-    norms = jnp.maximum(squares[:-1] - 2.0 * gram[-1, :-1] + squares[-1], 0.0)
-    return jnp.where(geometry.finite, norms, jnp.inf)
+def shortening(geometry: Geometry, bound: jax.Array) -> jax.Array:
+    """``min(1, bound/‖x_i‖)``, f32[n], with the bound in units of the geometry; 1 for a row of zeros."""
+    norms = jnp.sqrt(geometry.squared_norms())
+    return jnp.where(norms > 0, jnp.minimum(1.0, bound / jnp.where(norms > 0, norms, 1.0)), 1.0)
 
 
-def _shorten(norms: jax.Array, bound: jax.Array, geometry: Geometry) -> jax.Array:
-    factors = jnp.minimum(1.0, bound / jnp.where(norms > 0, norms, 1.0))
+def _shorten(geometry: Geometry, bound: jax.Array) -> jax.Array:
     # A lost row keeps its weight on itself, which marks its mixture as lost.
-    return jnp.diag(jnp.where(geometry.finite, jnp.where(norms > 0, factors, 1.0), 1.0))
+    return jnp.diag(jnp.where(geometry.finite, shortening(geometry, bound), 1.0))

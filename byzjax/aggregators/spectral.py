@@ -1,12 +1,32 @@
-"""Rules that look at directions of spread: CAF."""
+"""Rules that look at directions of spread: CAF and DnC."""
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import optax
 
+from byzjax import stacked
 from byzjax.aggregators.kernels import weights_rule
-from byzjax.base import Aggregator, Numeric, Weights, check_f, check_majority, nan_unless_minority
+from byzjax.base import (
+    Aggregator,
+    Numeric,
+    Stacked,
+    Trust,
+    Weights,
+    check_f,
+    check_integer,
+    check_key,
+    check_majority,
+    check_number,
+    concrete,
+    nan_unless,
+    nan_unless_minority,
+    num_workers_of,
+    promises,
+)
+from byzjax.sorting import lowest
 from byzjax.stacked import Geometry
 
 
@@ -39,7 +59,7 @@ def caf(f: Numeric) -> Aggregator:
         del key
         n, dtype = geometry.num_workers, geometry.gram.dtype
         check_majority(f, n, "caf")
-        gram = geometry.gram[:n, :n]
+        gram = geometry.rows
         finite = geometry.finite.astype(dtype)
         least = jnp.maximum(jnp.asarray(n - 2 * f, dtype), 0.0)  # a traced f that is too large must not loop forever
 
@@ -68,6 +88,71 @@ def caf(f: Numeric) -> Aggregator:
         return mean * nan_unless_minority(f, n)
 
     return weights_rule(Weights(weights))
+
+
+@promises(stochastic=True, robust=False)
+def dnc(f: Numeric, *, num_iters: int = 1, sub_dim: int = 10_000, filter_frac: Numeric = 1.0) -> Aggregator:
+    """Divide and conquer: drop the rows that stick out most along the main direction of spread.
+
+    ``num_iters`` times: draw r random coordinates, centre the rows on their mean there, and score them by
+    ``s_i = ⟨x_i − μ, v⟩²`` with v the top right singular vector; the ``n − ⌈c f⌉`` rows of lowest score are good.
+    The result is the mean of the rows that were good every time, or, should there be none, most often. The singular
+    vector comes exactly from an ``n × n`` matrix.
+
+    Robust against attackers who pull together. One who pulls across the main direction has a low score, and since μ is
+    the mean of all rows, far rows can give honest ones a higher score than their own.
+
+    Args:
+      f: number of Byzantine workers to tolerate; may be traced. f = 0 is the mean.
+      num_iters: static; 1 in the paper and Blades, 5 in FLPoison.
+      sub_dim: r, static; all coordinates if there are no more. 10 000 in Blades; FLPoison takes a fifth of d.
+      filter_frac: c ≥ 0, may be traced; 1 in the paper and the peers.
+
+    Shapes: ``f32[n, d] -> f32[d]``. Needs a key.
+
+    Raises:
+      ValueError: f < 0, 2f ≥ n, num_iters or sub_dim < 1, c < 0, c f ≥ n, or no key.
+
+    Shejwalkar, Houmansadr. Manipulating the Byzantine: optimizing model poisoning attacks and defenses for federated
+    learning. NDSS 2021.
+
+    >>> import byzjax
+    >>> x = jnp.array([[1.0], [2.0], [3.0], [99.0]])
+    >>> byzjax.aggregate(dnc(f=1), x, key=jax.random.key(0)).tolist()
+    [2.0]
+    """
+    check_f(f, "dnc")
+    num_iters = check_integer(num_iters, "num_iters", "dnc", least=1)
+    sub_dim = check_integer(sub_dim, "sub_dim", "dnc", least=1)
+    check_number(filter_frac, "filter_frac", "dnc", least=0)
+
+    def weigh(updates: Stacked, state, params=None, *, key: jax.Array | None = None, **extra):
+        del params, extra
+        n = num_workers_of(updates)
+        check_majority(f, n, "dnc")
+        key = check_key(key, "dnc")
+        dropped = jnp.ceil(jnp.asarray(filter_frac, jnp.float32) * jnp.asarray(f, jnp.float32)).astype(jnp.int32)
+        known = None if concrete(f) is None else concrete(filter_frac)
+        if known is not None and np.ceil(known * f) >= n:
+            raise ValueError(f"dnc: filter_frac = {filter_frac} times f = {f} drops all n = {n} rows; use less.")
+
+        def good(key: jax.Array) -> jax.Array:
+            geometry, _ = stacked.measure(stacked.sample_coordinates(updates, sub_dim, key))
+            rows = geometry.finite.astype(geometry.gram.dtype)
+            keep = geometry.finite[:, None] & geometry.finite[None, :]
+            centred = jnp.where(keep, _about(geometry.rows, rows / jnp.maximum(rows.sum(), 1.0)), 0.0)
+            along = jnp.square(jnp.linalg.eigh(centred)[1][:, -1])
+            return lowest(jnp.where(geometry.finite, along, jnp.inf), n - dropped)
+
+        times = jax.lax.map(good, jax.random.split(key, num_iters)).sum(0)
+        _, frame = stacked.measure(updates)
+        times = jnp.where(frame.finite, times, 0)
+        chosen = ((times == times.max()) & frame.finite).astype(frame.sizes.dtype)
+        weights = chosen / chosen.sum() * nan_unless_minority(f, n)
+        weights = weights * nan_unless(frame.finite.sum() >= n - f)
+        return stacked.combine(weights, updates, frame), state, Trust(weights)
+
+    return Aggregator.weighing(optax.init_empty_state, weigh)
 
 
 def _about(gram: jax.Array, mean: jax.Array) -> jax.Array:

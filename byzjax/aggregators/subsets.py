@@ -12,9 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from byzjax.aggregators.kernels import weights_rule
+from byzjax.aggregators.kernels import mean_of_lowest, weights_rule
 from byzjax.base import Aggregator, Numeric, Weights, check_f, check_majority, concrete, nan_unless_minority, promises
-from byzjax.sorting import ranks
 from byzjax.stacked import Geometry
 
 MAX_SUBSETS = 1_000_000
@@ -76,8 +75,7 @@ def smea(f: int) -> Aggregator:
     """
 
     def spread(geometry: Geometry, member: jax.Array) -> jax.Array:
-        n = geometry.num_workers
-        gram = geometry.gram[:n, :n]
+        gram = geometry.rows
         weights = member.astype(gram.dtype)
         centring = jnp.diag(weights) - weights[:, None] * weights[None, :] / weights.sum()
         precision = jax.lax.Precision.HIGHEST
@@ -121,8 +119,7 @@ def monna(f: Numeric, *, reference: Numeric = 0) -> Aggregator:
         if index is not None and not 0 <= index < n:
             raise ValueError(f"monna: reference = {reference} must be the index of a worker, 0 to {n - 1}.")
         itself_first = jnp.where(jnp.arange(n) == reference, -1.0, geometry.distances[reference])
-        chosen = jnp.where(ranks(itself_first) < n - f, 1.0, 0.0) / jnp.asarray(n - f, itself_first.dtype)
-        return chosen * nan_unless_minority(f, n)
+        return mean_of_lowest(itself_first, n - f) * nan_unless_minority(f, n)
 
     return weights_rule(Weights(weights))
 

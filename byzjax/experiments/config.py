@@ -71,7 +71,9 @@ class RunConfig:
         return {
             "task": [specs.bind(specs.parse(self.task), tasks.REGISTRY, "task", options=counts)],
             "method": [specs.bind(specs.parse(self.method), methods.REGISTRY, "method", options=options)],
-            "aggregator": specs.bind_rule(self.aggregator, self.num_byzantine if self.f is None else self.f),
+            "aggregator": specs.bind_rule(
+                self.aggregator, self.num_byzantine if self.f is None else self.f, self.num_workers
+            ),
             "attack": [specs.bind(specs.parse(self.attack), attacks.REGISTRY, "attack")],
         }
 

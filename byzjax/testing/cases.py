@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from byzjax import aggregators, attacks
 from byzjax.base import Traits, traits_of
 
-# How to fill required parameters that have no small set of choices. ``f`` is filled per test.
-_FILL: dict[str, Any] = {"bucket_size": 2}
+# How to fill required parameters that have no small set of choices. ``f`` and ``num_workers`` are filled per test.
+_FILL: dict[str, Any] = {"bucket_size": 2, "deviation": 100.0, "diameter": 10.0, "num_rounds": 100}
 
 
 class Case(NamedTuple):
@@ -22,6 +22,7 @@ class Case(NamedTuple):
       options: the variant, without f.
       factory: the factory itself.
       takes_f: whether it has a parameter f.
+      takes_n: whether it has a parameter num_workers.
       traits: what it promises.
     """
 
@@ -29,14 +30,22 @@ class Case(NamedTuple):
     options: dict[str, Any]
     factory: Callable[..., Any]
     takes_f: bool
+    takes_n: bool
     traits: Traits
 
     @property
     def id(self) -> str:
         return self.name + "".join(f"-{key}={value}" for key, value in self.options.items())
 
-    def make(self, f: Any = 1) -> Any:
-        return self.factory(**({"f": f} if self.takes_f else {}), **self.options)
+    def make(self, f: Any = 1, num_workers: int = 0, **options: Any) -> Any:
+        counts = {"f": f} if self.takes_f else {}
+        counts |= {"num_workers": num_workers} if self.takes_n else {}
+        return self.factory(**counts, **self.options, **options)
+
+    def most_f(self, num_workers: int) -> int:
+        """The largest f that the rule takes among so many workers."""
+        per_f, more = self.traits.workers_needed
+        return max((num_workers - more) // per_f, 0)
 
 
 def rule_cases() -> list[Case]:
@@ -50,6 +59,7 @@ def attack_cases() -> list[Case]:
 
 
 def _cases(registry: dict[str, Callable]) -> Iterator[Case]:
+    known = set()  # an alias has no variants of its own
     for name, factory in registry.items():
         parameters = inspect.signature(factory).parameters
         hints = typing.get_type_hints(factory)
@@ -57,20 +67,22 @@ def _cases(registry: dict[str, Callable]) -> Iterator[Case]:
         required = {
             key: _FILL.get(key, choices[key][0] if choices[key] else None)
             for key, parameter in parameters.items()
-            if parameter.default is inspect.Parameter.empty and key != "f"
+            if parameter.default is inspect.Parameter.empty and key not in ("f", "num_workers")
         }
         missing = [key for key, value in required.items() if value is None]
         if missing:
             raise ValueError(f"testing: say in byzjax/testing/cases.py how to fill {missing} of {name}.")
         seen = [required]
-        for key, values in choices.items():
+        for key, values in choices.items() if factory not in known else ():
             for value in values:
                 if value != parameters[key].default and (variant := {**required, key: value}) not in seen:
                     seen.append(variant)
+        known.add(factory)
         for options in seen:
             traits = traits_of(factory)
             fragile = any(f"{key}={value}" in traits.fragile for key, value in options.items())
-            yield Case(name, options, factory, "f" in parameters, traits._replace(robust=traits.robust and not fragile))
+            traits = traits._replace(robust=traits.robust and not fragile)
+            yield Case(name, options, factory, "f" in parameters, "num_workers" in parameters, traits)
 
 
 def _literals(hint: Any) -> list[Any]:

@@ -1,0 +1,193 @@
+"""Rules with a memory: centred clipping, ByzantineSGD, Safeguard; and rules that draw noise."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import byzjax
+from byzjax import aggregators as agg
+from byzjax import attacks, methods, tasks
+from byzjax.base import traits_of
+from byzjax.testing.references import centered_clipping as reference
+
+KEY = jax.random.key(0)
+
+
+def rows(n=10, d=4, seed=0, scale=1.0):
+    return np.random.default_rng(seed).normal(size=(n, d)).astype(np.float32) * scale + 2
+
+
+def steps(rule, stacks, params=None):
+    state = rule.init(jnp.zeros(stacks[0].shape[1]))
+    results = []
+    for k, x in enumerate(stacks):
+        at = jnp.zeros(x.shape[1]) if params is None else params[k]
+        result, state = rule.update(jnp.asarray(x), state, at, key=jax.random.fold_in(KEY, k))
+        results.append(np.asarray(result))
+    return results, state
+
+
+def test_centred_clipping_goes_on_from_its_last_result():
+    stacks = [rows(seed=k) for k in range(6)]
+    results, state = steps(agg.centered_clipping(tau=0.7, num_iters=2), stacks)
+    v = np.zeros(4)
+    for x, result in zip(stacks, results, strict=True):
+        v = v + reference(x.astype(np.float64) - v, tau=0.7, num_iters=2)
+        np.testing.assert_allclose(result, v, rtol=1e-4)
+    np.testing.assert_array_equal(state.previous, results[-1])
+
+
+@pytest.mark.parametrize("hostile", [1e6, 1e20, 3e38, np.inf, np.nan])
+def test_no_row_moves_centred_clipping_by_more_than_its_share(hostile):
+    x = rows(seed=3)
+    rule = agg.centered_clipping(tau=1.5)
+    spoilt = x.copy()
+    spoilt[:3] = hostile
+    clean, dirty = (np.asarray(byzjax.aggregate(rule, jnp.asarray(y))) for y in (x, spoilt))
+    assert np.linalg.norm(clean - dirty) <= 2 * 1.5 * 3 / 10 * 1.0001
+
+
+def test_scalings_of_tau():
+    x = jnp.asarray(rows())
+    for scaling, factor in (("none", 1.0), ("linear", 10.0), ("sqrt", np.sqrt(10.0))):
+        scaled = byzjax.aggregate(agg.centered_clipping(tau=0.3, scaling=scaling, beta=0.9), x)
+        np.testing.assert_allclose(scaled, byzjax.aggregate(agg.centered_clipping(tau=0.3 * factor), x), rtol=1e-5)
+
+
+def test_tau_beta_and_noise_may_be_traced():
+    x = jnp.asarray(rows())
+    swept = jax.vmap(lambda t, b: byzjax.aggregate(agg.centered_clipping(tau=t, beta=b, scaling="linear"), x))(
+        jnp.array([0.1, 1.0]), jnp.array([0.0, 0.5])
+    )
+    np.testing.assert_allclose(swept[1], byzjax.aggregate(agg.centered_clipping(tau=2.0), x), rtol=1e-5)
+    noise = jax.vmap(lambda s: byzjax.aggregate(agg.norm_clipping(100.0, noise_std=s), x, key=KEY))(
+        jnp.array([0.0, 1.0])
+    )
+    np.testing.assert_allclose(noise[0], x.mean(0), rtol=1e-5)
+    assert not np.allclose(noise[0], noise[1])
+
+
+def test_centred_clipping_after_clipping_keeps_both_origins():
+    """Clipping measures from zero, centred clipping from its last result: fused, each must keep its own."""
+    stacks = [rows(seed=k) for k in range(3)]
+    fused, _ = steps(byzjax.chain(agg.clipping(1.0), agg.centered_clipping(tau=0.2)), stacks)
+    apart, _ = steps(
+        agg.centered_clipping(tau=0.2), [np.asarray(byzjax.aggregate(agg.clipping(1.0), x)) for x in stacks]
+    )
+    np.testing.assert_allclose(fused, apart, rtol=1e-4, atol=1e-6)
+
+
+def test_byzantine_sgd_drops_a_steady_drift_and_never_forgives():
+    """Each gradient is within bounds; only their sum gives the liar away."""
+    rng = np.random.default_rng(0)
+    n, d, rounds = 9, 3, 60
+    rule = agg.byzantine_sgd(n, deviation=1.0, diameter=100.0, num_rounds=4, failure=0.9)  # drops sums beyond 41
+    stacks = [rng.normal(size=(n, d)).astype(np.float32) * 0.3 for _ in range(rounds)]
+    for x in stacks:
+        x[0] = [1.5, 0, 0]
+    results, state = steps(rule, [*stacks, *[np.zeros((n, d), np.float32)] * 3])
+    assert state.good.tolist() == [False] + [True] * (n - 1)
+    np.testing.assert_allclose(results[0], stacks[0].mean(0), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(results[rounds - 1], stacks[-1][1:].mean(0), rtol=1e-4, atol=1e-6)
+
+
+def test_byzantine_sgd_watches_the_way_along_the_path():
+    n = 5
+    x = np.full((n, 1), 1.0, np.float32)
+    x[0] = -1.0  # far less than 4 V away, but uphill
+    rule = agg.byzantine_sgd(n, deviation=1.0, diameter=0.01, num_rounds=1, failure=0.99)
+    reach = 4 * 0.01 * np.sqrt(np.log(16 * n / 0.99))
+    params = [jnp.array([-0.01 * k]) for k in range(12)]
+    _, state = steps(rule, [x] * 12, params)
+    gap = 2 * 0.01 * sum(range(12))
+    assert gap > reach
+    assert state.good.tolist() == [False] + [True] * (n - 1)
+
+
+def test_byzantine_sgd_with_too_small_a_deviation_trusts_one_worker():
+    x = rows(5)
+    results, state = steps(agg.byzantine_sgd(5, deviation=1e-6, diameter=1.0, num_rounds=1), [x])
+    assert state.good.sum() == 1
+    np.testing.assert_allclose(results[0], x[int(jnp.argmax(state.good))], rtol=1e-6)
+
+
+@pytest.mark.parametrize("thresholds", ["auto", (5.0, 15.0)])
+def test_safeguard_drops_liars_after_their_first_round(thresholds):
+    n = 10
+    x = rows(n)
+    x[7:] = -1000.0
+    rule = agg.safeguard(n, thresholds=thresholds)
+    results, state = steps(rule, [x, x])
+    kept = np.asarray(state.good)
+    assert not kept[7:].any()
+    assert kept[:7].all() or (thresholds == "auto" and kept[:7].sum() >= 4)  # "auto" is strict with honest ones, too
+    np.testing.assert_allclose(results[0], x.mean(0), rtol=1e-4)
+    np.testing.assert_allclose(results[1], x[kept].mean(0), rtol=1e-4)
+
+
+def test_safeguard_windows_restart_and_reset_forgives():
+    n = 6
+    lying, honest = rows(n), rows(n, seed=1)
+    lying[0] = 500.0
+    for reset in (False, True):
+        rule = agg.safeguard(n, windows=(1, 3), thresholds=(20.0, 20.0), reset=reset)
+        _, state = steps(rule, [lying, honest, honest, honest])
+        assert bool(state.good[0]) is reset
+        expected = honest / (n if reset else n - 1)
+        np.testing.assert_allclose(state.long, expected, rtol=1e-5)  # round 3 starts the long window again
+
+
+def test_a_row_of_nan_is_lost_to_the_filters_for_good():
+    n = 7
+    bad = rows(n)
+    bad[2] = np.nan
+    for rule in (agg.safeguard(n, multiplier=3.0), agg.byzantine_sgd(n, deviation=50.0, diameter=9.0, num_rounds=9)):
+        results, state = steps(rule, [bad, rows(n), rows(n)])
+        assert np.isfinite(results).all()
+        assert state.good.tolist() == [True, True, False, True, True, True, True]
+
+
+@pytest.mark.parametrize("name", ["byzantine_sgd", "safeguard", "centered_clipping"])
+def test_stateful_rules_run_and_resume(name):
+    """In a whole run, under vmap over seeds, and cut in two with the same bits."""
+    n = 8
+    options = {
+        "byzantine_sgd": {"num_workers": n, "deviation": 10.0, "diameter": 10.0, "num_rounds": 20},
+        "safeguard": {"num_workers": n, "windows": (3, 7)},
+        "centered_clipping": {"tau": 1.0},
+    }[name]
+    method = methods.momentum_sgd(0.01, aggregator=agg.REGISTRY[name](**options))
+    task, byzantine = tasks.quartic(num_workers=n), jnp.arange(n) >= 6
+
+    def run(key, rounds=20, state=None):
+        return byzjax.simulate(
+            task, method, attacks.bit_flip(), byzantine=byzantine, key=key, num_rounds=rounds, state=state
+        )
+
+    whole = jax.jit(run)(KEY)
+    assert jnp.isfinite(whole.history["loss"]).all()
+    first = jax.jit(lambda key: run(key, 12))(KEY)
+    second = jax.jit(lambda state: run(None, 8, state))(first.state)
+    np.testing.assert_array_equal(second.state.params, whole.state.params)
+    lanes = jax.jit(jax.vmap(run))(jax.random.split(KEY, 3))
+    assert lanes.history["loss"].shape == (3, 20)
+
+
+def test_noise_has_the_deviation_it_promises():
+    x = jnp.zeros((4, 20_000))
+    rule = agg.norm_clipping(1.0, noise_std=0.5)
+    assert abs(float(byzjax.aggregate(rule, x, key=KEY).std()) - 0.5) < 0.02
+    private = byzjax.aggregate(agg.dp_clipping(2.0, noise_multiplier=0.25), x, key=KEY)
+    np.testing.assert_allclose(private.std(1), 0.5, atol=0.02)
+    assert abs(float(jnp.corrcoef(private)[0, 1])) < 0.05
+    np.testing.assert_array_equal(private, byzjax.aggregate(agg.dp_clipping(2.0, noise_multiplier=0.25), x, key=KEY))
+
+
+def test_dnc_can_be_misled_across_the_main_direction():
+    """A finding: scores are about the mean of all rows, so far rows that pull apart can beat honest ones."""
+    assert not traits_of(agg.dnc).robust
+    rng = np.random.default_rng(7)
+    x = rng.normal(size=(20, 10)).astype(np.float32)
+    x[-3:] = 1e12 * rng.uniform(-1, 1, size=(3, 10))
+    assert jnp.abs(byzjax.aggregate(agg.dnc(3), jnp.asarray(x), key=KEY)).max() > 1e9

@@ -1,0 +1,114 @@
+"""Whom a rule trusted: weights on request, and the metrics made of them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import byzjax
+from byzjax import aggregators as agg
+from byzjax import attacks, methods, metrics, tasks
+from byzjax.base import Aggregator
+from byzjax.testing import rule_cases
+
+KEY = jax.random.key(0)
+
+
+def stack(n=11, d=5, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=(n, d)) + 1, jnp.float32)
+
+
+def weighs(case):
+    rule = case.make(2, 11)
+    trust = rule.weigh(stack(), rule.init(jnp.zeros(5)), jnp.zeros(5), key=KEY)[2]
+    return (trust.weights if isinstance(rule, Aggregator) else trust.mixing) is not None
+
+
+CASES = [case for case in rule_cases() if weighs(case)]
+
+
+def test_most_rules_can_say_whom_they_trusted():
+    silent = {case.name for case in rule_cases()} - {case.name for case in CASES}
+    coordinatewise = {"mean", "median", "trimmed_mean", "meamed", "sign_majority", "bulyan"}
+    assert silent == coordinatewise | {"dp_clipping"}
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+def test_weights_make_the_result(case):
+    x = stack()
+    result, weights = byzjax.aggregate(case.make(2, 11), x, key=KEY, return_weights=True)
+    if "start=median" in case.id:  # what the weights lack to 1 lies on the median
+        result = result - (1 - weights.sum()) * jnp.sort(x, axis=0)[5]
+    np.testing.assert_allclose(weights @ x, result, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+@pytest.mark.parametrize("pre", ["nnm", "clipping", "nnm+bucketing"])
+def test_weights_reach_through_pre_aggregations(case, pre):
+    n = 22
+    links = {
+        "nnm": [agg.nnm(2)],
+        "clipping": [agg.clipping(1.5)],
+        "nnm+bucketing": [agg.nnm(2), agg.bucketing(2)],
+    }[pre]
+    rule = byzjax.chain(*links, case.make(2, 11 if "bucketing" in pre else n))
+    x = stack(n)
+    result, weights = byzjax.aggregate(rule, x, key=KEY, return_weights=True)
+    if case.id == "centered_clipping-start=median":
+        assert weights.shape == (n,)
+        return  # the rest of its weight is on the median
+    np.testing.assert_allclose(weights @ x, result, rtol=1e-4, atol=1e-4)
+
+
+def test_a_chain_within_a_chain_is_flat():
+    inner = byzjax.chain(agg.clipping(3.0), agg.nnm(1))
+    nested = byzjax.chain(inner, agg.krum(1))
+    flat = byzjax.chain(agg.clipping(3.0), agg.nnm(1), agg.krum(1))
+    assert len(nested.links) == 3
+    for ours, theirs in zip(
+        byzjax.aggregate(nested, stack(), return_weights=True),
+        byzjax.aggregate(flat, stack(), return_weights=True),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_noise_ends_what_can_be_told():
+    rule = byzjax.chain(agg.dp_clipping(), agg.krum(1))
+    with pytest.raises(ValueError, match="adds noise"):
+        byzjax.aggregate(rule, stack(), key=KEY, return_weights=True)
+
+
+def history(rule, names, attack=None, num_byzantine=3):
+    n = 20
+    return byzjax.run(
+        tasks.quartic(num_workers=n),
+        methods.byz_nsgdm(0.1, aggregator=rule),
+        attack or attacks.sign_flip(),
+        byzantine=jnp.arange(n) >= n - num_byzantine,
+        key=KEY,
+        num_rounds=5,
+        record=metrics.record(*names),
+        progress=False,
+    ).history
+
+
+def test_attacker_weight_is_their_share():
+    np.testing.assert_allclose(history(agg.multi_krum(f=0), ["attacker_weight"])["attacker_weight"], 0.15, rtol=1e-6)
+    assert (history(agg.krum(f=3), ["attacker_weight"])["attacker_weight"] == 0).all()
+
+
+def test_attackers_kept_counts_them_in_honest_rows():
+    record = ["attackers_kept", "attacker_weight"]
+    far = history(byzjax.chain(agg.nnm(f=3), agg.geometric_median()), record, attacks.ipm(scale=1e6))
+    assert (far["attackers_kept"] == 0).all()
+    all_of_them = history(byzjax.chain(agg.nnm(f=0), agg.median()), ["attackers_kept"], attacks.ipm(scale=1e6))
+    assert (all_of_them["attackers_kept"] == 3).all()
+    buckets = history(byzjax.chain(agg.bucketing(bucket_size=2), agg.krum(f=3)), record)
+    np.testing.assert_allclose(buckets["attackers_kept"], 0.3, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("rule", "name"), [(agg.median(), "attacker_weight"), (agg.krum(f=3), "attackers_kept")])
+def test_what_a_rule_cannot_tell_is_said(rule, name):
+    with pytest.raises(ValueError, match=name):
+        history(rule, [name])
