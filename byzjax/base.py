@@ -71,10 +71,14 @@ class Weights(NamedTuple):
     With an ``anchor`` the rule also puts weight on a point that is not a row, and answers f32[n + 1], the anchor's
     weight last: ``"previous"`` is the rule's own last result (then it has a state, and ``geometry.gram[n + 1]`` is that
     point), ``"median"`` the coordinate-wise median of the rows, the centre of the geometry.
+
+    A rule that only asks for ``geometry.squared_norms(about)`` says about what: ``"origin"``, ``"previous"`` or a row.
+    Alone it then gets `Lengths`, which are cheaper than a `Geometry`.
     """
 
     weights: Callable[[Any, jax.Array | None], jax.Array]
     anchor: Literal["previous", "median"] | None = None
+    about: Literal["origin", "previous"] | Numeric | None = None
 
 
 class Mixing(NamedTuple):
@@ -83,7 +87,13 @@ class Mixing(NamedTuple):
     matrix: Callable[[Any, jax.Array | None], jax.Array]
 
 
-Kernel = Coordinatewise | Weights | Mixing
+class Scaling(NamedTuple):
+    """A pre-aggregation that scales rows by what their lengths are: ``factors: (geometry, key) -> f32[n]``."""
+
+    factors: Callable[[Any, jax.Array | None], jax.Array]
+
+
+Kernel = Coordinatewise | Weights | Mixing | Scaling
 
 
 class Trust(NamedTuple):

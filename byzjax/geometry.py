@@ -12,8 +12,8 @@ cancellation, and centring on anything that attackers can move lets one huge row
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ from byzjax.blocks import add, flatten, fold_blocks, matmul, memory_numbers, par
 from byzjax.sorting import order_statistic, ranks
 
 _FAR = 2.0**46  # the largest distance from the centre, in units of the median row
+_NEAR = 2.0**90  # a squared size in units below which no row is drawn back
 _ORDINARY = (2.0**-80, 2.0**80)  # squared sizes that are summed in plain units
 _EXACT = 1 << 17  # n·n·d up to which all differences are formed
 _COMPARED = 1 << 13  # coordinates of two rows that are compared at a time
@@ -55,11 +56,21 @@ class Geometry(NamedTuple):
         n = self.num_workers
         return self.gram[:n, :n]
 
-    def squared_norms(self) -> jax.Array:
-        """``‖x_i‖²``, from the origin, f32[n]; +inf for lost rows."""
+    def squared_norms(self, about: Any = "origin") -> jax.Array:
+        """``‖x_i − p‖²``, f32[n]; +inf for lost rows.
+
+        Args:
+          about: p: "origin", "previous" (the reference), "median" (the centre), or the index of a row.
+        """
         n = self.num_workers
         squares = jnp.diagonal(self.gram)
-        norms = jnp.maximum(squares[:n] - 2.0 * self.gram[n, :n] + squares[n], 0.0)
+        if not isinstance(about, str):
+            return self.distances[about]
+        if about == "median":
+            norms = squares[:n]
+        else:
+            point = {"origin": n, "previous": n + 1}[about]
+            norms = jnp.maximum(squares[:n] - 2.0 * self.gram[point, :n] + squares[point], 0.0)
         return jnp.where(self.finite, norms, jnp.inf)
 
     def mix(self, matrix: jax.Array) -> Geometry:
@@ -74,17 +85,41 @@ class Geometry(NamedTuple):
         return self._replace(gram=gram, distances=_gram_distances(gram, finite), finite=finite)
 
 
+class Lengths(NamedTuple):
+    """What `Geometry` tells of the rows' distances from one point, for rules that ask for no more.
+
+    Attributes:
+      squares: f32[n], squared, in robust units; +inf for lost rows.
+      finite: bool[n].
+      unit: f32[].
+    """
+
+    squares: jax.Array
+    finite: jax.Array
+    unit: jax.Array
+
+    @property
+    def num_workers(self) -> int:
+        return self.finite.shape[0]
+
+    def squared_norms(self, about: Any = "origin") -> jax.Array:
+        """f32[n], about the point that was measured from, which the kernel named itself."""
+        del about
+        return self.squares
+
+
 class Frame(NamedTuple):
     """How rows were placed before they were measured; needed to apply weights.
 
     Attributes:
-      centre: the coordinate-wise lower median of each matrix, f32[d] each.
+      centre: the coordinate-wise lower median of each matrix, f32[d] each; or the point that lengths were measured
+        from, None for the origin.
       reach: f32[n], the factor by which a far row was drawn towards the centre; 1 for all others.
       sizes: f32[n], the size of each centred row: its norm, or where that is out of range its largest coordinate; +inf
         for lost rows.
     """
 
-    centre: list[jax.Array]
+    centre: Sequence[jax.Array | None]
     reach: jax.Array
     sizes: jax.Array
 
@@ -126,7 +161,7 @@ def measure(updates: Stacked, reference: Params | None = None) -> tuple[Geometry
     squares = jnp.diagonal(plain)
     middle, largest = _order_statistic(squares[:n], n // 2), squares.max()
     ordinary = (
-        (middle >= _ORDINARY[0]) & (largest <= jnp.minimum(_ORDINARY[1], middle * _FAR)) & jnp.isfinite(plain).all()
+        (middle >= _ORDINARY[0]) & (largest <= jnp.minimum(_ORDINARY[1], middle * _NEAR)) & jnp.isfinite(plain).all()
     )
 
     def measure_scaled(state):
@@ -156,6 +191,48 @@ def measure(updates: Stacked, reference: Params | None = None) -> tuple[Geometry
 
     distances = _measure_again(gram, finite, equal, products_from)
     return Geometry(gram, distances, finite, unit), frame
+
+
+def measure_lengths(updates: Stacked, about: Any, reference: Params | None = None) -> tuple[Lengths, Frame]:
+    """How far every row is from one point, and the frame in which weights are applied, in one reading.
+
+    Args:
+      updates: leaves ``[n, *p]``.
+      about: "origin", "previous" or the index of a row, which may be traced.
+      reference: the point that "previous" means, leaves ``[*p]``.
+    """
+    matrices, _ = flatten(updates)
+    dtype = wide_dtype(matrices)
+    n = matrices[0].shape[0]
+    points: list[jax.Array | None] = [None] * len(matrices)
+    if not isinstance(about, str):
+        points = [x[about].astype(dtype) for x in matrices]
+    elif about == "previous":
+        rows, _ = flatten(jax.tree.map(lambda leaf: leaf[None], reference))
+        points = [row[0].astype(dtype) for row in rows]
+
+    def offsets(x: jax.Array, p: jax.Array | None) -> jax.Array:
+        return x.astype(dtype) if p is None else x.astype(dtype) - p[None]
+
+    pairs = list(zip(matrices, points, strict=True))
+    plain = add([jnp.square(offsets(x, p)).sum(1) for x, p in pairs])
+    middle = _order_statistic(plain, n // 2)
+    ordinary = (middle >= _ORDINARY[0]) & (plain <= jnp.minimum(_ORDINARY[1], middle * _NEAR)).all()
+
+    def measure_scaled(state):
+        sizes = jnp.stack([_absolute(offsets(x, p)).max(1, initial=0.0) for x, p in pairs]).max(0)
+        factor = _factor(sizes, _median_size(sizes, jnp.zeros((), dtype)))
+        scaled = [jnp.where(factor[:, None] > 0, offsets(x, p) * factor[:, None], 0.0) for x, p in pairs]
+        return add([jnp.square(y).sum(1) for y in scaled]), sizes, jnp.zeros((), bool)
+
+    sizes = jnp.sqrt(plain)
+    unit = _median_size(sizes, jnp.zeros((), dtype))
+    squares, sizes, _ = jax.lax.while_loop(
+        lambda state: state[2], measure_scaled, (plain / unit / unit, sizes, ~ordinary)
+    )
+    unit = _median_size(sizes, jnp.zeros((), dtype))
+    frame = Frame(points, _factor(sizes, unit) * unit, sizes)
+    return Lengths(jnp.where(frame.finite, squares, jnp.inf), frame.finite, unit), frame
 
 
 def distances(updates: Stacked) -> jax.Array:

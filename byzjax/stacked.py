@@ -27,8 +27,8 @@ from byzjax.blocks import (
     weighted_sum,
     wide_dtype,
 )
-from byzjax.geometry import Frame, Geometry, distances, measure, touches_lost
-from byzjax.sorting import MAX_NETWORK
+from byzjax.geometry import Frame, Geometry, Lengths, distances, measure, measure_lengths, touches_lost
+from byzjax.sorting import MAX_NETWORK, lowest
 
 
 class Anchor(NamedTuple):
@@ -53,7 +53,7 @@ def combine(weights: jax.Array, updates: Stacked, frame: Frame, anchor: Anchor |
     lost = jnp.where(jnp.any((weights != 0) & ~frame.finite), jnp.nan, 0.0).astype(kept.dtype)
     spared = spared + lost
     sums = [
-        weighted_sum(kept, x) + jnp.where(spared != 0, spared * c, 0.0)
+        weighted_sum(kept, x) + (lost if c is None else jnp.where(spared != 0, spared * c, 0.0))
         for x, c in zip(matrices, frame.centre, strict=True)
     ]
     if anchor is not None:
@@ -64,7 +64,7 @@ def combine(weights: jax.Array, updates: Stacked, frame: Frame, anchor: Anchor |
 
 def centre_of(updates: Stacked, frame: Frame) -> Params:
     """The coordinate-wise lower median that a frame is centred on: leaves ``[*p]``."""
-    return flatten(updates)[1](frame.centre)
+    return flatten(updates)[1]([c for c in frame.centre if c is not None])
 
 
 def mix(matrix: jax.Array, updates: Stacked, frame: Frame) -> Stacked:
@@ -79,7 +79,9 @@ def mix(matrix: jax.Array, updates: Stacked, frame: Frame) -> Stacked:
     spared = jnp.where(frame.finite[None, :], matrix * (1.0 - frame.reach)[None, :], 0.0).sum(1)
     spared = jnp.where(lost, jnp.nan, spared)
 
-    def mixed(x: jax.Array, c: jax.Array) -> jax.Array:
+    def mixed(x: jax.Array, c: jax.Array | None) -> jax.Array:
+        assert c is not None, "mixing needs a geometry, not lengths"
+
         def step(out: jax.Array, start: jax.Array, block: jax.Array, fresh: jax.Array) -> jax.Array:
             del fresh
             centre = jax.lax.dynamic_slice_in_dim(c, start, block.shape[1])
@@ -90,6 +92,16 @@ def mix(matrix: jax.Array, updates: Stacked, frame: Frame) -> Stacked:
         return fold_blocks(step, out, x, kept.dtype, memory_numbers())
 
     return unflatten([mixed(x, c) for x, c in zip(matrices, frame.centre, strict=True)])
+
+
+def scale_rows(factors: jax.Array, updates: Stacked, frame: Frame) -> Stacked:
+    """``c_i x_i``, with far rows drawn back to the origin: leaves ``[n, *p]``. A lost row is NaN."""
+    kept = jnp.where(frame.finite, factors * frame.reach, jnp.nan)
+
+    def scale(x: jax.Array) -> jax.Array:
+        return (x.astype(kept.dtype) * kept.reshape((-1,) + (1,) * (x.ndim - 1))).astype(x.dtype)
+
+    return jax.tree.map(scale, updates)
 
 
 def coordinatewise(reduce: Callable[[jax.Array], jax.Array], updates: Stacked) -> Params:
@@ -120,7 +132,7 @@ def inner(updates: Stacked, point: Params) -> jax.Array:
 def sample_coordinates(updates: Stacked, count: int, key: jax.Array) -> jax.Array:
     """``count`` random coordinates of every row, the same for all: ``[n, min(count, d)]``.
 
-    Without replacement up to four million coordinates; beyond, where a permutation would cost more than the rule, with.
+    Without replacement up to four million coordinates; beyond, where choosing would cost more than the rule, with.
     """
     matrices, _ = flatten(updates)
     dtype = wide_dtype(matrices)
@@ -128,7 +140,10 @@ def sample_coordinates(updates: Stacked, count: int, key: jax.Array) -> jax.Arra
     d = sum(widths)
     if count >= d:
         return jnp.concatenate([x.astype(dtype) for x in matrices], axis=1)
-    chosen = jax.random.choice(key, d, (count,), replace=d > 1 << 22)
+    if d > 1 << 22:
+        chosen = jax.random.randint(key, (count,), 0, d)
+    else:  # the lowest of d random numbers, without sorting them
+        chosen = jnp.flatnonzero(lowest(jax.random.uniform(key, (d,)), count), size=count)
     parts, first = [], 0
     for x, width in zip(matrices, widths, strict=True):
         here = (chosen >= first) & (chosen < first + width)
@@ -144,6 +159,22 @@ def row_mean(x: jax.Array) -> jax.Array:
     if n > UNROLL:
         return matmul(jnp.full((n,), 1.0 / n, x.dtype), x)
     return add(list(x)) / n
+
+
+def mean_of_groups(order: jax.Array, size: int, updates: Stacked) -> Stacked:
+    """Means of consecutive workers in a given order: leaves ``[⌈n/size⌉, *p]``; the last group holds what is left."""
+    n = order.shape[0]
+    count = -(-n // size)
+    places = jnp.pad(order, (0, count * size - n)).reshape(count, size)
+    there = (jnp.arange(count * size) < n).reshape(count, size)
+
+    def mean(x: jax.Array) -> jax.Array:
+        dtype = wide_dtype([x])
+        shape = (count,) + (1,) * (x.ndim - 1)
+        rows = [jnp.where(there[:, k].reshape(shape), x[places[:, k]].astype(dtype), 0.0) for k in range(size)]
+        return (add(rows) / there.sum(1).astype(dtype).reshape(shape)).astype(x.dtype)
+
+    return jax.tree.map(mean, updates)
 
 
 def masked_mean(updates: Stacked, mask: jax.Array) -> Params:
@@ -210,6 +241,7 @@ __all__ = [
     "Anchor",
     "Frame",
     "Geometry",
+    "Lengths",
     "centre_of",
     "combine",
     "coordinatewise",
@@ -219,10 +251,13 @@ __all__ = [
     "masked_std",
     "matmul",
     "mean_and_deviations",
+    "mean_of_groups",
     "measure",
+    "measure_lengths",
     "mix",
     "replace_rows",
     "row_mean",
     "sample_coordinates",
+    "scale_rows",
     "wide_dtype",
 ]

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from byzjax.aggregators.kernels import mixing_rule, trusting_rule
-from byzjax.base import Aggregator, Mixing, Params, PreAggregator, Stacked, Trust, Weights, num_workers_of
+from byzjax.base import Aggregator, Mixing, Params, PreAggregator, Scaling, Stacked, Trust, Weights, num_workers_of
 from byzjax.stacked import Geometry, matmul
 
 Link = Aggregator | PreAggregator
@@ -137,8 +137,11 @@ def _fold_in(key: jax.Array | None, position: int) -> jax.Array | None:
 def _stages(links: Sequence[Link]) -> list[Link]:
     """The links as stages that all take the chain's own key, runs of worker-space kernels fused into one stage."""
     stages: list[Link] = []
-    for fusable, run in itertools.groupby(enumerate(links), lambda pair: isinstance(pair[1].kernel, Mixing | Weights)):
-        if fusable:
+    for fusable, group in itertools.groupby(
+        enumerate(links), lambda pair: isinstance(pair[1].kernel, Mixing | Scaling | Weights)
+    ):
+        run = list(group)
+        if fusable and len(run) > 1:
             stages.append(_fused([(position, link.kernel) for position, link in run]))
         else:
             stages.extend(_placed(position, link) for position, link in run)
@@ -160,7 +163,12 @@ def _fused(run: list[tuple[int, Any]]) -> Link:
     def product(geometry: Geometry, key: jax.Array | None) -> jax.Array:
         total = None
         for position, kernel in mixings:
-            step = kernel.matrix(geometry, _fold_in(key, position))
+            own = _fold_in(key, position)
+            if isinstance(kernel, Scaling):
+                # A lost row keeps its weight on itself, which marks its mixture as lost.
+                step = jnp.diag(jnp.where(geometry.finite, kernel.factors(geometry, own), 1.0))
+            else:
+                step = kernel.matrix(geometry, own)
             geometry = geometry.mix(step)
             total = step if total is None else matmul(step, total)
         assert total is not None

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from byzjax.aggregators.kernels import weights_rule
 from byzjax.base import Aggregator, Numeric, Weights, check_integer, check_number, promises
 from byzjax.sorting import ranks
-from byzjax.stacked import Geometry
+from byzjax.stacked import Geometry, Lengths
 
 Init = Literal["zero", "mean", "median"]
 
@@ -195,31 +195,36 @@ def centered_clipping(
         raise ValueError(f"{name}: start = {start!r} must be 'previous', 'median', 'mean' or 'zero'.")
     anchor = start if start in ("previous", "median") else None
 
-    def weights(geometry: Geometry, key: jax.Array | None) -> jax.Array:
+    about = start if start == "previous" else "origin" if start == "zero" else None
+
+    def weights(geometry: Geometry | Lengths, key: jax.Array | None) -> jax.Array:
         del key
-        n, dtype = geometry.num_workers, geometry.gram.dtype
+        n, dtype = geometry.num_workers, geometry.unit.dtype
         growth = 1.0 - jnp.asarray(beta, dtype)
         radius = jnp.asarray(tau, dtype) / {"none": 1.0, "linear": growth, "sqrt": jnp.sqrt(growth)}[scaling]
         radius = radius / geometry.unit
-        # The rows and the point started from; the median is where the Gram matrix has its own centre, zero.
-        if start == "median":
-            gram = jnp.pad(geometry.rows, (0, 1))
-        else:
-            points = jnp.append(jnp.arange(n), n + 1 if start == "previous" else n)
-            gram = geometry.gram[points][:, points]
 
-        def step(_, point: jax.Array) -> jax.Array:
-            away = distance_to(point, gram)[:n]
+        def step(point: jax.Array, away: jax.Array) -> jax.Array:
+            """A combination of the rows and the point started from, and one step on."""
             pull = jnp.where(geometry.finite, jnp.minimum(1.0, radius / jnp.where(away > 0, away, 1.0)), 0.0)
             pull = jnp.where(geometry.finite & (away == 0), 1.0, pull) / n
             return (1.0 - pull.sum()) * point + jnp.append(pull, jnp.zeros((), dtype))
 
         rows = jnp.append(geometry.finite.astype(dtype), jnp.zeros((), dtype))
         first = rows / rows.sum() if start == "mean" else jnp.zeros((n + 1,), dtype).at[n].set(1.0)
-        found = jax.lax.fori_loop(0, num_iters, step, first)
+        away = jnp.sqrt(geometry.squared_norms(about)) if about else _distances_from(geometry, start)  # type: ignore[arg-type]
+        found = step(first, away)
+        if num_iters > 1:
+            assert isinstance(geometry, Geometry)
+            # The median is where the Gram matrix has its own centre, zero.
+            gram = jnp.pad(geometry.rows, (0, 1))
+            if start != "median":
+                points = jnp.append(jnp.arange(n), n + 1 if start == "previous" else n)
+                gram = geometry.gram[points][:, points]
+            found = jax.lax.fori_loop(1, num_iters, lambda _, point: step(point, distance_to(point, gram)[:n]), found)
         return found if anchor is not None else found[:n]
 
-    return weights_rule(Weights(weights, anchor))
+    return weights_rule(Weights(weights, anchor, about if num_iters == 1 else None))
 
 
 def distance_to(point: jax.Array, gram: jax.Array) -> jax.Array:

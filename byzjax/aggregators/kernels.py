@@ -16,6 +16,7 @@ from byzjax.base import (
     Numeric,
     Params,
     PreAggregator,
+    Scaling,
     Stacked,
     Trust,
     Weights,
@@ -58,11 +59,14 @@ def trusting_rule(kernel: Weights, mixing: Mixing | None) -> Aggregator:
         del params, extra
         n = num_workers_of(updates)
         previous = state.previous if kernel.anchor == "previous" else None
-        geometry, frame = stacked.measure(updates, previous)
         matrix = None
+        if mixing is None and kernel.about is not None:
+            geometry, frame = stacked.measure_lengths(updates, kernel.about, previous)
+        else:
+            geometry, frame = stacked.measure(updates, previous)
         if mixing is not None:
             matrix = mixing.matrix(geometry, key)
-            geometry = geometry.mix(matrix)
+            geometry = geometry.mix(matrix)  # type: ignore[union-attr]
         answer = kernel.weights(geometry, key)
         m = geometry.num_workers
         weights = answer[:m] if matrix is None else stacked.matmul(answer[:m], matrix)
@@ -86,6 +90,19 @@ def mixing_rule(kernel: Mixing) -> PreAggregator:
         geometry, frame = stacked.measure(updates)
         matrix = kernel.matrix(geometry, key)
         return stacked.mix(matrix, updates, frame), state, Trust(mixing=matrix)
+
+    return PreAggregator.weighing(optax.init_empty_state, weigh, kernel)
+
+
+def scaling_rule(kernel: Scaling) -> PreAggregator:
+    """A stateless pre-aggregation from ``factors: (lengths, key) -> f32[n]``."""
+
+    def weigh(updates: Stacked, state, params=None, *, key: jax.Array | None = None, **extra):
+        del params, extra
+        num_workers_of(updates)
+        lengths, frame = stacked.measure_lengths(updates, "origin")
+        factors = kernel.factors(lengths, key)
+        return stacked.scale_rows(factors, updates, frame), state, Trust(mixing=jnp.diag(factors))
 
     return PreAggregator.weighing(optax.init_empty_state, weigh, kernel)
 

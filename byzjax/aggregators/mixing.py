@@ -6,17 +6,22 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import optax
 
+from byzjax import stacked
 from byzjax.aggregators.kernels import mean_of_lowest, mixing_rule
 from byzjax.base import (
     Mixing,
     Numeric,
     PreAggregator,
+    Stacked,
+    Trust,
     check_f,
     check_integer,
     check_key,
     check_majority,
     nan_unless_minority,
+    num_workers_of,
     promises,
 )
 from byzjax.stacked import Geometry
@@ -87,12 +92,21 @@ def bucketing(bucket_size: int) -> PreAggregator:
 
     def matrix(geometry: Geometry, key: jax.Array | None) -> jax.Array:
         n = geometry.num_workers
+        return bucket_matrix(shuffled(n, key), bucket_size, geometry.gram.dtype)
+
+    def shuffled(n: int, key: jax.Array | None) -> jax.Array:
         if bucket_size > n:
             raise ValueError(f"bucketing: bucket_size = {bucket_size} exceeds n = {n} workers; use s ≤ {n}.")
-        order = jax.random.permutation(check_key(key, "bucketing"), n)
-        return bucket_matrix(order, bucket_size, geometry.gram.dtype)
+        return jax.random.permutation(check_key(key, "bucketing"), n)
 
-    return mixing_rule(Mixing(matrix))
+    def weigh(updates: Stacked, state, params=None, *, key: jax.Array | None = None, **extra):
+        """Alone it needs no geometry."""
+        del params, extra
+        order = shuffled(num_workers_of(updates), key)
+        buckets = stacked.mean_of_groups(order, bucket_size, updates)
+        return buckets, state, Trust(mixing=bucket_matrix(order, bucket_size))
+
+    return PreAggregator.weighing(optax.init_empty_state, weigh, Mixing(matrix))
 
 
 def bucket_matrix(order: jax.Array, bucket_size: int, dtype: jnp.dtype = jnp.float32) -> jax.Array:  # type: ignore[assignment]

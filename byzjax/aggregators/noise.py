@@ -21,7 +21,7 @@ from byzjax.base import (
     num_workers_of,
     promises,
 )
-from byzjax.stacked import Geometry
+from byzjax.stacked import Geometry, Lengths
 
 
 @promises(translation=False, scale=False, averaging=False, robust=False)
@@ -50,12 +50,12 @@ def norm_clipping(max_norm: Numeric = 3.0, *, noise_std: Numeric = 0.0) -> Aggre
     check_number(max_norm, "max_norm", "norm_clipping", least=0, open_below=True)
     check_number(noise_std, "noise_std", "norm_clipping", least=0)
 
-    def weights(geometry: Geometry, key: jax.Array | None) -> jax.Array:
+    def weights(geometry: Geometry | Lengths, key: jax.Array | None) -> jax.Array:
         del key
-        factors = shortening(geometry, jnp.asarray(max_norm, geometry.gram.dtype) / geometry.unit)
+        factors = shortening(geometry, jnp.asarray(max_norm, geometry.unit.dtype) / geometry.unit)
         return jnp.where(geometry.finite, factors, 0.0) / geometry.num_workers
 
-    clipped = weights_rule(Weights(weights))
+    clipped = weights_rule(Weights(weights, about="origin"))
     if concrete(noise_std) == 0:
         return clipped
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from byzjax.aggregators.kernels import mean_of_lowest, mixing_rule, weights_rule
+from byzjax.aggregators.kernels import mean_of_lowest, scaling_rule, weights_rule
 from byzjax.base import (
     Aggregator,
-    Mixing,
     Numeric,
     PreAggregator,
+    Scaling,
     Weights,
     check_f,
     check_majority,
@@ -19,7 +19,7 @@ from byzjax.base import (
     promises,
 )
 from byzjax.sorting import ranks
-from byzjax.stacked import Geometry
+from byzjax.stacked import Geometry, Lengths
 
 
 @promises(translation=False)
@@ -46,13 +46,13 @@ def cge(f: Numeric) -> Aggregator:
     """
     check_f(f, "cge")
 
-    def weights(geometry: Geometry, key: jax.Array | None) -> jax.Array:
+    def weights(geometry: Geometry | Lengths, key: jax.Array | None) -> jax.Array:
         del key
         n = geometry.num_workers
         check_majority(f, n, "cge")
         return mean_of_lowest(geometry.squared_norms(), n - f) * nan_unless_minority(f, n)
 
-    return weights_rule(Weights(weights))
+    return weights_rule(Weights(weights, about="origin"))
 
 
 @promises(translation=False, scale=False, averaging=False, robust=False)
@@ -75,11 +75,11 @@ def clipping(max_norm: Numeric = 2.0) -> PreAggregator:
     """
     check_number(max_norm, "max_norm", "clipping", least=0, open_below=True)
 
-    def matrix(geometry: Geometry, key: jax.Array | None) -> jax.Array:
+    def factors(geometry: Geometry | Lengths, key: jax.Array | None) -> jax.Array:
         del key
-        return _shorten(geometry, jnp.asarray(max_norm, geometry.gram.dtype) / geometry.unit)
+        return shortening(geometry, jnp.asarray(max_norm, geometry.unit.dtype) / geometry.unit)
 
-    return mixing_rule(Mixing(matrix))
+    return scaling_rule(Scaling(factors))
 
 
 @promises(translation=False, averaging=False, robust=False)
@@ -105,24 +105,19 @@ def arc(f: Numeric) -> PreAggregator:
     """
     check_f(f, "arc")
 
-    def matrix(geometry: Geometry, key: jax.Array | None) -> jax.Array:
+    def factors(geometry: Geometry | Lengths, key: jax.Array | None) -> jax.Array:
         del key
         n = geometry.num_workers
         check_majority(f, n, "arc")
         norms = jnp.sqrt(geometry.squared_norms())
         clipped = 2 * f * (n - f) // n
         longest_kept = jnp.where(ranks(norms) == n - 1 - clipped, norms, 0.0).sum()
-        return _shorten(geometry, longest_kept * nan_unless_minority(f, n))
+        return shortening(geometry, longest_kept * nan_unless_minority(f, n))
 
-    return mixing_rule(Mixing(matrix))
+    return scaling_rule(Scaling(factors))
 
 
-def shortening(geometry: Geometry, bound: jax.Array) -> jax.Array:
+def shortening(geometry: Geometry | Lengths, bound: jax.Array) -> jax.Array:
     """``min(1, bound/‖x_i‖)``, f32[n], with the bound in units of the geometry; 1 for a row of zeros."""
     norms = jnp.sqrt(geometry.squared_norms())
     return jnp.where(norms > 0, jnp.minimum(1.0, bound / jnp.where(norms > 0, norms, 1.0)), 1.0)
-
-
-def _shorten(geometry: Geometry, bound: jax.Array) -> jax.Array:
-    # A lost row keeps its weight on itself, which marks its mixture as lost.
-    return jnp.diag(jnp.where(geometry.finite, shortening(geometry, bound), 1.0))

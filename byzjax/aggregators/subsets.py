@@ -14,7 +14,7 @@ import numpy as np
 
 from byzjax.aggregators.kernels import mean_of_lowest, weights_rule
 from byzjax.base import Aggregator, Numeric, Weights, check_f, check_majority, concrete, nan_unless_minority, promises
-from byzjax.stacked import Geometry
+from byzjax.stacked import Geometry, Lengths
 
 MAX_SUBSETS = 1_000_000
 _CHUNK = 1_024  # subsets looked at together
@@ -111,17 +111,17 @@ def monna(f: Numeric, *, reference: Numeric = 0) -> Aggregator:
     """
     check_f(f, "monna")
 
-    def weights(geometry: Geometry, key: jax.Array | None) -> jax.Array:
+    def weights(geometry: Geometry | Lengths, key: jax.Array | None) -> jax.Array:
         del key
         n = geometry.num_workers
         check_majority(f, n, "monna")
         index = concrete(reference)
         if index is not None and not 0 <= index < n:
             raise ValueError(f"monna: reference = {reference} must be the index of a worker, 0 to {n - 1}.")
-        itself_first = jnp.where(jnp.arange(n) == reference, -1.0, geometry.distances[reference])
+        itself_first = jnp.where(jnp.arange(n) == reference, -1.0, geometry.squared_norms(reference))
         return mean_of_lowest(itself_first, n - f) * nan_unless_minority(f, n)
 
-    return weights_rule(Weights(weights))
+    return weights_rule(Weights(weights, about=reference))
 
 
 def _best_subset(f: int, badness, name: str) -> Aggregator:

@@ -219,8 +219,9 @@ def safeguard(x: np.ndarray, num_workers: int) -> np.ndarray:
 
 def finite_guard(x: np.ndarray, replace: str = "mean") -> np.ndarray:
     """Rows with NaN or inf replaced."""
-    finite = np.isfinite(x).all(1)
-    return np.where(finite[:, None], x, x[finite].mean(0) if replace == "mean" else 0.0)
+    finite = np.isfinite(x).all(axis=1, keepdims=True)
+    instead = np.where(finite, x, 0.0).sum(0) / finite.sum() if replace == "mean" else np.zeros(x.shape[1])
+    return np.where(finite, x, instead)
 
 
 def cge(x: np.ndarray, f: int) -> np.ndarray:
