@@ -8,6 +8,7 @@ Verbs are at the top (`chain`, `aggregate`, `simulate`, `run`), nouns in namespa
 from byzjax import aggregators, attacks, data, methods, metrics, stacked, tasks, transforms
 from byzjax.aggregators.chain import aggregate, chain
 from byzjax.base import Aggregator, Attack, Method, PreAggregator, Task
+from byzjax.checkpoint import Checkpoint
 from byzjax.round import RoundState, init_state, make_round
 from byzjax.simulate import Result, run, simulate
 
@@ -16,6 +17,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Aggregator",
     "Attack",
+    "Checkpoint",
     "Method",
     "PreAggregator",
     "Result",
