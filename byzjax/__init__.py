@@ -2,10 +2,10 @@
 
 A Byzantine round is a chain of gradient transformations over stacked updates; a run is one ``lax.scan`` of rounds.
 Verbs are at the top (`chain`, `aggregate`, `simulate`, `run`), nouns in namespaces (`aggregators`, `attacks`, `tasks`,
-`methods`, `transforms`, `metrics`, `data`).
+`methods`, `transforms`, `metrics`, `sharding`, `data`).
 """
 
-from byzjax import aggregators, attacks, data, methods, metrics, stacked, tasks, transforms
+from byzjax import aggregators, attacks, data, methods, metrics, sharding, stacked, tasks, transforms
 from byzjax.aggregators.chain import aggregate, chain
 from byzjax.base import Aggregator, Attack, Method, PreAggregator, Task
 from byzjax.checkpoint import Checkpoint
@@ -33,6 +33,7 @@ __all__ = [
     "methods",
     "metrics",
     "run",
+    "sharding",
     "simulate",
     "stacked",
     "tasks",

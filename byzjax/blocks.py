@@ -8,7 +8,9 @@ working set in cache, and keep XLA from computing a cheap-looking producer again
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import jax
@@ -34,8 +36,9 @@ def flatten(updates: Stacked) -> tuple[list[jax.Array], Callable[[list[jax.Array
     leaves = [jnp.asarray(leaf) for leaf in leaves]
     n = leaves[0].shape[0]
     flat = [leaf.reshape(n, leaf.size // n) for leaf in leaves]
-    large = [k for k, x in enumerate(flat) if x.shape[1] > SMALL_LEAF]
-    small = [k for k, x in enumerate(flat) if x.shape[1] <= SMALL_LEAF]
+    least = 0 if of_a_part() else SMALL_LEAF + 1  # parts come joined
+    large = [k for k, x in enumerate(flat) if x.shape[1] >= least]
+    small = [k for k, x in enumerate(flat) if x.shape[1] < least]
     matrices = [flat[k] for k in large]
     if len(small) == 1:
         matrices.append(flat[small[0]])
@@ -163,3 +166,45 @@ def partial_products(a: jax.Array, b: jax.Array) -> jax.Array:
 
     whole = jnp.einsum("lik,ljk->lij", batch(a), batch(b), precision=HIGHEST).sum(0)
     return whole if cut == width else whole + matmul(a[:, cut:], b[:, cut:].T)
+
+
+_PART: ContextVar[str | None] = ContextVar("part", default=None)  # the axis of devices that share the coordinates
+
+
+@contextlib.contextmanager
+def one_of_several(axis: str) -> Iterator[None]:
+    """What is traced inside sees a part of the coordinates, those of one device along a mesh axis."""
+    token = _PART.set(axis)
+    try:
+        yield
+    finally:
+        _PART.reset(token)
+
+
+def of_a_part() -> bool:
+    """Whether what is traced sees a part of the coordinates only."""
+    return _PART.get() is not None
+
+
+def part_number() -> Any:
+    """Which part that is; 0 where it is all of them."""
+    axis = _PART.get()
+    return 0 if axis is None else jax.lax.axis_index(axis)
+
+
+def total(sums: Any) -> Any:
+    """Sums over coordinates, when each device has taken its own; any tree of arrays."""
+    axis = _PART.get()
+    return sums if axis is None else jax.lax.psum(sums, axis)
+
+
+def greatest(maxima: Any) -> Any:
+    """Maxima over coordinates, when each device has taken its own; any tree of arrays without NaN."""
+    axis = _PART.get()
+    return maxima if axis is None else jax.lax.pmax(maxima, axis)
+
+
+def every(holds: jax.Array) -> jax.Array:
+    """Whether something holds for all coordinates, when each device has looked at its own."""
+    axis = _PART.get()
+    return holds if axis is None else jax.lax.pmin(holds.astype(jnp.int32), axis) > 0

@@ -22,7 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from byzjax.base import check_integer
-from byzjax.identity import Identity, implementation, is_key, key_data
+from byzjax.identity import Identity
+from byzjax.keys import implementation, is_key, key_data
 from byzjax.round import RoundState
 
 _ABOUT, _ARRAYS = "about.json", "arrays"

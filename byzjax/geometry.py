@@ -19,7 +19,19 @@ import jax
 import jax.numpy as jnp
 
 from byzjax.base import Numeric, Params, Stacked, num_workers_of
-from byzjax.blocks import add, flatten, fold_blocks, matmul, memory_numbers, partial_products, place, wide_dtype
+from byzjax.blocks import (
+    add,
+    every,
+    flatten,
+    fold_blocks,
+    greatest,
+    matmul,
+    memory_numbers,
+    partial_products,
+    place,
+    total,
+    wide_dtype,
+)
 from byzjax.sorting import order_statistic, ranks
 
 _FAR = 2.0**46  # the largest distance from the centre, in units of the median row
@@ -155,7 +167,7 @@ def measure(updates: Stacked, reference: Params | None = None) -> tuple[Geometry
         return _measure_small(matrices, references, dtype)
 
     seen = [_centre_and_products(x, r, dtype) for x, r in zip(matrices, references, strict=True)]
-    plain = add([gram for _, gram in seen])
+    plain = total(add([gram for _, gram in seen]))
     parts = [_Points(x, c, _fixed_points(c, r)) for x, (c, _), r in zip(matrices, seen, references, strict=True)]
     n = matrices[0].shape[0]
     squares = jnp.diagonal(plain)
@@ -165,10 +177,10 @@ def measure(updates: Stacked, reference: Params | None = None) -> tuple[Geometry
     )
 
     def measure_scaled(state):
-        sizes = jnp.stack([_largest_coordinates(part, dtype) for part in parts]).max(0)
+        sizes = greatest(jnp.stack([_largest_coordinates(part, dtype) for part in parts]).max(0))
         tallest = _tallest(parts)
         unit = _median_size(sizes, tallest)
-        gram = add([_scaled_products(part, sizes, tallest, unit) for part in parts])
+        gram = total(add([_scaled_products(part, sizes, tallest, unit) for part in parts]))
         return gram, sizes, tallest, jnp.zeros((), bool)
 
     sizes, tallest = jnp.sqrt(squares[:n]), jnp.sqrt(squares[n:].max())
@@ -184,10 +196,10 @@ def measure(updates: Stacked, reference: Params | None = None) -> tuple[Geometry
     gram = _mask_gram(0.5 * (gram + gram.T), finite)  # a product may round its halves differently; ties must be ties
 
     def products_from(pivot: jax.Array) -> jax.Array:
-        return add([_products_from(part, pivot, factor, finite) for part in parts])
+        return total(add([_products_from(part, pivot, factor, finite) for part in parts]))
 
     def equal(i: jax.Array, j: jax.Array) -> jax.Array:
-        return jnp.stack([_equal(part.x, i, j) for part in parts]).all()
+        return every(jnp.stack([_equal(part.x, i, j) for part in parts]).all())
 
     distances = _measure_again(gram, finite, equal, products_from)
     return Geometry(gram, distances, finite, unit), frame
@@ -215,15 +227,15 @@ def measure_lengths(updates: Stacked, about: Any, reference: Params | None = Non
         return x.astype(dtype) if p is None else x.astype(dtype) - p[None]
 
     pairs = list(zip(matrices, points, strict=True))
-    plain = add([jnp.square(offsets(x, p)).sum(1) for x, p in pairs])
+    plain = total(add([jnp.square(offsets(x, p)).sum(1) for x, p in pairs]))
     middle = _order_statistic(plain, n // 2)
     ordinary = (middle >= _ORDINARY[0]) & (plain <= jnp.minimum(_ORDINARY[1], middle * _NEAR)).all()
 
     def measure_scaled(state):
-        sizes = jnp.stack([_absolute(offsets(x, p)).max(1, initial=0.0) for x, p in pairs]).max(0)
+        sizes = greatest(jnp.stack([_absolute(offsets(x, p)).max(1, initial=0.0) for x, p in pairs]).max(0))
         factor = _factor(sizes, _median_size(sizes, jnp.zeros((), dtype)))
         scaled = [jnp.where(factor[:, None] > 0, offsets(x, p) * factor[:, None], 0.0) for x, p in pairs]
-        return add([jnp.square(y).sum(1) for y in scaled]), sizes, jnp.zeros((), bool)
+        return total(add([jnp.square(y).sum(1) for y in scaled])), sizes, jnp.zeros((), bool)
 
     sizes = jnp.sqrt(plain)
     unit = _median_size(sizes, jnp.zeros((), dtype))
@@ -262,7 +274,7 @@ def _measure_small(
     centres = [order_statistic(x, (n - 1) // 2) for x in wide]
     parts = [_Points(x, c, _fixed_points(c, r)) for x, c, r in zip(wide, centres, references, strict=True)]
     offsets = [part.x - part.centre[None] for part in parts]
-    sizes = jnp.stack([_absolute(y).max(1, initial=0.0) for y in offsets]).max(0)
+    sizes = greatest(jnp.stack([_absolute(y).max(1, initial=0.0) for y in offsets]).max(0))
     tallest = _tallest(parts)
     unit = _median_size(sizes, tallest)
     factor, finite = _factor(sizes, unit), jnp.isfinite(sizes)
@@ -271,6 +283,7 @@ def _measure_small(
     points = [jnp.concatenate([y, part.fixed * fixed]) for y, part in zip(placed, parts, strict=True)]
     gram = add([matmul(y, y.T) for y in points])
     squared = add([jnp.square(y[:, None] - y[None, :]).sum(-1) for y in placed])
+    gram, squared = total((gram, squared))
     return Geometry(gram, _lose(squared, finite), finite, unit), Frame(centres, factor * unit, sizes)
 
 
@@ -280,7 +293,7 @@ def _fixed_points(centre: jax.Array, reference: jax.Array | None) -> jax.Array:
 
 
 def _tallest(parts: list[_Points]) -> jax.Array:
-    return jnp.stack([jnp.abs(part.fixed).max(initial=0.0) for part in parts]).max()
+    return greatest(jnp.stack([jnp.abs(part.fixed).max(initial=0.0) for part in parts]).max())
 
 
 def _absolute(y: jax.Array) -> jax.Array:

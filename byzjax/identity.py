@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from byzjax.base import Task
+from byzjax.keys import implementation, key_data
 from byzjax.round import RoundState
 
 _ANYTHING = "a number or a part of its task, method, attack or recorder"
@@ -77,7 +78,8 @@ def identify(
     def program(task: Task, state: RoundState, byzantine: jax.Array):
         return begin(task, state.key), go_on(task, state, byzantine)
 
-    traced, (_, (metrics, evaluation)) = jax.make_jaxpr(program, return_shape=True)(task, state, byzantine)
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), (task, state, byzantine))
+    traced, (_, (metrics, evaluation)) = jax.make_jaxpr(program, return_shape=True)(*shapes)
     same = {
         "task": f"{task.name} with {task.num_workers} workers",
         "data": _described(task.data),
@@ -100,21 +102,6 @@ def identify(
     made_with = {"byzjax": byzjax.__version__, "jax": jax.__version__, "device": device.device_kind}
     exact = {"the contents of its data": _contents(task.data), _ANYTHING: _checksum_of_program(traced)}
     return Identity(same, exact, made_with, recorded)
-
-
-def is_key(leaf: Any) -> bool:
-    """Whether an array holds keys as a type of their own."""
-    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def implementation(key: jax.Array) -> str:
-    """The name of what draws from a key."""
-    return str(jax.random.key_impl(key))
-
-
-def key_data(leaf: Any) -> Any:
-    """Keys as plain numbers; other arrays as they are."""
-    return jax.random.key_data(leaf) if is_key(leaf) else leaf
 
 
 def _described(tree: Any) -> dict[str, str]:

@@ -6,9 +6,10 @@ another's numbers, every method sees the same minibatches at the same seed, and 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 
 class RoundKeys(NamedTuple):
@@ -44,3 +45,18 @@ def round_keys(key: jax.Array, step: jax.Array) -> RoundKeys:
 def init_key(key: jax.Array) -> jax.Array:
     """The key of the initial parameters, apart from every round's."""
     return jax.random.fold_in(key, _INIT)
+
+
+def is_key(leaf: Any) -> bool:
+    """Whether an array holds keys as a type of their own."""
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def implementation(key: jax.Array) -> str:
+    """The name of what draws from a key."""
+    return str(jax.random.key_impl(key))
+
+
+def key_data(leaf: Any) -> Any:
+    """Keys as plain numbers; other arrays as they are."""
+    return jax.random.key_data(leaf) if is_key(leaf) else leaf

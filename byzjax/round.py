@@ -8,11 +8,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
 from byzjax import stacked
 from byzjax.base import Attack, Method, Params, Task, check_mask, concrete
 from byzjax.keys import init_key, round_keys
 from byzjax.metrics import Record, RoundInfo, default_record
+from byzjax.sharding import Layout, check_mesh
 from byzjax.transforms import per_worker
 
 
@@ -53,7 +55,13 @@ def init_state(task: Task, method: Method, attack: Attack, *, key: jax.Array) ->
 
 
 def make_round(
-    task: Task, method: Method, attack: Attack, *, byzantine: jax.Array, record: Record = default_record
+    task: Task,
+    method: Method,
+    attack: Attack,
+    *,
+    byzantine: jax.Array,
+    record: Record = default_record,
+    mesh: Mesh | None = None,
 ) -> Callable[[RoundState], tuple[RoundState, dict[str, jax.Array]]]:
     """The function that one round is: ``state -> (state, metrics)``. Pure; put it into `jax.lax.scan`.
 
@@ -64,12 +72,16 @@ def make_round(
       task, method, attack: the three choices.
       byzantine: bool[n], who lies; may be traced.
       record: what to measure.
+      mesh: spread the workers over its axis "workers", see `byzjax.sharding.make_mesh`. Gradients and momenta are
+        computed where their workers are, rules and attacks see all rows of a part of the coordinates.
 
     Raises:
-      ValueError: a mask that is not bool[n] or leaves nobody honest; batches without the worker axis.
+      ValueError: a mask that is not bool[n] or leaves nobody honest; batches without the worker axis; a mesh without
+        the axis.
     """
     check_parts(task, method, attack)
     n = task.num_workers
+    layout = Layout(None if mesh is None else check_mesh(mesh), n)
     byzantine = check_byzantine(byzantine, n)
     workers = per_worker(method.worker, n)
     server = optax.with_extra_args_support(method.server)
@@ -82,11 +94,11 @@ def make_round(
         keys = round_keys(state.key, state.step)
         batch = task.sample(task.data, keys.data)
         _check_batch(batch, n)
-        batch = attack.poison(batch, byzantine=byzantine, key=keys.poison)
-        losses, grads = value_and_grad(state.params, batch, jax.random.split(keys.model, n))
-        updates, worker_state = workers.update(grads, state.worker, state.params)
+        batch = layout.workers(attack.poison(layout.workers(batch), byzantine=byzantine, key=keys.poison))
+        losses, grads = layout.workers(value_and_grad(state.params, batch, jax.random.split(keys.model, n)))
+        updates, worker_state = layout.workers(workers.update(grads, state.worker, state.params))
         updates, attack_state = attack.update(
-            updates,
+            layout.exchanged(updates),
             state.attack,
             state.params,
             byzantine=byzantine,
@@ -97,12 +109,13 @@ def make_round(
         aggregate, aggregator_state, trust = method.aggregator.weigh(
             updates, state.aggregator, state.params, key=keys.aggregator
         )
-        step, server_state = server.update(aggregate, state.server, state.params)
+        step, server_state = server.update(layout.everywhere(aggregate), state.server, state.params)
         params = optax.apply_updates(state.params, step)
 
         finite = state.finite & _all_finite(params)
         # Compiled away if nobody records them.
         honest_mean, deviations = stacked.mean_and_deviations(updates, ~byzantine)
+        losses = layout.everywhere(losses)
         info = RoundInfo(losses, updates, aggregate, state.params, honest_mean, deviations, byzantine, finite, trust)
         metrics = jax.tree.map(lambda value: _nan_unless(finite, value), record(info))
         return (
@@ -119,7 +132,12 @@ def make_round(
             metrics,
         )
 
-    return round_
+    @jax.jit  # operation by operation, workers that do not divide evenly could not be spread
+    def spread(state: RoundState) -> tuple[RoundState, dict[str, jax.Array]]:
+        with layout.spread():
+            return round_(state)
+
+    return round_ if mesh is None else spread
 
 
 def check_byzantine(byzantine: jax.Array, num_workers: int) -> jax.Array:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from byzjax.base import Attack, Method, Task, check_key
 from byzjax.checkpoint import Checkpoint, Saved, Store
@@ -16,6 +17,7 @@ from byzjax.identity import identify
 from byzjax.metrics import Record, default_record
 from byzjax.progress import Progress
 from byzjax.round import RoundState, check_byzantine, check_parts, init_state, make_round
+from byzjax.sharding import Layout, place_task
 
 
 class Result(NamedTuple):
@@ -43,6 +45,7 @@ def simulate(
     eval_every: int = 0,
     record: Record = default_record,
     state: RoundState | None = None,
+    mesh: Mesh | None = None,
 ) -> Result:
     """Run a method on a task under an attack. Pure: ``jit`` it, ``vmap`` it over keys and learning rates, lower it.
 
@@ -58,9 +61,11 @@ def simulate(
       eval_every: evaluate after every so many rounds, static; 0 for never. Rounds after the last evaluation are run.
       record: what to record of every round: `metrics.record` or a function of a `RoundInfo`.
       state: go on from here instead of starting anew, with the key in it.
+      mesh: spread the workers over its axis "workers", see `make_round`. Under ``vmap`` over the lanes of a sweep say
+        ``spmd_axis_name="runs"``.
 
     Raises:
-      ValueError: a bad mask, num_rounds < 1, eval_every < 0.
+      ValueError: a bad mask or mesh, num_rounds < 1, eval_every < 0.
 
     >>> import byzjax
     >>> from byzjax import aggregators as agg, attacks, methods, tasks
@@ -72,7 +77,7 @@ def simulate(
     (2,)
     """
     _check_lengths(num_rounds, eval_every)
-    step = make_round(task, method, attack, byzantine=byzantine, record=record)
+    step = make_round(task, method, attack, byzantine=byzantine, record=record, mesh=mesh)
     state = init_state(task, method, attack, key=check_key(key, "simulate")) if state is None else state
 
     def rounds(state: RoundState, length: int):
@@ -90,7 +95,9 @@ def simulate(
     if rest:
         state, history = rounds(state, rest)
         parts.append(history)
-    return Result(state, jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts), evals)
+    history = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+    layout = Layout(mesh, task.num_workers)
+    return Result(layout.resting(state), layout.everywhere(history), layout.everywhere(evals))
 
 
 def run(
@@ -106,6 +113,7 @@ def run(
     progress: bool | Progress = True,
     name: str | None = None,
     checkpoint: str | Path | Checkpoint | None = None,
+    mesh: Mesh | None = None,
 ) -> Result:
     """`simulate` from the host: compiled chunk by chunk, with a progress bar and an ETA. The same numbers.
 
@@ -118,6 +126,8 @@ def run(
       name: what the bar calls this run; the task's name by default.
       checkpoint: a folder, or a `byzjax.Checkpoint` that says how often. Where the folder holds a checkpoint of this
         run, it goes on from there; ``num_rounds`` may have grown.
+      mesh: spread the workers over its axis "workers", see `make_round`; the task is placed there. A checkpoint goes on
+        on another mesh, too, though not to the same bits. With several processes each calls ``run`` alike.
 
     Raises:
       ValueError: as `simulate`; a checkpoint of another run, or of more rounds than ``num_rounds``.
@@ -133,14 +143,17 @@ def run(
     check_parts(task, method, attack)
     check_key(key, "run")
     byzantine = check_byzantine(byzantine, task.num_workers)
-    bar = progress if isinstance(progress, Progress) else Progress(shown=progress)
+    layout = Layout(mesh, task.num_workers)
+    if mesh is not None:
+        task, (key, byzantine) = place_task(task, mesh), layout.put_everywhere((key, byzantine))
+    bar = progress if isinstance(progress, Progress) else Progress(shown=progress and jax.process_index() == 0)
 
     if method.initial is None:
-        state = _init_state(task, key, method=method, attack=attack)
+        state = _init_state(task, key, method=method, attack=attack, mesh=mesh)
     else:  # arrays in the method: not a static argument
-        state = init_state(task, method, attack, key=key)
+        state = layout.put(init_state(task, method, attack, key=key))
     state = jax.tree.map(jnp.copy, state)  # donated below: neither the caller's key nor a buffer twice
-    parts = {"method": method._replace(initial=None), "attack": attack, "record": record}
+    parts = {"method": method._replace(initial=None), "attack": attack, "record": record, "mesh": mesh}
     store, done, histories, evals = None, 0, [], []
     if checkpoint is not None:
         store = _open(checkpoint, task, method, attack, state, byzantine, eval_every, record)
@@ -173,18 +186,22 @@ def _some_rounds(
     method: Method,
     attack: Attack,
     record: Record,
+    mesh: Mesh | None,
     length: int,
     evaluated: bool,
 ) -> tuple[RoundState, dict[str, jax.Array], dict[str, jax.Array]]:
     """Rounds, and an evaluation."""
-    step = make_round(task, method, attack, byzantine=byzantine, record=record)
+    step = make_round(task, method, attack, byzantine=byzantine, record=record, mesh=mesh)
+    layout = Layout(mesh, task.num_workers)
     state, history = jax.lax.scan(lambda s, _: step(s), state, length=length)
-    return state, history, evaluate(task, state) if evaluated else {}
+    return layout.resting(state), *layout.everywhere((history, evaluate(task, state) if evaluated else {}))
 
 
 # Compiled once for the same parts, whatever the key, the mask or the data.
 _chunk = jax.jit(
-    _some_rounds, static_argnames=("method", "attack", "record", "length", "evaluated"), donate_argnames=("state",)
+    _some_rounds,
+    static_argnames=("method", "attack", "record", "mesh", "length", "evaluated"),
+    donate_argnames=("state",),
 )
 
 
@@ -229,9 +246,9 @@ def _on_host(parts: list[Any]) -> list[Any]:
     )
 
 
-@functools.partial(jax.jit, static_argnames=("method", "attack"))
-def _init_state(task: Task, key: jax.Array, *, method: Method, attack: Attack) -> RoundState:
-    return init_state(task, method, attack, key=key)
+@functools.partial(jax.jit, static_argnames=("method", "attack", "mesh"))
+def _init_state(task: Task, key: jax.Array, *, method: Method, attack: Attack, mesh: Mesh | None) -> RoundState:
+    return Layout(mesh, task.num_workers).resting(init_state(task, method, attack, key=key))
 
 
 def evaluate(task: Task, state: RoundState) -> dict[str, jax.Array]:

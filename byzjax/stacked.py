@@ -12,6 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from byzjax import geometry
 from byzjax.base import Numeric, Params, Stacked, check_mask, num_workers_of
 from byzjax.blocks import (
     UNROLL,
@@ -22,13 +23,20 @@ from byzjax.blocks import (
     map_blocks,
     matmul,
     memory_numbers,
+    part_number,
     partial_products,
     place,
+    total,
     weighted_sum,
     wide_dtype,
 )
-from byzjax.geometry import Frame, Geometry, Lengths, distances, measure, measure_lengths, touches_lost
+from byzjax.geometry import Frame, Geometry, Lengths, touches_lost
 from byzjax.sorting import MAX_NETWORK, lowest
+from byzjax.spread import spreads
+
+measure = spreads(("plain", "frame"))(geometry.measure)
+measure_lengths = spreads(("plain", "frame"))(geometry.measure_lengths)
+distances = spreads("plain")(geometry.distances)
 
 
 class Anchor(NamedTuple):
@@ -38,6 +46,7 @@ class Anchor(NamedTuple):
     point: Params  # leaves [*p]
 
 
+@spreads("params")
 def combine(weights: jax.Array, updates: Stacked, frame: Frame, anchor: Anchor | None = None) -> Params:
     """``Σ_i w_i x_i``, with far rows drawn back. Weight on a lost row is NaN, its absence exactly nothing.
 
@@ -58,15 +67,17 @@ def combine(weights: jax.Array, updates: Stacked, frame: Frame, anchor: Anchor |
     ]
     if anchor is not None:
         points, _ = flatten(jax.tree.map(lambda leaf: leaf[None], anchor.point))
-        sums = [total + anchor.weight * p[0].astype(kept.dtype) for total, p in zip(sums, points, strict=True)]
+        sums = [y + anchor.weight * p[0].astype(kept.dtype) for y, p in zip(sums, points, strict=True)]
     return unflatten(sums)
 
 
+@spreads("params")
 def centre_of(updates: Stacked, frame: Frame) -> Params:
     """The coordinate-wise lower median that a frame is centred on: leaves ``[*p]``."""
     return flatten(updates)[1]([c for c in frame.centre if c is not None])
 
 
+@spreads("stack")
 def mix(matrix: jax.Array, updates: Stacked, frame: Frame) -> Stacked:
     """``matrix @ x``, with far rows drawn back: leaves ``[m, *p]``. A row that puts weight on a lost row is NaN.
 
@@ -94,6 +105,7 @@ def mix(matrix: jax.Array, updates: Stacked, frame: Frame) -> Stacked:
     return unflatten([mixed(x, c) for x, c in zip(matrices, frame.centre, strict=True)])
 
 
+@spreads("stack")
 def scale_rows(factors: jax.Array, updates: Stacked, frame: Frame) -> Stacked:
     """``c_i x_i``, with far rows drawn back to the origin: leaves ``[n, *p]``. A lost row is NaN."""
     kept = jnp.where(frame.finite, factors * frame.reach, jnp.nan)
@@ -104,6 +116,7 @@ def scale_rows(factors: jax.Array, updates: Stacked, frame: Frame) -> Stacked:
     return jax.tree.map(scale, updates)
 
 
+@spreads("params")
 def coordinatewise(reduce: Callable[[jax.Array], jax.Array], updates: Stacked) -> Params:
     """Apply ``reduce: [n, d] -> [d]`` to every coordinate of a stack; 16-bit floats are reduced in float32."""
     matrices, unflatten = flatten(updates)
@@ -113,6 +126,7 @@ def coordinatewise(reduce: Callable[[jax.Array], jax.Array], updates: Stacked) -
     return unflatten([reduce(x.astype(dtype)) for x in matrices])
 
 
+@spreads("plain")
 def inner(updates: Stacked, point: Params) -> jax.Array:
     """``⟨x_i, p⟩`` of every row with a point ``p`` (leaves ``[*p]``), f32[n]; NaN for a row that is not finite."""
     matrices, _ = flatten(updates)
@@ -120,13 +134,13 @@ def inner(updates: Stacked, point: Params) -> jax.Array:
     dtype = wide_dtype(matrices)
 
     def products(x: jax.Array, p: jax.Array) -> jax.Array:
-        def step(total: jax.Array, start: jax.Array, block: jax.Array, fresh: jax.Array) -> jax.Array:
+        def step(done: jax.Array, start: jax.Array, block: jax.Array, fresh: jax.Array) -> jax.Array:
             at = jax.lax.dynamic_slice_in_dim(p[0].astype(dtype), start, block.shape[1])
-            return total + partial_products(block, jnp.where(fresh, at, 0.0)[None])[:, 0]
+            return done + partial_products(block, jnp.where(fresh, at, 0.0)[None])[:, 0]
 
         return fold_blocks(step, jnp.zeros(x.shape[:1], dtype), x, dtype, memory_numbers())
 
-    return add([products(x, p) for x, p in zip(matrices, points, strict=True)])
+    return total(add([products(x, p) for x, p in zip(matrices, points, strict=True)]))
 
 
 def sample_coordinates(updates: Stacked, count: int, key: jax.Array) -> jax.Array:
@@ -144,12 +158,19 @@ def sample_coordinates(updates: Stacked, count: int, key: jax.Array) -> jax.Arra
         chosen = jax.random.randint(key, (count,), 0, d)
     else:  # the lowest of d random numbers, without sorting them
         chosen = jnp.flatnonzero(lowest(jax.random.uniform(key, (d,)), count), size=count)
-    parts, first = [], 0
-    for x, width in zip(matrices, widths, strict=True):
-        here = (chosen >= first) & (chosen < first + width)
-        columns = x[:, jnp.clip(chosen - first, 0, max(width - 1, 0))].astype(dtype)
+    return _columns(updates, chosen, widths, dtype)
+
+
+@spreads("columns")
+def _columns(updates: Stacked, chosen: jax.Array, widths: list[int], dtype: jnp.dtype) -> jax.Array:
+    """The chosen coordinates, in the order of `flatten`; zeros for those that are not here."""
+    parts, before = [], 0
+    for x, width in zip(flatten(updates)[0], widths, strict=True):
+        at = chosen - before - part_number() * x.shape[1]
+        here = (at >= 0) & (at < x.shape[1]) & (chosen < before + width)
+        columns = x[:, jnp.clip(at, 0, max(x.shape[1] - 1, 0))].astype(dtype)
         parts.append(jnp.where(here[None], columns, 0.0))
-        first += width
+        before += width
     return add(parts)
 
 
@@ -161,6 +182,7 @@ def row_mean(x: jax.Array) -> jax.Array:
     return add(list(x)) / n
 
 
+@spreads("stack")
 def mean_of_groups(order: jax.Array, size: int, updates: Stacked) -> Stacked:
     """Means of consecutive workers in a given order: leaves ``[⌈n/size⌉, *p]``; the last group holds what is left."""
     n = order.shape[0]
@@ -177,6 +199,7 @@ def mean_of_groups(order: jax.Array, size: int, updates: Stacked) -> Stacked:
     return jax.tree.map(mean, updates)
 
 
+@spreads("params")
 def masked_mean(updates: Stacked, mask: jax.Array) -> Params:
     """The mean of the rows where ``mask`` (bool[n]) is true; the others are not read, be they NaN."""
     mask = check_mask(mask, num_workers_of(updates))
@@ -189,6 +212,7 @@ def masked_mean(updates: Stacked, mask: jax.Array) -> Params:
     return unflatten([map_blocks(mean, x, wide_dtype(matrices)) for x in matrices])
 
 
+@spreads("params")
 def masked_std(updates: Stacked, mask: jax.Array, ddof: Numeric = 0) -> Params:
     """The coordinate-wise standard deviation of the rows where ``mask`` is true, ``ddof`` as in NumPy."""
     mask = check_mask(mask, num_workers_of(updates))
@@ -197,12 +221,13 @@ def masked_std(updates: Stacked, mask: jax.Array, ddof: Numeric = 0) -> Params:
         dtype = x.dtype
         count = mask.sum().astype(dtype)
         mean = weighted_sum(mask.astype(dtype), x) / jnp.maximum(count, 1)
-        total = add([jnp.where(m, jnp.square(row - mean), 0.0) for m, row in zip(mask, x, strict=True)])
-        return jnp.sqrt(total / jnp.maximum(count - ddof, 1))
+        squares = add([jnp.where(m, jnp.square(row - mean), 0.0) for m, row in zip(mask, x, strict=True)])
+        return jnp.sqrt(squares / jnp.maximum(count - ddof, 1))
 
     return coordinatewise(std, updates)
 
 
+@spreads(("params", "plain"))
 def mean_and_deviations(updates: Stacked, mask: jax.Array) -> tuple[Params, jax.Array]:
     """`masked_mean`, and every row's distance ``‖x_i − mean‖`` from it, f32[n], in one reading.
 
@@ -223,9 +248,10 @@ def mean_and_deviations(updates: Stacked, mask: jax.Array) -> tuple[Params, jax.
         return jnp.zeros(x.shape[1:], dtype), jnp.zeros(mask.shape, dtype)
 
     parts = [fold_blocks(step, start(x), x, dtype, cache_numbers()) for x in matrices]
-    return unflatten([mean for mean, _ in parts]), jnp.sqrt(add([squares for _, squares in parts]))
+    return unflatten([mean for mean, _ in parts]), jnp.sqrt(total(add([squares for _, squares in parts])))
 
 
+@spreads("stack")
 def replace_rows(updates: Stacked, mask: jax.Array, rows: Stacked | Params) -> Stacked:
     """``updates`` with the masked rows taken from ``rows``: leaves ``[n, *p]``, or one row ``[*p]`` for all."""
     mask = check_mask(mask, num_workers_of(updates))
