@@ -135,7 +135,9 @@ def fitting(
             break
         compiled = compile(size)
         tried[size] = compiled, load(compiled)
-        size = min(most, _predicted({lanes: asked for lanes, (_, asked) in tried.items()}))
+        before, size = size, min(most, _predicted({lanes: asked for lanes, (_, asked) in tried.items()}))
+        if len(tried) == 1 and size == before < most and tried[size][1] <= 1:
+            size = 2 * before  # what a program needs without any lane is not known yet
     chosen = max((lanes for lanes, (_, asked) in tried.items() if asked <= 1), default=1)
     return chosen, tried[chosen][0] if chosen in tried else compile(chosen)
 
