@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import difflib
 import itertools
 import math
 import tomllib
@@ -16,6 +15,7 @@ from typing import Any, Literal
 
 from byzjax import specs
 from byzjax.experiments.config import RunConfig
+from byzjax.specs import nearest
 
 TRACED = ("learning_rate", "beta", "seed")  # lanes of one program; every other axis is compiled anew per value
 FIELDS: dict[str, type] = {
@@ -166,16 +166,6 @@ def describe(point: Mapping[str, Any]) -> str:
     'aggregator = nnm,rfa, num_byzantine = 3'
     """
     return ", ".join(f"{name} = {value}" for name, value in point.items()) or "the only cell"
-
-
-def nearest(name: str, known: Collection[str]) -> str:
-    """The known name that is most like ``name``, and all of them, for a message.
-
-    >>> nearest("atack", ["task", "attack"])
-    'nearest: attack. Known: task, attack'
-    """
-    near = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.0)
-    return f"nearest: {near[0]}. Known: {', '.join(known)}" if near else "nothing is known here"
 
 
 def _known(given: Mapping[str, Any], known: Collection[str], where: str) -> None:

@@ -5,6 +5,8 @@ The colours are Okabe and Ito's, which colour-blind readers can tell apart.
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -34,6 +36,15 @@ _NAMES = {
     "ipm": "IPM",
     "alie": "ALIE",
     "mnist": "MNIST",
+    "krum": "Krum",
+    "multi_krum": "Multi-Krum",
+    "meamed": "MeaMed",
+    "mda": "MDA",
+    "smea": "SMEA",
+    "monna": "MoNNA",
+    "caf": "CAF",
+    "cge": "CGE",
+    "arc": "ARC",
 }
 _LOGARITHMIC = ("norm", "loss", "error", "spread", "objective", "distance", "kappa")
 _WIDTH = 2.0
@@ -59,13 +70,14 @@ def display_name(spec: str) -> str:
         return _NAMES[spec]
     words = []
     for part in parse_chain(spec):
-        given = [_plain(value) for value in part.args]
-        given += [f"{name.replace('_', ' ')} {_plain(value)}" for name, value in part.kwargs.items()]
-        words.append(_NAMES.get(part.name, part.name) + (f" ({', '.join(given)})" if given else ""))
+        given = [plain(value) for value in part.args]
+        given += [f"{name.replace('_', ' ')} {plain(value)}" for name, value in part.kwargs.items()]
+        words.append(_NAMES.get(part.name, part.name.replace("_", " ")) + (f" ({', '.join(given)})" if given else ""))
     return " + ".join(words)
 
 
-def _plain(value: Any) -> str:
+def plain(value: Any) -> str:
+    """A value without superfluous digits."""
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -102,7 +114,7 @@ def describe(ax: Axes, variable: str, long_name: str, units: str, log: bool | No
         return
     ax.set_ylabel(long_name if units == "1" else f"{long_name} ({units})")
     positive = any((np.asarray(line.get_ydata(), float) > 0).any() for line in ax.lines)
-    if positive and (any(word in variable for word in _LOGARITHMIC) if log is None else log):
+    if positive and (is_logarithmic(variable) if log is None else log):
         ax.set_yscale("log")
 
 
@@ -117,6 +129,36 @@ def legend_below(figure: Figure, ax: Axes, columns: int | None = None) -> None:
     handles, labels = ax.get_legend_handles_labels()
     width = columns or min(len(labels), 3)
     figure.legend(handles, labels, loc="outside lower center", ncols=width, frameon=False, handlelength=3.2)
+
+
+def small_print(figure: Figure, sentences: Sequence[str], legend_of: Axes | None = None) -> None:
+    """A caption under everything else, and a legend above it. The figure grows by their height.
+
+    Args:
+      figure: with all its panels and titles.
+      sentences: of the caption; empty ones are left out.
+      legend_of: whose lines are explained.
+    """
+    wide, high = figure.get_size_inches()
+    text = textwrap.fill(" ".join(filter(None, sentences)), int(wide / 0.068))
+    written = figure.text(0.5, 0, text, ha="center", va="bottom", fontsize=8, color="#444444")
+    room = written.get_window_extent().height / figure.dpi + 0.15 if text else 0.0
+    legend, below = None, room
+    if legend_of is not None:
+        handles, labels = legend_of.get_legend_handles_labels()
+        columns = max(1, min(len(labels), 4, int(wide / 0.085 / (max(map(len, labels)) + 8))))
+        legend = figure.legend(
+            handles, labels, loc="lower center", ncols=columns, frameon=False, handlelength=3.2, borderaxespad=0.0
+        )
+        room += legend.get_window_extent().height / figure.dpi + 0.05
+    figure.set_figheight(high + room)
+    share = room / (high + room)
+    figure.get_layout_engine().set(rect=(0, share, 1, 1 - share))  # type: ignore[union-attr]
+    written.set_y(0.08 / (high + room))
+    if legend is not None:
+        legend.set_in_layout(False)
+        legend.set_bbox_to_anchor((0, below / (high + room), 1, 1), transform=figure.transFigure)
+    written.set_in_layout(False)
 
 
 def save(figure: Figure, path_without_suffix: str | Path) -> list[Path]:
@@ -137,9 +179,19 @@ def save(figure: Figure, path_without_suffix: str | Path) -> list[Path]:
     return paths
 
 
+def capitalized(text: str) -> str:
+    """With a capital letter at the start, and all others as they are."""
+    return text[:1].upper() + text[1:]
+
+
 def is_share(variable: str) -> bool:
     """Whether a variable lies between 0 and 1 and is shown in per cent."""
     return "accuracy" in variable
+
+
+def is_logarithmic(variable: str) -> bool:
+    """Whether a variable is a size that spans powers of ten: a norm, a loss, an error, a distance."""
+    return any(word in variable for word in _LOGARITHMIC)
 
 
 def long_name(dataset: xarray.Dataset, variable: str) -> str:
