@@ -24,6 +24,7 @@ FIELDS: dict[str, type] = {
 }
 _LEAST = {"num_workers": 1, "num_byzantine": 0, "f": 0, "num_rounds": 1, "eval_every": 0, "seed": 0}
 _OPTIONS = ("store", "batch_size", "skip_invalid", "select")
+_LENGTHS = ("num_rounds", "eval_every")
 _SEEDS = ("first", "count")
 
 
@@ -142,6 +143,12 @@ def parse(document: Mapping[str, Any], *, name: str = "grid") -> GridConfig:
     run, options = _table(document, "run"), _table(document, "sweep")
     _known(run, FIELDS, "[run]")
     _known(options, _OPTIONS, "[sweep]")
+    for field in _LENGTHS:
+        if isinstance(run.get(field), list):
+            raise ValueError(
+                f"run.{field} = {run[field]!r} cannot be an axis: all runs of a data set are equally long. A long run "
+                "begins as a short one does: write the largest number, and look at earlier rounds."
+            )
     values = {field: _values(field, run[field]) for field in FIELDS if field in run}
     values.setdefault("seed", (RunConfig.seed,))
     several = {field for field, given in run.items() if isinstance(given, list | dict)} | {"seed"}

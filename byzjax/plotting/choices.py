@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from byzjax.plotting.style import is_logarithmic, is_share, long_name
+from byzjax.plotting.style import capitalized, is_logarithmic, is_share, long_name
 from byzjax.plotting.summaries import AXES, LEVEL, TIME, Summary, axis_labels, axis_of, metric_of, summarize
+from byzjax.selection import select
 
 if TYPE_CHECKING:
     import xarray
@@ -100,7 +101,7 @@ def picture(
     whole, runs = dataset, dataset.sizes.get(over, 1) * (dataset.sizes[worst] if worst else 1)
     if choose:
         by = by or default_score(dataset)
-        dataset = at_best(dataset, choose=choose, by=by, worst=worst, over=over, last=last)
+        dataset = at_best(dataset, metric, choose=choose, by=by, worst=worst, over=over, last=last)
     values = dataset[metric]
     values = values.isel({axis: -1 for axis in values.dims if axis in TIME})
     values = values.squeeze([axis for axis in values.dims if axis not in used])
@@ -116,6 +117,7 @@ def picture(
 
 def at_best(
     dataset: xarray.Dataset,
+    metric: str,
     *,
     choose: Sequence[str],
     by: str,
@@ -123,34 +125,38 @@ def at_best(
     over: str = "seed",
     last: int = 1,
 ) -> xarray.Dataset:
-    """A data set at the best values of some axes, which stay as coordinates.
+    """`byzjax.select`, but with the same choice for all values of one axis: the attack.
 
     Args:
       dataset: of a sweep.
-      choose: the axes.
-      by: the score, averaged over ``over`` and the last evaluations. A diverged run spoils its candidate.
-      worst: an axis for whose values the choice is the same: a candidate scores what it does at its worst over it.
+      metric: the one variable that is kept.
+      choose: the axes; what was chosen stays as their coordinates.
+      by: the score, averaged over ``over`` and the last evaluations. A candidate of which a run diverged has none.
+      worst: a candidate's score is the one that it has at its worst over this axis.
       over: the axis of the mean.
       last: evaluations.
 
     Raises:
-      ValueError: a test metric, or one that has not all the axes to choose from.
+      ValueError: see `byzjax.select`.
+
+    Warns:
+      EdgeWarning, DivergedWarning: see `byzjax.select`.
     """
-    if by.startswith("test_"):
-        raise ValueError(f"by: {by} is a test metric, and test data must not choose; use e.g. val_accuracy.")
-    scores = dataset[metric_of(dataset, by)].astype(float)
+    metric_of(dataset, by)
     for axis in choose:
-        axis_of(scores, axis, f"choose, by {by}")
-    time = next((axis for axis in TIME if axis in scores.dims), None)
-    if time:
-        scores = scores.isel({time: slice(-last, None)}).mean(time, skipna=False)
-    if over in scores.dims:
+        axis_of(dataset[by], axis, "choose")
+    scores = dataset[by].where(~dataset["diverged"]) if "diverged" in dataset else dataset[by]
+    reduced = [axis for axis in (over, worst) if axis in scores.dims]
+    for axis in TIME:
+        if axis in scores.dims and reduced:  # before the worst is looked for
+            scores = scores.isel({axis: slice(-last, None)}).mean(axis, skipna=False)
+            last = 1
+    if over in reduced:
         scores = scores.mean(over, skipna=False)
-    scores = (scores if higher_is_better(by) else -scores).fillna(-np.inf)
-    if worst in scores.dims:
-        scores = scores.min(worst)
-    places = scores.argmax([*choose])
-    return dataset.isel(places)
+    if worst in reduced:
+        scores = (scores.min if higher_is_better(by) else scores.max)(worst, skipna=False)
+    best = select(scores.to_dataset(name=by), over=list(choose), by=by, reduce=None, last=last)
+    return dataset[[metric]].sel({axis: best[axis] for axis in choose})
 
 
 def _worst(summary: Summary, axis: str, metric: str) -> tuple[Summary, xarray.DataArray]:
@@ -163,13 +169,18 @@ def _worst(summary: Summary, axis: str, metric: str) -> tuple[Summary, xarray.Da
     return Summary(mean, half, finite, summary.diverged.sum(axis)), place
 
 
+def judged(metric: str) -> bool:
+    """Whether it is known which end of a metric is the good one."""
+    return is_share(metric) or is_logarithmic(metric)
+
+
 def higher_is_better(metric: str) -> bool:
     """Which end of a metric is the good one: the high one of accuracies, the low one of losses, norms and distances.
 
     Raises:
       ValueError: nobody knows.
     """
-    if not is_share(metric) and not is_logarithmic(metric):
+    if not judged(metric):
         raise ValueError(f"{metric}: whether high or low is good is known of accuracies, losses, norms and distances.")
     return is_share(metric)
 
@@ -195,11 +206,10 @@ def _sentences(
     """What a caption says."""
     number = dataset.sizes.get(over, 1)
     time = next((axis for axis in TIME if axis in dataset[metric].dims), None)
-    when = f", {'evaluated' if time == 'eval' else 'seen'} in round {int(dataset[time][-1])}" if time else ""
-    what = f"{long_name(dataset, metric)}{when}"
+    what = [f"{'Evaluated' if time == 'eval' else 'Seen'} in round {int(dataset[time][-1])}"] if time else []
     if number > 1:
-        what += f", mean over {number} {over}s ± half the {100 * LEVEL:.0f} % confidence interval (Student's t)"
-    lines = [what[0].upper() + what[1:] + "."]
+        what.append(f"mean over {number} {over}s ± half the {100 * LEVEL:.0f} % confidence interval (Student's t)")
+    lines = [capitalized("; ".join(what)) + "."] if what else []
     if worst:
         lines.append(f"The worst of {dataset.sizes[worst]} {AXES.get(worst, worst)}s.")
     if choose:
