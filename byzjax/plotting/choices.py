@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from byzjax.plotting.style import capitalized, is_logarithmic, is_share, long_name
-from byzjax.plotting.summaries import AXES, LEVEL, TIME, Summary, axis_labels, axis_of, metric_of, summarize
+from byzjax.plotting.summaries import AXES, LEVEL, SYMBOLS, TIME, Summary, axis_labels, axis_of, metric_of, summarize
 from byzjax.selection import select
 
 if TYPE_CHECKING:
     import xarray
 
 HYPERPARAMETERS = ("learning_rate", "beta")
-_SYMBOLS = {"learning_rate": "γ₀ = ", "beta": "β = "}
 
 
 class Picture(NamedTuple):
@@ -55,6 +54,75 @@ class Picture(NamedTuple):
             lines.append(f"{diverged} of {self.runs} diverged")
         labels = [*self.chosen.values()] + ([] if self.worst is None else [self.worst])
         return lines + [text for text in (str(label.isel(place).item()) for label in labels) if text]
+
+
+class Layout(NamedTuple):
+    """Which axes of a sweep are shown, rows before columns, which is at its worst, and which are chosen."""
+
+    shown: tuple[str, ...]
+    worst: str | None
+    choose: tuple[str, ...]
+
+
+def layout(
+    dataset: xarray.Dataset,
+    metric: str,
+    *,
+    table: bool = False,
+    x: str | None = None,
+    y: Sequence[str] | None = None,
+    over: str = "seed",
+    worst: str | None = None,
+    choose: Sequence[str] | None = None,
+    by: str | None = None,
+) -> Layout:
+    """What to do with every axis, where it is not said.
+
+    A heat map has f, else the attack, across; the task, else the rule, down; the attack at its worst if it is neither;
+    and the learning rate, the momentum, and under the worst attack the rule, chosen. A table has the attack across,
+    and down whatever is not chosen.
+
+    Args:
+      dataset: of a sweep.
+      metric: which variable.
+      table: rather than a heat map.
+      x: the axis across.
+      y: the axes down.
+      over: the axis of means.
+      worst: the axis at its worst; ``"none"`` for none.
+      choose: the axes to choose from.
+      by: what to choose by; without it, and without a validation accuracy, a table chooses nothing.
+
+    Raises:
+      ValueError: an axis that is not there; no axes to show.
+    """
+    known = [str(axis) for axis in dataset[metric].dims if axis not in (over, *TIME)]
+    for argument, axes in (("x", [x] if x else []), ("y", y or []), ("choose", choose or [])):
+        for axis in axes:
+            axis_of(dataset[metric], axis, argument)
+    free = [axis for axis in known if dataset.sizes[axis] > 1 and axis not in (x, worst, *(y or ()), *(choose or ()))]
+    first = lambda *names: next((name for name in (*names, *free) if name in free), None)  # noqa: E731
+    if x is None:
+        x = first("attack") if table else first("num_byzantine", "f", "attack")
+        free = [axis for axis in free if axis != x]
+    if y is None and not table:
+        y = [axis for axis in [first("task", "aggregator", "method")] if axis]
+        free = [axis for axis in free if axis not in y]
+    if worst is None and "attack" in free and not table:
+        worst = "attack"
+    worst = None if worst == "none" else worst
+    if choose is None:
+        default = (*HYPERPARAMETERS, "aggregator") if worst else HYPERPARAMETERS
+        choose = [axis for axis in free if axis in default and (not table or by or "val_accuracy" in dataset)]
+    if y is None:
+        y = [axis for axis in free if axis not in (*choose, worst)]
+    if x is None or not (y or table):
+        several = ", ".join(axis for axis in known if dataset.sizes[axis] > 1)
+        raise ValueError(
+            f"{'table: one axis' if table else 'heatmap: two axes'} with several values must be shown; {metric} has "
+            f"{several or 'none'}. Name them: --x, --y."
+        )
+    return Layout((*y, x), worst, tuple(choose))
 
 
 def picture(
@@ -159,6 +227,21 @@ def at_best(
     return dataset[[metric]].sel({axis: best[axis] for axis in choose})
 
 
+def chosen_lines(
+    dataset: xarray.Dataset, metric: str, *, choose: Sequence[str], by: str | None, over: str = "seed", last: int = 1
+) -> tuple[xarray.Dataset, str]:
+    """A data set for curves, where every line has the best values of some axes, and a sentence that says so.
+
+    Args:
+      dataset: of a sweep.
+      metric: the one variable that is kept.
+      choose, by, over, last: as in `at_best`.
+    """
+    by = by or default_score(dataset)
+    best = at_best(dataset, metric, choose=choose, by=by, over=over, last=last)
+    return best, f"Per line: {_chosen(dataset, choose, by, last)}."
+
+
 def _worst(summary: Summary, axis: str, metric: str) -> tuple[Summary, xarray.DataArray]:
     """A summary where the mean is worst over an axis, and where that is. No finite run at all is worse than any."""
     sign = 1.0 if higher_is_better(metric) else -1.0
@@ -188,7 +271,7 @@ def higher_is_better(metric: str) -> bool:
 def _labels(dataset: xarray.Dataset, axis: str, values: xarray.DataArray) -> xarray.DataArray:
     """Values, or places, of an axis by their labels; numbers with their symbols."""
     names = dict(zip(dataset[axis].values.tolist(), axis_labels(dataset, axis)[1], strict=True))
-    label = lambda value: _SYMBOLS.get(axis, "") + names[value]  # noqa: E731
+    label = lambda value: SYMBOLS.get(axis, "") + names[value]  # noqa: E731
     flat = [label(value) for value in values.values.ravel().tolist()]
     return values.copy(data=np.array(flat, object).reshape(values.shape)).drop_vars(axis, errors="ignore")
 
@@ -213,13 +296,16 @@ def _sentences(
     if worst:
         lines.append(f"The worst of {dataset.sizes[worst]} {AXES.get(worst, worst)}s.")
     if choose:
-        chosen = " and ".join(AXES.get(axis, axis) for axis in choose)
         whatever = f", whatever the {worst}" if worst else ""
-        mean = f", mean of the last {last} evaluations" if last > 1 else ""
-        lines.append(f"Per cell{whatever}: the {chosen} of the best {long_name(dataset, str(by))}{mean}.")
+        lines.append(f"Per cell{whatever}: {_chosen(dataset, choose, str(by), last)}.")
     if diverged:
-        lines.append(f"{diverged} runs diverged: they are counted, and not in the means.")
+        lines.append(f"{diverged} {'run' if diverged == 1 else 'runs'} diverged: counted, and not in the means.")
     return lines
+
+
+def _chosen(dataset: xarray.Dataset, choose: Sequence[str], by: str, last: int) -> str:
+    mean = f", mean of the last {last} evaluations" if last > 1 else ""
+    return f"the {' and '.join(AXES.get(axis, axis) for axis in choose)} of the best {long_name(dataset, by)}{mean}"
 
 
 def default_score(dataset: xarray.Dataset) -> str:

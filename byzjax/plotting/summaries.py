@@ -25,6 +25,7 @@ AXES = {
     "num_rounds": "rounds",
     "eval": "round",
 }
+SYMBOLS = {"learning_rate": "γ₀ = ", "beta": "β = ", "num_workers": "n = ", "num_byzantine": "b = ", "f": "f = "}
 
 
 class Summary(NamedTuple):
@@ -88,14 +89,15 @@ def metric_of(dataset: xarray.Dataset, metric: str | None = None) -> str:
     return metric
 
 
-def axis_of(dataset: xarray.Dataset, axis: str, argument: str) -> str:
-    """Check that a data set has an axis.
+def axis_of(data: xarray.Dataset | xarray.DataArray, axis: str, argument: str) -> str:
+    """Check that data have an axis.
 
     Raises:
-      ValueError: it has not; with the nearest.
+      ValueError: they have not; with the nearest.
     """
-    if axis not in dataset.dims:
-        raise ValueError(f"{argument}: {axis!r} is not an axis of this data set; {nearest(axis, list(dataset.dims))}.")
+    axes = [str(dim) for dim in data.dims]
+    if axis not in axes:
+        raise ValueError(f"{argument}: {axis!r} is not an axis here; {nearest(axis, axes)}.")
     return axis
 
 

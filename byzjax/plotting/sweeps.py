@@ -24,6 +24,7 @@ from byzjax.plotting.style import (
 )
 from byzjax.plotting.summaries import (
     LEVEL,
+    SYMBOLS,
     TIME,
     Summary,
     axis_labels,
@@ -84,7 +85,7 @@ def curves(
         values = values.isel({time: -1})
     values = values.squeeze([axis for axis in values.dims if values.sizes[axis] == 1 and axis not in (x, over, panels)])
     lined = [str(axis) for axis in values.dims if axis not in (x, over, panels)]
-    drawn = line_styles(dataset, lined)
+    drawn = line_styles(dataset, lined)  # what was chosen is in coordinates
     summary = summarize(values, over)
 
     names = axis_labels(dataset, panels)[1] if panels else [""]
@@ -138,17 +139,23 @@ def line_styles(dataset: xarray.Dataset, axes: Sequence[str]) -> dict[str, tuple
     for places in itertools.product(*(range(dataset.sizes[axis]) for axis in axes)):
         place = dict(zip(axes, places, strict=True))
         dash = dashes.index(tuple(place[axis] for axis in others))
-        lines[", ".join(_label(dataset, names, axis, place[axis]) for axis in axes)] = (
-            place,
-            Style(palette[place[coloured]], LINES[dash % len(LINES)], 1.8),
-        )
+        said = [_label(dataset, names, axis, place[axis]) for axis in axes] + _chosen(dataset, place)
+        lines[", ".join(said)] = place, Style(palette[place[coloured]], LINES[dash % len(LINES)], 1.8)
     return lines
+
+
+def _chosen(dataset: xarray.Dataset, place: dict[str, int]) -> list[str]:
+    """The hyperparameters that were chosen for a line, where they are the same in all panels."""
+    names = [name for name in SYMBOLS if name in dataset.coords and name not in dataset.dims]
+    values = [dataset[name].isel(place) for name in names if set(dataset[name].dims) == set(place)]
+    return [f"{SYMBOLS[str(value.name)]}{float(value):g}" for value in values]
 
 
 def _label(dataset: xarray.Dataset, names: dict[str, tuple[str, list[str]]], axis: str, place: int) -> str:
     """Numbers say what they are; names speak for themselves."""
     said, values = names[axis]
-    return f"{said.split()[-1]} = {values[place]}" if dataset[axis].dtype.kind in "iuf" else values[place]
+    numeric = dataset[axis].dtype.kind in "iuf"
+    return (SYMBOLS.get(axis, f"{said} = ") if numeric else "") + values[place]
 
 
 def _palette(values: np.ndarray) -> list[Any]:
@@ -157,10 +164,9 @@ def _palette(values: np.ndarray) -> list[Any]:
         from matplotlib import colormaps
 
         return [colormaps["viridis"](share) for share in np.linspace(0, 0.9, len(values))]
-    spare = itertools.cycle(color for color in OTHER_COLORS)
     if all(value in METHOD_COLORS for value in values):
         return [METHOD_COLORS[value] for value in values]
-    return list(itertools.islice(itertools.cycle(_COLORS), len(values))) if len(values) else list(spare)
+    return list(itertools.islice(itertools.cycle(_COLORS), len(values)))
 
 
 def _draw_line(ax: Axes, summary: Summary, metric: str, x: str, label: str, style: Style) -> None:
@@ -176,7 +182,7 @@ def _draw_seeds(ax: Axes, values: xarray.DataArray, metric: str, x: str, over: s
     ax.plot(_positions(values, x), lines, color=style.color, linestyle=style.linestyle, linewidth=0.6, alpha=0.5)
 
 
-def _positions(values: xarray.DataArray, x: str) -> np.ndarray:
+def _positions(values: xarray.Dataset | xarray.DataArray, x: str) -> np.ndarray:
     at = values[x].values
     return at if at.dtype.kind in "iuf" else np.arange(len(at))
 
