@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from byzjax import cli_store
+from byzjax import cli_store, cli_sweep
 from byzjax.console import console as _console
 from byzjax.console import polite as _polite
 from byzjax.console import table as _table
@@ -224,6 +224,10 @@ def list_(kind: Annotated[Kind | None, typer.Argument(help="Only these.", show_d
         else:  # one line each, for grep
             for called, line in entries:
                 typer.echo(f"{name}: {called}  {line}")
+
+
+app.command("sweep")(cli_sweep.sweep)
+app.command("plot")(cli_sweep.plot)
 
 
 def _slug(*parts: Any) -> str:
