@@ -8,6 +8,7 @@ nouns in namespaces (`aggregators`, `attacks`, `tasks`, `methods`, `transforms`,
 from byzjax import aggregators, attacks, data, methods, metrics, stacked, tasks, transforms
 from byzjax.aggregators.chain import aggregate, chain
 from byzjax.base import Aggregator, Attack, Method, PreAggregator, Task
+from byzjax.checkpoint import Checkpoint
 from byzjax.round import RoundState, init_state, make_round
 from byzjax.selection import select
 from byzjax.simulate import Result, run, simulate
@@ -18,6 +19,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Aggregator",
     "Attack",
+    "Checkpoint",
     "Method",
     "PreAggregator",
     "Result",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from enum import StrEnum
@@ -21,6 +22,8 @@ from byzjax.console import warn as _warn
 if TYPE_CHECKING:
     import xarray
     from rich.table import Table
+
+    from byzjax.checkpoint import Checkpoint
 
 app = typer.Typer(
     name="byzjax",
@@ -157,8 +160,19 @@ def run_(
         typer.Option(help="Folder of the result.", show_default="results/TASK-METHOD-AGGREGATOR-ATTACK-seedSEED"),
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a result of another configuration in the folder.")
+        bool,
+        typer.Option("--overwrite", help="Replace a result of another configuration in the folder, and checkpoints."),
     ] = False,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Keep checkpoints in the folder, and go on from the last one: safe to repeat in any case."
+        ),
+    ] = False,
+    checkpoint_every: Annotated[
+        int | None,
+        typer.Option(min=1, help="Evaluations between checkpoints.", show_default="10 with --resume, else none"),
+    ] = None,
 ) -> None:
     """One run: a table of the last numbers, the result as netCDF, and figures.
 
@@ -166,6 +180,7 @@ def run_(
     --method 'momentum_sgd(decay=True)', --task 'mnist(scheme=iid)'. `byzjax list` shows what there is.
     """
     from byzjax import plotting, results, specs
+    from byzjax.checkpoint import Checkpoint
     from byzjax.experiments.config import RunConfig, execute
 
     method_name = specs.parse(method).name
@@ -178,12 +193,23 @@ def run_(
         *(described[part] for part in ("task", "method", "aggregator", "attack")), seed
     )
     path = folder / "run.nc"
-    _check_free(path, described, overwrite)
+    _check_free(path, described, overwrite, resume)
     for line in config.warnings():
         _warn(line)
     folder.mkdir(parents=True, exist_ok=True)  # say now, not after the run, that it cannot be written
+    checkpoint = None
+    if resume or checkpoint_every:
+        checkpoint = Checkpoint(folder / "checkpoints", every=checkpoint_every or 10)
+        _check_no_checkpoint(checkpoint, overwrite, resume)
 
-    dataset = execute(config)
+    try:
+        dataset = execute(config, checkpoint=checkpoint)
+    except KeyboardInterrupt:
+        saved = checkpoint and checkpoint.latest()
+        if not saved:
+            raise
+        typer.echo(f"interrupted: saved after round {saved}; the same with --resume goes on from there", err=True)
+        raise typer.Exit(130) from None
     results.save(dataset, path)
     shown = {part: plotting.display_name(described[part]) for part in ("method", "aggregator", "attack")}
     title = (
@@ -235,13 +261,27 @@ def _slug(*parts: Any) -> str:
     return "-".join(re.sub(r"[^\w.=+]+", "_", text.replace(",", "+")).strip("_") for text in texts) + f"-seed{seed}"
 
 
-def _check_free(path: Path, config: dict[str, Any], overwrite: bool) -> None:
+def _check_no_checkpoint(checkpoint: Checkpoint, overwrite: bool, resume: bool) -> None:
+    """Refuse to write over the checkpoints of a run that was not asked to go on."""
+    done = None if resume else checkpoint.latest()
+    if done is not None and not overwrite:
+        raise ValueError(
+            f"{checkpoint.folder} holds a checkpoint after round {done}; --resume to go on from there, --overwrite to "
+            "begin again."
+        )
+    if overwrite and not resume:
+        shutil.rmtree(checkpoint.folder, ignore_errors=True)
+
+
+def _check_free(path: Path, config: dict[str, Any], overwrite: bool, resume: bool) -> None:
     """Refuse to replace a result that another configuration gave: it may have taken a night."""
     from byzjax import results
 
     if overwrite or not path.exists():
         return
     old = results.config_of(results.load(path))
+    if resume and old.get("num_rounds", 0) <= config["num_rounds"]:
+        old = {**old, "num_rounds": config["num_rounds"]}  # a longer run holds the shorter one
     changed = [
         f"{name}: {old.get(name)!r} there, {value!r} here"
         for name, value in config.items()

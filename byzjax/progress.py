@@ -28,16 +28,22 @@ class Progress:
         self.running = 0.0  # seconds spent on rounds whose program was already compiled
         self.counted = 0  # … and how many rounds those were
 
+    def say(self, line: str) -> None:
+        """A line above the bar."""
+        if self.shown:
+            print(line, file=sys.stderr)
+
     @contextlib.contextmanager
-    def task(self, name: str, num_rounds: int) -> Iterator[Advance]:
-        """Show one run; yields ``advance(rounds, evaluation)``."""
+    def task(self, name: str, num_rounds: int, done: int = 0) -> Iterator[Advance]:
+        """Show one run, of which some rounds may be done; yields ``advance(rounds, evaluation)``."""
+        self.done += done
         if not self.shown:
             yield lambda rounds, evaluation: None
         elif sys.stderr.isatty():
-            with self._bar(name, num_rounds) as advance:
+            with self._bar(name, num_rounds, done) as advance:
                 yield advance
         else:
-            yield self._lines(name, num_rounds)
+            yield self._lines(name, num_rounds, done)
 
     def _tick(self, rounds: int, seconds: float, first: bool) -> None:
         self.done += rounds
@@ -50,13 +56,13 @@ class Progress:
             return "…"
         return _duration(left * self.running / self.counted)
 
-    def _clocked(self, num_rounds: int, show: Callable[[int, str, dict[str, Any]], None]) -> Advance:
+    def _clocked(self, num_rounds: int, done: int, show: Callable[[int, str, dict[str, Any]], None]) -> Advance:
         """Keep time for ``show(rounds done, ETA, evaluation)``; the first chunk compiles and is not counted."""
-        clock = {"last": time.perf_counter(), "done": 0}
+        clock = {"last": time.perf_counter(), "done": done}
 
         def advance(rounds: int, evaluation: dict[str, Any]) -> None:
             now = time.perf_counter()
-            self._tick(rounds, now - clock["last"], first=clock["done"] == 0)
+            self._tick(rounds, now - clock["last"], first=clock["done"] == done)
             clock["last"] = now
             clock["done"] += rounds
             left = (self.total - self.done) if self.total else num_rounds - clock["done"]
@@ -65,7 +71,7 @@ class Progress:
         return advance
 
     @contextlib.contextmanager
-    def _bar(self, name: str, num_rounds: int) -> Iterator[Advance]:
+    def _bar(self, name: str, num_rounds: int, done: int) -> Iterator[Advance]:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
         from rich.progress import Progress as Bar
@@ -78,15 +84,15 @@ class Progress:
             TextColumn("ETA {task.fields[eta]}  {task.fields[latest]}"),
         )
         with Bar(*columns, console=Console(stderr=True)) as bar:
-            row = bar.add_task(name, total=num_rounds, eta="…", latest="compiling")
+            row = bar.add_task(name, total=num_rounds, completed=done, eta="…", latest="compiling")
 
             def show(done: int, eta: str, evaluation: dict[str, Any]) -> None:
                 bar.update(row, completed=done, eta=eta, latest=_brief(evaluation))
 
-            yield self._clocked(num_rounds, show)
+            yield self._clocked(num_rounds, done, show)
 
-    def _lines(self, name: str, num_rounds: int) -> Advance:
-        shown = {"tenth": 0}
+    def _lines(self, name: str, num_rounds: int, done: int) -> Advance:
+        shown = {"tenth": 10 * done // num_rounds}
 
         def show(done: int, eta: str, evaluation: dict[str, Any]) -> None:
             tenth = 10 * done // num_rounds
@@ -94,7 +100,7 @@ class Progress:
                 shown["tenth"] = tenth
                 print(f"{name}: {done}/{num_rounds} rounds, ETA {eta}  {_brief(evaluation)}".rstrip(), file=sys.stderr)
 
-        return self._clocked(num_rounds, show)
+        return self._clocked(num_rounds, done, show)
 
 
 def _duration(seconds: float) -> str:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from byzjax.base import Attack, Method, Task, check_key
+from byzjax.checkpoint import Checkpoint, Saved, Store
+from byzjax.identity import identify
 from byzjax.metrics import Record, default_record
 from byzjax.progress import Progress
 from byzjax.round import RoundState, check_byzantine, check_parts, init_state, make_round
@@ -101,16 +105,22 @@ def run(
     record: Record = default_record,
     progress: bool | Progress = True,
     name: str | None = None,
+    checkpoint: str | Path | Checkpoint | None = None,
 ) -> Result:
     """`simulate` from the host: compiled chunk by chunk, with a progress bar and an ETA. The same numbers.
+
+    With a checkpoint, a run that was interrupted goes on where it was saved last, and gives the same bits as if nothing
+    had happened; one that was finished is read, or made longer.
 
     Args:
       task, method, attack, byzantine, key, num_rounds, eval_every, record: as in `simulate`.
       progress: show a progress bar; or a `Progress` that several runs share.
       name: what the bar calls this run; the task's name by default.
+      checkpoint: a folder, or a `byzjax.Checkpoint` that says how often. Where the folder holds a checkpoint of this
+        run, it goes on from there; ``num_rounds`` may have grown.
 
     Raises:
-      ValueError: as `simulate`.
+      ValueError: as `simulate`; a checkpoint of another run, or of more rounds than ``num_rounds``.
 
     >>> from byzjax import aggregators as agg, attacks, methods, tasks
     >>> method = methods.momentum_sgd(0.01, aggregator=agg.median())
@@ -131,24 +141,31 @@ def run(
         state = init_state(task, method, attack, key=key)
     state = jax.tree.map(jnp.copy, state)  # donated below: neither the caller's key nor a buffer twice
     parts = {"method": method._replace(initial=None), "attack": attack, "record": record}
-    histories, evals = [], []
-    with bar.task(name or task.name, num_rounds) as advance:
-        for length, evaluated in _chunks(num_rounds, eval_every):
+    store, done, histories, evals = None, 0, [], []
+    if checkpoint is not None:
+        store = _open(checkpoint, task, method, attack, state, byzantine, eval_every, record)
+        saved = store.restore(state)
+        if saved is not None:
+            state, done = saved.state, int(saved.state.step)
+            histories, evals = [saved.history], [saved.evals] if saved.evals else []
+        bar.say(f"{name or task.name}: {_resumed(store, done, num_rounds)}")
+    chunks = _chunks(done, num_rounds, eval_every)
+    with bar.task(name or task.name, num_rounds, done) as advance:
+        for count, (length, evaluated) in enumerate(chunks, 1):
             state, history, evaluation = _chunk(task, state, byzantine, **parts, length=length, evaluated=evaluated)
             jax.block_until_ready(state)
             histories.append(history)
             if evaluated:
-                evals.append(evaluation)
+                evals.append(jax.tree.map(lambda leaf: leaf[None], evaluation))
             advance(length, evaluation)
-    stack: Any = functools.partial(jax.tree.map, lambda *leaves: jnp.stack(leaves))
-    history = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *histories)
-    return Result(state, history, stack(*evals) if evals else {})
+            if store is not None and (count % store.every == 0 or count == len(chunks)):
+                histories, evals = _on_host(histories), _on_host(evals)
+                store.save(Saved(state, histories[0], evals[0] if evals else {}))
+    join: Any = functools.partial(jax.tree.map, lambda *leaves: jnp.concatenate(leaves))
+    return Result(state, join(*histories), join(*evals) if evals else {})
 
 
-@functools.partial(
-    jax.jit, static_argnames=("method", "attack", "record", "length", "evaluated"), donate_argnames=("state",)
-)
-def _chunk(
+def _some_rounds(
     task: Task,
     state: RoundState,
     byzantine: jax.Array,
@@ -159,10 +176,57 @@ def _chunk(
     length: int,
     evaluated: bool,
 ) -> tuple[RoundState, dict[str, jax.Array], dict[str, jax.Array]]:
-    """Rounds, and an evaluation; compiled once for the same parts, whatever the key, the mask or the data."""
+    """Rounds, and an evaluation."""
     step = make_round(task, method, attack, byzantine=byzantine, record=record)
     state, history = jax.lax.scan(lambda s, _: step(s), state, length=length)
     return state, history, evaluate(task, state) if evaluated else {}
+
+
+# Compiled once for the same parts, whatever the key, the mask or the data.
+_chunk = jax.jit(
+    _some_rounds, static_argnames=("method", "attack", "record", "length", "evaluated"), donate_argnames=("state",)
+)
+
+
+def _open(
+    checkpoint: str | Path | Checkpoint,
+    task: Task,
+    method: Method,
+    attack: Attack,
+    state: RoundState,
+    byzantine: jax.Array,
+    eval_every: int,
+    record: Record,
+) -> Store:
+    def begin(task: Task, key: jax.Array) -> RoundState:
+        return init_state(task, method, attack, key=key)
+
+    def go_on(task: Task, state: RoundState, byzantine: jax.Array):
+        step = make_round(task, method, attack, byzantine=byzantine, record=record)
+        state, metrics = step(state)
+        return metrics, evaluate(task, state) if eval_every else {}
+
+    known = identify(task, begin, go_on, state=state, byzantine=byzantine, eval_every=eval_every)
+    return Store(checkpoint, known)
+
+
+def _resumed(store: Store, done: int, num_rounds: int) -> str:
+    """What happened, in one line."""
+    if done > num_rounds:
+        raise ValueError(
+            f"num_rounds = {num_rounds}, but {store.folder} holds a checkpoint after {done} rounds; ask for at least "
+            "as many, or use another folder."
+        )
+    if done == num_rounds:
+        return f"all {done} rounds were done before, see {store.folder}"
+    return f"goes on after round {done} of {num_rounds} from {store.folder}" if done else f"begins in {store.folder}"
+
+
+def _on_host(parts: list[Any]) -> list[Any]:
+    """Arrays of several chunks joined, in NumPy."""
+    return (
+        [jax.tree.map(lambda *leaves: np.concatenate([np.asarray(leaf) for leaf in leaves]), *parts)] if parts else []
+    )
 
 
 @functools.partial(jax.jit, static_argnames=("method", "attack"))
@@ -176,11 +240,15 @@ def evaluate(task: Task, state: RoundState) -> dict[str, jax.Array]:
     return jax.tree.map(lambda v: jnp.where(state.finite, v, jnp.full_like(v, jnp.nan)), values)
 
 
-def _chunks(num_rounds: int, eval_every: int) -> list[tuple[int, bool]]:
-    """Chunk lengths, and whether each ends with an evaluation; at most two distinct lengths, hence two compilations."""
+def _chunks(done: int, num_rounds: int, eval_every: int) -> list[tuple[int, bool]]:
+    """Lengths of the chunks that are left, and whether each ends with an evaluation.
+
+    They end at the same rounds wherever one goes on from. At most three distinct lengths, hence as many compilations.
+    """
     length = eval_every or max(1, -(-num_rounds // 50))
-    whole, rest = divmod(num_rounds, length)
-    return [(length, eval_every > 0)] * whole + ([(rest, False)] if rest else [])
+    ends = [*range((done // length + 1) * length, num_rounds, length), num_rounds] if done < num_rounds else []
+    starts = [done, *ends[:-1]]
+    return [(end - start, eval_every > 0 and end % length == 0) for start, end in zip(starts, ends, strict=False)]
 
 
 def _check_lengths(num_rounds: int, eval_every: int) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import byzjax
 from byzjax import attacks, methods, results, specs, tasks
 from byzjax.base import Attack, Method, Task, concrete
+from byzjax.checkpoint import Checkpoint
 from byzjax.progress import Advance, Progress
 
 if TYPE_CHECKING:
@@ -136,7 +137,12 @@ class RunConfig:
 
 
 def execute(
-    config: RunConfig, *, task: Task | None = None, progress: bool | Progress = True, name: str | None = None
+    config: RunConfig,
+    *,
+    task: Task | None = None,
+    progress: bool | Progress = True,
+    name: str | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> xarray.Dataset:
     """Run a configuration, and return its data set.
 
@@ -145,9 +151,11 @@ def execute(
       task: as in `RunConfig.build`.
       progress: as in `byzjax.run`.
       name: as in `byzjax.run`.
+      checkpoint: as in `byzjax.run`; the configuration, but for its number of rounds, becomes a part of it.
 
     Returns:
-      See `byzjax.results.to_dataset`; the attributes ``seconds`` and ``compile_seconds`` say how long it took.
+      See `byzjax.results.to_dataset`; the attributes ``seconds`` and ``compile_seconds`` say how long it took, after
+      round ``resumed_after`` where it went on from a checkpoint.
 
     Raises:
       ValueError: see `RunConfig.build` and `byzjax.run`.
@@ -160,6 +168,9 @@ def execute(
     described = config.as_dict()
     results.encode(described)  # say now, not after the run, that it cannot be saved
     watch = Stopwatch(progress)
+    if checkpoint is not None:
+        known = {name: value for name, value in described.items() if name != "num_rounds"}
+        checkpoint = dataclasses.replace(checkpoint, config=known)
     result = byzjax.run(
         parts.task,
         parts.method,
@@ -170,9 +181,12 @@ def execute(
         eval_every=config.eval_every,
         progress=watch,
         name=name,
+        checkpoint=checkpoint,
     )
     jax.block_until_ready(result.state.params)
-    return results.to_dataset(result, described, seconds=watch.seconds(), compile_seconds=watch.compile_seconds())
+    times: dict[str, Any] = {"seconds": watch.seconds(), "compile_seconds": watch.compile_seconds()}
+    resumed = {"resumed_after": watch.resumed_after} if watch.resumed_after else {}
+    return results.to_dataset(result, described, **times, **resumed)
 
 
 class Stopwatch(Progress):
@@ -187,11 +201,17 @@ class Stopwatch(Progress):
         self._inner = inner if isinstance(inner, Progress) else Progress(shown=inner)
         self._chunks: list[tuple[int, float]] = []  # rounds, seconds
         self._start = time.perf_counter()
+        self.resumed_after = 0  # rounds that were not measured
+
+    def say(self, line: str) -> None:
+        """As in `Progress`."""
+        self._inner.say(line)
 
     @contextmanager
-    def task(self, name: str, num_rounds: int) -> Iterator[Advance]:
+    def task(self, name: str, num_rounds: int, done: int = 0) -> Iterator[Advance]:
         """As in `Progress`."""
-        with self._inner.task(name, num_rounds) as advance:
+        self.resumed_after = done
+        with self._inner.task(name, num_rounds, done) as advance:
             last = time.perf_counter()
 
             def timed(rounds: int, evaluation: dict[str, Any]) -> None:
