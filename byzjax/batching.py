@@ -172,6 +172,11 @@ def free_memory(device: Device) -> float:
     statistics = device.memory_stats() if device.platform != "cpu" else None
     if statistics and "bytes_limit" in statistics:
         return statistics["bytes_limit"] - statistics.get("bytes_in_use", 0)
+    return host_memory()
+
+
+def host_memory() -> float:
+    """Bytes that this process may still take, as far as the system tells."""
     return min(_available(), _allowed())
 
 

@@ -568,6 +568,14 @@ def test_bad_meshes_are_named():
         sweep(mesh=mesh_of(runs=2), batch_size=3)
 
 
+def test_a_data_set_that_cannot_be_held_is_refused_before_it_is_computed(monkeypatch):
+    counted = counting(monkeypatch)
+    monkeypatch.setattr(batching, "host_memory", lambda: 18 * 4 * 3)
+    with pytest.raises(ValueError, match=r"18 lanes give .* most of it 'value'.* record or evaluate less"):
+        sweep()
+    assert not counted
+
+
 def test_an_error_inside_the_function_says_for_which_cell():
     def fn(x, power):
         return {"value": x if power == 1 else 1 / (x if x > 0 else 1)}
