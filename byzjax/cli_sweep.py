@@ -74,9 +74,10 @@ def _show_plan(config: GridConfig, plan: Plan) -> None:
     console().print(shown)
     lanes = " × ".join(f"{len(values)} {name}" for name, values in config.lanes.items())
     lines = [
-        f"{len(plan.cells)} cells, each of {config.num_lanes} lanes ({lanes}): {len(plan.cells) * plan.lanes} runs",
-        f"{plan.programs} programs to compile{_sharing(plan)}",
-        f"{plan.chunks} chunks of {plan.batch_size} lanes{_of_all(config, plan)}, {plan.at_once} at a time",
+        f"{_several(len(plan.cells), 'cell')} × {_several(plan.lanes, 'lane')} ({lanes}) = "
+        f"{_several(len(plan.cells) * plan.lanes, 'run')}",
+        f"{_several(plan.programs, 'program')} to compile{_sharing(plan)}",
+        f"{plan.chunks} chunks of {_several(plan.batch_size, 'lane')}{_found(config, plan)}, {plan.at_once} at a time",
         f"memory: {_size(plan.data_bytes)} of data, and {_chunk(plan)}",
         f"store: {config.store}",
     ]
@@ -88,10 +89,14 @@ def _show_plan(config: GridConfig, plan: Plan) -> None:
 
 def _sharing(plan: Plan) -> str:
     equal = len(plan.cells) - plan.programs
-    return f"; {equal} cells have the program of another" if equal else ""
+    return f"; {_several(equal, 'cell')} with the program of another" if equal else ""
 
 
-def _of_all(config: GridConfig, plan: Plan) -> str:
+def _several(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _found(config: GridConfig, plan: Plan) -> str:
     return ", found for the widest cell" if config.batch_size == "auto" and len(plan.cells) > 1 else ""
 
 

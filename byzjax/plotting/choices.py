@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -44,8 +45,9 @@ class Picture(NamedTuple):
         mean, half, _, diverged = (part.isel(place) for part in self.summary)
         if not np.isfinite(mean):
             return "diverged" if int(diverged) else "not run"
-        number = (lambda x: f"{100 * float(x):.{digits}f}") if is_share(self.metric) else (lambda x: f"{float(x):.3g}")
-        return number(mean) + (f" ± {number(half)}" if np.isfinite(half) else "")
+        if is_share(self.metric):
+            return plus_minus(100 * float(mean), 100 * float(half), digits)
+        return plus_minus(float(mean), float(half))
 
     def remarks(self, **place: int) -> list[str]:
         """What else there is to say of a cell: diverged runs, the choices, the worst attack."""
@@ -54,6 +56,20 @@ class Picture(NamedTuple):
             lines.append(f"{diverged} of {self.runs} diverged")
         labels = [*self.chosen.values()] + ([] if self.worst is None else [self.worst])
         return lines + [text for text in (str(label.isel(place).item()) for label in labels) if text]
+
+
+def plus_minus(mean: float, half: float, digits: int | None = None) -> str:
+    """A mean and its half width to the same place: after the point, or to three figures of the mean.
+
+    >>> plus_minus(91.234, 0.56, 1), plus_minus(0.01789, 0.000209), plus_minus(1.789e-6, 2e-8), plus_minus(106, np.nan)
+    ('91.2 ± 0.6', '0.0179 ± 0.0002', '(1.79 ± 0.02)e-6', '106')
+    """
+    power = math.floor(math.log10(abs(mean))) if mean else 0
+    if digits is None and not -3 <= power <= 4:
+        scaled = plus_minus(mean / 10.0**power, half / 10.0**power, 2)
+        return f"({scaled})e{power}" if np.isfinite(half) else f"{scaled}e{power}"
+    places = max(0, 2 - power) if digits is None else digits
+    return f"{mean:.{places}f}" + (f" ± {half:.{places}f}" if np.isfinite(half) else "")
 
 
 class Layout(NamedTuple):
