@@ -22,7 +22,7 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
     code = "\n".join(blocks)
     code, shortened = re.subn(r"num_rounds=1500,\s+eval_every=30", "num_rounds=4, eval_every=2, progress=False", code)
     assert shortened == 1
-    code, shortened = re.subn(r"num_rounds=300, eval_every=100", "num_rounds=6, eval_every=2", code)
+    code, shortened = re.subn(r"num_rounds=300,\s+eval_every=100", "num_rounds=6, eval_every=2", code)
     assert shortened == 1
     names = {}
     exec(code, names)
