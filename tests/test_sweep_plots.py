@@ -251,8 +251,8 @@ def test_test_data_choose_nothing():
     dataset, shown = made().isel(task=0, num_byzantine=0), ("aggregator", "attack")
     with pytest.raises(ValueError, match="test data, which must not choose"):
         choices.picture(dataset, "test_accuracy", shown=shown, choose=("learning_rate",), by="test_accuracy")
+    blind = dataset.drop_vars("val_accuracy")
     with pytest.raises(ValueError, match="no val_accuracy to choose"):
-        blind = dataset.drop_vars("val_accuracy")
         choices.picture(blind, "test_accuracy", shown=shown, choose=("learning_rate",))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -188,10 +189,12 @@ def _positions(values: xarray.Dataset | xarray.DataArray, x: str) -> np.ndarray:
 
 
 def _describe(ax: Axes, dataset: xarray.Dataset, metric: str, x: str, summary: Summary, log: bool | None) -> None:
+    from matplotlib.ticker import LogLocator
+
     label, names = axis_labels(dataset, x)
     at = _positions(dataset, x)
     ax.set_xlabel(label)
-    ax.set_ylabel(metric_label(dataset, metric))
+    ax.set_ylabel(textwrap.fill(metric_label(dataset, metric), 40))
     if dataset[x].dtype.kind not in "iuf":
         ax.set_xticks(at, names)
     elif x == "learning_rate" and len(at) > 1 and at.min() > 0 and at.max() / at.min() >= 10:
@@ -203,7 +206,11 @@ def _describe(ax: Axes, dataset: xarray.Dataset, metric: str, x: str, summary: S
     positive = mean[mean > 0]
     if positive.size and (is_logarithmic(metric) if log is None else log):
         ax.set_yscale("log")
-        ax.set_ylim(bottom=0.5 * positive.min())  # a band may reach below 0, which a logarithmic axis does not have
+        ax.set_ylim(0.5 * positive.min(), 2 * positive.max())  # a band may reach below 0, which this axis does not have
+        if positive.max() < 10 * positive.min():  # no or one power of ten in sight
+            ax.yaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
+            ax.yaxis.set_major_formatter("{x:g}")
+            ax.yaxis.set_minor_formatter("{x:g}")
 
 
 def _band_note(values: xarray.DataArray, over: str, every_seed: bool) -> str:
