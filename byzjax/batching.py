@@ -135,7 +135,9 @@ def fitting(
             break
         compiled = compile(size)
         tried[size] = compiled, load(compiled)
-        size = min(most, _predicted({lanes: asked for lanes, (_, asked) in tried.items()}))
+        before, size = size, min(most, _predicted({lanes: asked for lanes, (_, asked) in tried.items()}))
+        if len(tried) == 1 and size == before < most and tried[size][1] <= 1:
+            size = 2 * before  # what a program needs without any lane is not known yet
     chosen = max((lanes for lanes, (_, asked) in tried.items() if asked <= 1), default=1)
     return chosen, tried[chosen][0] if chosen in tried else compile(chosen)
 
@@ -170,6 +172,11 @@ def free_memory(device: Device) -> float:
     statistics = device.memory_stats() if device.platform != "cpu" else None
     if statistics and "bytes_limit" in statistics:
         return statistics["bytes_limit"] - statistics.get("bytes_in_use", 0)
+    return host_memory()
+
+
+def host_memory() -> float:
+    """Bytes that this process may still take, as far as the system tells."""
     return min(_available(), _allowed())
 
 

@@ -143,7 +143,8 @@ def _flat(value: Any) -> tuple[dict[str, Any], dict[str, str | None]]:
         if jnp.issubdtype(output.dtype, jnp.floating) and output.dtype.itemsize < 4:
             output = output.astype(jnp.float32)  # netCDF knows no narrower ones, and nothing is lost
         outputs[name] = output
-        if output.dtype.kind not in "biuf":
+        real = jnp.issubdtype(output.dtype, jnp.number) and not jnp.issubdtype(output.dtype, jnp.complexfloating)
+        if not real and output.dtype != jnp.bool_:
             raise ValueError(f"sweep: fn returns {name!r} of dtype {output.dtype}; a data set holds numbers and flags.")
         if 0 in output.shape:
             raise ValueError(f"sweep: fn returns {name!r} of shape {output.shape}, which holds nothing; leave it out.")

@@ -63,16 +63,21 @@ class Store:
     def _check(self) -> None:
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"store: {self.path} is a file; name a folder.")
+        # Looked at in this order: the marker is what a store holds first, so what is seen without it is not a store's.
+        others = self.path.is_dir() and any(not path.name.startswith(".") for path in self.path.iterdir())
         marker = self.path / MARKER
-        if marker.exists():
-            try:
-                found = json.loads(marker.read_text())["format"]
-            except (ValueError, KeyError, TypeError):
-                found = FORMAT  # cut off while it was written; the format is in every chunk as well
-            if found != FORMAT:
-                raise ValueError(f"store: {self.path} has format {found}, this byzjax reads format {FORMAT}.")
-        elif self.path.is_dir() and any(self.path.iterdir()):
-            raise ValueError(f"store: {self.path} holds other things and no {MARKER}; name an empty or a new folder.")
+        if not marker.exists():
+            if others:
+                raise ValueError(
+                    f"store: {self.path} holds other things and no {MARKER}; name an empty or a new folder."
+                )
+            return
+        try:
+            found = json.loads(marker.read_text())["format"]
+        except (ValueError, KeyError, TypeError):
+            found = None
+        if found != FORMAT:
+            raise ValueError(f"store: {self.path} has format {found}, this byzjax reads format {FORMAT}.")
 
     def _prepare(self) -> None:
         if not (self.path / MARKER).exists():
@@ -242,11 +247,11 @@ def to_netcdf(key: str, arrays: Mapping[str, np.ndarray], attributes: Mapping[st
 
     buffer = io.BytesIO()
     with h5netcdf.File(buffer, "w") as file:
-        sizes: dict[int, str] = {}
         for name, array in arrays.items():
-            dims = tuple(sizes.setdefault(size, f"size{size}") for size in array.shape)
+            dims = "lane", *(f"{name}_axis{axis}" for axis in range(1, array.ndim))
             for dim, size in zip(dims, array.shape, strict=True):
-                file.dimensions.setdefault(dim, size) if dim not in file.dimensions else None
+                if dim not in file.dimensions:
+                    file.dimensions[dim] = size
             stored = array.astype(np.int8) if array.dtype == bool else array
             variable = file.create_variable(name, dims, stored.dtype, data=stored)
             if array.dtype == bool:

@@ -114,6 +114,7 @@ def sweep(
     with SweepProgress(name, shown=progress) as bar:
         cells_ = plans.traced(fn, options, lanes, bar)
         outputs = plans.outputs(cells_)
+        _check_size(outputs, num_lanes * len(cells_))
         tracing = time.perf_counter() - start
         cells_ = plans.sized(cells_, batch_size, num_lanes, compiler, kept, bar)
         cells_ = [plans.cut(cell, lanes, num_lanes, facts) for cell in cells_]
@@ -227,6 +228,18 @@ def _summary(dataset: xarray.Dataset) -> str:
     if attrs["diverged"]:
         line += f"; {attrs['diverged']} lanes diverged: their numbers are NaN from there on, and `diverged` says which"
     return line
+
+
+def _check_size(outputs: Mapping[str, Output], lanes: int) -> None:
+    """Say now, not after the sweep, that its data set does not fit."""
+    sizes = {name: lanes * math.prod(out.shape) * out.dtype.itemsize for name, out in outputs.items()}
+    wanted, free = sum(sizes.values()), batching.host_memory()
+    if wanted > free:
+        largest = max(sizes, key=sizes.__getitem__)
+        raise ValueError(
+            f"sweep: {lanes} lanes give {wanted / 1e9:.3g} GB, most of it {largest!r}, and {free / 1e9:.3g} GB of "
+            "memory are free; record or evaluate less, or sweep in parts."
+        )
 
 
 def _check_mesh(mesh: jax.sharding.Mesh | None, store: str | Path | None) -> None:
