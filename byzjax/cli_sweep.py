@@ -79,7 +79,7 @@ def _show_plan(config: GridConfig, plan: Plan) -> None:
         f"{_several(plan.programs, 'program')} to compile{_sharing(plan)}",
         f"{plan.chunks} chunks of {_several(plan.batch_size, 'lane')}{_found(config, plan)}, {plan.at_once} at a time",
         f"memory: {_size(plan.data_bytes)} of data, and {_chunk(plan)}",
-        f"store: {config.store}",
+        f"data set: {_size(plan.result_bytes)}, in {config.store}",
     ]
     for line in lines:
         console().print(line, soft_wrap=True)

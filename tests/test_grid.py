@@ -228,6 +228,8 @@ def test_a_dry_run_counts_and_runs_nothing(tmp_path):
     assert (plan.lanes, plan.batch_size, plan.chunks) == (6, 4, 6)
     assert plan.chunk_bytes > 0
     assert plan.data_bytes == 5 * 10 * 4 + 4  # the quartic's shifts and its noise scale
+    per_lane = 6 * (4 * 4 + 1) + 2 * 3 * 4 + 1  # four numbers and a flag per round, three per evaluation, diverged
+    assert plan.result_bytes == 3 * 6 * per_lane
     assert not (tmp_path / "store").exists()
 
 

@@ -232,6 +232,7 @@ class Plan(NamedTuple):
       chunks: of all cells together, if all have that batch size.
       chunk_bytes: what a chunk of that cell takes beside the data, by XLA's analysis; None where there is none.
       data_bytes: of the tasks, which all chunks share.
+      result_bytes: of the data set.
       at_once: chunks that are computed at a time.
       measured: the cell that was compiled to know.
     """
@@ -244,6 +245,7 @@ class Plan(NamedTuple):
     chunks: int
     chunk_bytes: int | None
     data_bytes: int
+    result_bytes: int
     at_once: int
     measured: dict[str, Any]
 
@@ -287,6 +289,7 @@ def plan(grid: GridConfig, *, progress: bool = True) -> Plan:
         chunks,
         None if memory is None else memory.temp_size_in_bytes + memory.output_size_in_bytes,
         tasks.num_bytes(),
+        grid.num_lanes * sum(program.lane_bytes() for _, program in traced),
         batching.concurrency(compiler.device, None, chunks),
         most,
     )

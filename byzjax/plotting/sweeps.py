@@ -118,23 +118,26 @@ def line_styles(dataset: xarray.Dataset, axes: Sequence[str]) -> dict[str, tuple
 
     Args:
       dataset: of a sweep.
-      axes: whose combinations are lines. The method, else the first, decides the colour, the others the dashes.
+      axes: whose combinations are lines. The method, else the first, else the longest decides the colour, the others
+        the dashes.
 
     Raises:
       ValueError: there are too many.
     """
-    number = math.prod(dataset.sizes[axis] for axis in axes)
-    if number > _MOST_LINES:
-        raise ValueError(
-            f"curves: {number} lines ({', '.join(f'{dataset.sizes[a]} × {a}' for a in axes)}) cannot be told apart; "
-            f"draw at most {_MOST_LINES}: fix axes with --where, choose hyperparameters with --choose, or use --panels."
-        )
     if not axes:
         return {"": ({}, Style(_COLORS[0]))}
+    number = math.prod(dataset.sizes[axis] for axis in axes)
     coloured = "method" if "method" in axes else axes[0]
+    if number > dataset.sizes[coloured] * len(LINES):
+        coloured = max(axes, key=lambda axis: dataset.sizes[axis])
     palette = _palette(dataset[coloured].values)
     others = [axis for axis in axes if axis != coloured]
     dashes = list(itertools.product(*(range(dataset.sizes[axis]) for axis in others)))
+    if number > _MOST_LINES or len(dashes) > len(LINES) or len(palette) < dataset.sizes[coloured]:
+        raise ValueError(
+            f"curves: {number} lines ({', '.join(f'{dataset.sizes[a]} × {a}' for a in axes)}) cannot be told apart: "
+            "fix axes with --where, choose hyperparameters with --choose, or use --panels."
+        )
     names = {axis: axis_labels(dataset, axis) for axis in axes}
     lines = {}
     for places in itertools.product(*(range(dataset.sizes[axis]) for axis in axes)):
@@ -160,14 +163,14 @@ def _label(dataset: xarray.Dataset, names: dict[str, tuple[str, list[str]]], axi
 
 
 def _palette(values: np.ndarray) -> list[Any]:
-    """Numbers go from dark to light; names get colours of their own."""
+    """Numbers go from dark to light; names get colours of their own, as far as there are any."""
     if values.dtype.kind in "iuf" and len(values) > 1:
         from matplotlib import colormaps
 
         return [colormaps["viridis"](share) for share in np.linspace(0, 0.9, len(values))]
     if all(value in METHOD_COLORS for value in values):
         return [METHOD_COLORS[value] for value in values]
-    return list(itertools.islice(itertools.cycle(_COLORS), len(values)))
+    return list(_COLORS[: len(values)])
 
 
 def _draw_line(ax: Axes, summary: Summary, metric: str, x: str, label: str, style: Style) -> None:
