@@ -79,7 +79,7 @@ def _show_plan(config: GridConfig, plan: Plan) -> None:
         f"{_several(plan.programs, 'program')} to compile{_sharing(plan)}",
         f"{plan.chunks} chunks of {_several(plan.batch_size, 'lane')}{_found(config, plan)}, {plan.at_once} at a time",
         f"memory: {_size(plan.data_bytes)} of data, and {_chunk(plan)}",
-        f"store: {config.store}",
+        f"data set: {_size(plan.result_bytes)}, in {config.store}",
     ]
     for line in lines:
         console().print(line, soft_wrap=True)
@@ -122,30 +122,27 @@ def _size(number: float) -> str:
 
 def _show_selection(config: GridConfig, dataset: xarray.Dataset) -> None:
     """The chosen values, and what they give."""
-    import dataclasses
     import itertools
 
     from byzjax import results
-    from byzjax.plotting.summaries import metric_of
-    from byzjax.selection import select
+    from byzjax.experiments.grid_run import choose
+    from byzjax.plotting.summaries import TIME, metric_of
 
     assert config.select is not None
     with _warnings_as_lines():
-        chosen = select(dataset, **{**dataclasses.asdict(config.select), "over": list(config.select.over)})
+        chosen = choose(config, dataset)
     path = results.save(chosen, Path(config.store) / "selected.nc")
-    places = [str(dim) for dim in chosen[config.select.over[0]].dims]
-    metric = metric_of(chosen)
-    shown = table(*places, *config.select.over, config.select.by, metric)
+    over, places = config.select.over, [str(dim) for dim in chosen[config.select.over[0]].dims]
+    metrics = list(dict.fromkeys((config.select.by, metric_of(chosen))))
+    ends = {name: chosen[name].isel({axis: -1 for axis in TIME if axis in chosen[name].dims}) for name in metrics}
+    shown = table(*places, *over, *metrics)
     for index in itertools.product(*(range(chosen.sizes[dim]) for dim in places)):
-        at = chosen.isel(dict(zip(places, index, strict=True)))
-        ends = [
-            at[name].isel({d: -1 for d in at[name].dims if d in ("round", "eval")})
-            for name in (config.select.by, metric)
-        ]
-        numbers = [f"{float(end.mean(skipna=False)):.4g}" for end in ends]
-        shown.add_row(*(str(at[name].item()) for name in (*places, *config.select.over)), *numbers)
+        place = dict(zip(places, index, strict=True))
+        labels = [str(chosen[name].isel({d: i for d, i in place.items() if d in chosen[name].dims}).item())
+                  for name in (*places, *over)]  # fmt: skip
+        shown.add_row(*labels, *(f"{float(ends[name].isel(place).mean(skipna=False)):.4g}" for name in metrics))
     console().print(shown)
-    console().print(f"Chosen by {config.select.by}; means over seeds. Written: {path}", soft_wrap=True)
+    console().print(f"Chosen by {config.select.by}. Numbers: last evaluation, mean. Written: {path}", soft_wrap=True)
 
 
 @polite

@@ -188,6 +188,26 @@ def test_numbers_that_no_factory_takes_are_found_although_they_are_traced(run, m
         grid_run.check(grid.parse({"run": {**RUN, **run}}), grid_run.Tasks())
 
 
+@pytest.mark.parametrize(
+    ("select", "message"),
+    [
+        ({"over": "learning_rate", "by": "objectiv"}, "'objectiv' is not reported by these runs; nearest: objective"),
+        ({"over": "learning_rate", "by": "objective", "last": 3}, "last = 3 must be between 1 and the 2 of 'eval'"),
+        ({"over": "learning_rate", "by": "objective", "reduce": "mean of seeds"}, "must be like 'mean over seeds'"),
+        ({"over": "seed", "by": "objective"}, "'seed' is chosen from, and cannot be averaged away too"),
+        ({"over": "learning_rate", "by": "aggregate_norm", "best": "max"}, None),
+        ({"over": ["learning_rate", "seed"], "by": "objective", "reduce": "none"}, None),
+    ],
+)
+def test_a_choice_that_does_not_fit_is_said_before_the_sweep(select, message):
+    made = grid.parse({"run": {**RUN, "learning_rate": [0.1, 0.3]}, "sweep": {"select": select}})
+    if message is None:
+        assert grid_run.check(made, grid_run.Tasks()) == []
+        return
+    with pytest.raises(ValueError, match=message):
+        grid_run.check(made, grid_run.Tasks())
+
+
 def test_tasks_are_built_once_and_share_their_arrays():
     tasks = grid_run.Tasks()
     unlike, alike = (tasks[config.RunConfig(task=task)] for task in ("mnist", "mnist(scheme='iid')"))
@@ -208,6 +228,8 @@ def test_a_dry_run_counts_and_runs_nothing(tmp_path):
     assert (plan.lanes, plan.batch_size, plan.chunks) == (6, 4, 6)
     assert plan.chunk_bytes > 0
     assert plan.data_bytes == 5 * 10 * 4 + 4  # the quartic's shifts and its noise scale
+    per_lane = 6 * (4 * 4 + 1) + 2 * 3 * 4 + 1  # four numbers and a flag per round, three per evaluation, diverged
+    assert plan.result_bytes == 3 * 6 * per_lane
     assert not (tmp_path / "store").exists()
 
 

@@ -308,13 +308,30 @@ def test_tables_are_written_as_markdown_and_latex(tmp_path):
 
 def test_where_takes_one_value_or_several():
     dataset = made()
-    one = summaries.where(dataset, {"attack": ['ipm( scale="10.0")'.replace('"', "")], "learning_rate": ["1e-1"]})
-    assert "attack" not in one.dims
+    one = summaries.where(dataset, {"task": ["mnist( scheme=iid )"], "learning_rate": ["1e-1"]})
+    assert one["task"].item() == AXES["task"][0]
     assert float(one["learning_rate"]) == 0.1
     two = summaries.where(dataset, {"num_byzantine": ["4"], "seed": ["0", "2"]})
     assert two["seed"].values.tolist() == [0, 2]
     with pytest.raises(ValueError, match="where: attack is never ali; nearest: alie"):
         summaries.where(dataset, {"attack": ["ali"]})
+
+
+def test_labels_that_would_be_the_same_are_told_apart():
+    texts, rates = ["ipm(scale=10)", "ipm(scale=10.0)"], [0.12345671, 0.12345672]
+    axes = xarray.Dataset(coords={"attack": texts, "learning_rate": rates})
+    assert len(set(summaries.axis_labels(axes, "attack")[1])) == 2
+    assert summaries.axis_labels(axes, "learning_rate") == ("learning rate γ₀", ["0.12345671", "0.12345672"])
+
+
+def test_many_lines_of_one_axis_get_a_colour_each():
+    rates = np.geomspace(0.001, 1, 12)
+    values = np.random.default_rng(0).uniform(size=(2, 12, 3, 2))
+    places = {"attack": ["none", "alie"], "learning_rate": rates, "seed": [0, 1, 2], "eval": [1, 2]}
+    dataset = xarray.Dataset({"test_accuracy": (tuple(places), values)}, places)
+    (ax,) = sweeps.curves(dataset, "test_accuracy").axes
+    looks = {(to_hex(line.get_color()), str(line.get_linestyle())) for line in ax.lines}
+    assert len(looks) == len(ax.lines) == 24
 
 
 @pytest.mark.parametrize(
@@ -326,6 +343,7 @@ def test_where_takes_one_value_or_several():
         (lambda d: choices.layout(d, "test_accuracy", x="f"), "x: 'f' is not an axis here"),
         (lambda d: choices.picture(d, "test_accuracy", shown=("task",)), "also has the axis aggregator with 2 values"),
         (lambda d: choices.picture(d, "test_accuracy", shown=("seed", "task")), "seed cannot be shown, chosen"),
+        (lambda d: choices.picture(d, "test_accuracy", shown=("eval", "task")), "eval cannot be shown"),
         (lambda d: summaries.metric_of(d, "tset_accuracy"), "no variable 'tset_accuracy' .*nearest: test_accuracy"),
         (lambda d: choices.layout(d.isel({axis: [0] for axis in AXES}), "test_accuracy"), "two axes with several"),
     ],

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
+import warnings
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,6 +20,7 @@ from byzjax.experiments.config import RunConfig
 from byzjax.experiments.grid import GridConfig, describe
 from byzjax.progress import SweepProgress
 from byzjax.simulate import Result, simulate
+from byzjax.specs import nearest
 
 if TYPE_CHECKING:
     import xarray
@@ -115,7 +118,39 @@ def check(grid: GridConfig, tasks: Tasks, say: Callable[[str], None] = lambda li
             f"{len(invalid)} of {grid.num_cells} cells cannot run, the first is {invalid[0]} Change the grid, or leave "
             "such cells out with sweep.skip_invalid = true."
         )
+    if grid.select is not None:
+        left_out = [one.cell for one in invalid]
+        config = grid.config(**next(cell for cell in grid.points() if cell not in left_out))
+        _rehearse(grid, jax.eval_shape(lambda task: _simulated(config, task), tasks[config]))
     return invalid
+
+
+def _rehearse(grid: GridConfig, result: Result) -> None:
+    """Choose hyperparameters from nothing, so that what does not fit is said before the sweep and not after it."""
+    import xarray
+
+    from byzjax.results import dims_of
+
+    assert grid.select is not None
+    leading = {**dict.fromkeys(result.history, "round"), **dict.fromkeys(result.evals, "eval")}
+    by = grid.select.by
+    if by not in leading:
+        raise ValueError(f"sweep.select.by: {by!r} is not reported by these runs; {nearest(by, leading)}.")
+    shape = {**result.history, **result.evals}[by].shape
+    sizes = [len(values) for values in grid.axes.values()]
+    dims = *grid.axes, *dims_of(by, len(shape), leading[by])
+    coordinates = {axis: list(values) for axis, values in grid.axes.items()}
+    coordinates |= {dim: np.arange(size) for dim, size in zip(dims[len(sizes) :], shape, strict=True)}
+    nothing = xarray.Dataset({by: (dims, np.zeros((*sizes, *shape)))}, coordinates)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        choose(grid, nothing)
+
+
+def choose(grid: GridConfig, dataset: xarray.Dataset) -> xarray.Dataset:
+    """A grid's data set at the hyperparameters that its ``[sweep.select]`` chooses; see `byzjax.select`."""
+    assert grid.select is not None
+    return byzjax.select(dataset, **{**dataclasses.asdict(grid.select), "over": list(grid.select.over)})
 
 
 def function(grid: GridConfig, tasks: Tasks, skipped: Iterable[Invalid] = ()) -> Callable[..., Result]:
@@ -197,6 +232,7 @@ class Plan(NamedTuple):
       chunks: of all cells together, if all have that batch size.
       chunk_bytes: what a chunk of that cell takes beside the data, by XLA's analysis; None where there is none.
       data_bytes: of the tasks, which all chunks share.
+      result_bytes: of the data set.
       at_once: chunks that are computed at a time.
       measured: the cell that was compiled to know.
     """
@@ -209,6 +245,7 @@ class Plan(NamedTuple):
     chunks: int
     chunk_bytes: int | None
     data_bytes: int
+    result_bytes: int
     at_once: int
     measured: dict[str, Any]
 
@@ -252,6 +289,7 @@ def plan(grid: GridConfig, *, progress: bool = True) -> Plan:
         chunks,
         None if memory is None else memory.temp_size_in_bytes + memory.output_size_in_bytes,
         tasks.num_bytes(),
+        grid.num_lanes * sum(program.lane_bytes() for _, program in traced),
         batching.concurrency(compiler.device, None, chunks),
         most,
     )

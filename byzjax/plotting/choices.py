@@ -173,6 +173,10 @@ def picture(
         for axis in axes:
             axis_of(dataset[metric], axis, argument)
     used = [*shown, *choose, *([worst] if worst else []), over]
+    if set(used) & set(TIME):
+        raise ValueError(
+            f"{' and '.join(set(used) & set(TIME))} cannot be shown: these are the numbers of the last one."
+        )
     twice = {axis for axis in used if used.count(axis) > 1}
     if twice:
         raise ValueError(f"{min(twice)} cannot be shown, chosen, averaged and looked for at its worst at once.")

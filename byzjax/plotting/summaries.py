@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -122,15 +123,16 @@ def _place(values: np.ndarray, text: str, axis: str) -> int:
     try:
         matches = [np.isclose(float(value), float(text), rtol=1e-5, atol=0) for value in values]
     except ValueError:
-        matches = [_spaceless(str(value)) == _spaceless(text) for value in values]
+        matches = [_bare(str(value)) == _bare(text) for value in values]
     if not any(matches):
         known = [f"{value:g}" if isinstance(value, float) else str(value) for value in values]
         raise ValueError(f"where: {axis} is never {text}; {nearest(text, known)}.")
     return int(np.argmax(matches))
 
 
-def _spaceless(text: str) -> str:
-    return text.replace(" ", "").replace('"', "'")
+def _bare(text: str) -> str:
+    """Without blanks and quotation marks, which shells eat."""
+    return re.sub(r"[\s'\"]", "", text)
 
 
 def axis_labels(dataset: xarray.Dataset, axis: str) -> tuple[str, list[str]]:
@@ -141,13 +143,16 @@ def axis_labels(dataset: xarray.Dataset, axis: str) -> tuple[str, list[str]]:
     ('MNIST: scheme', ['iid', 'label sorted'])
     """
     values = dataset[axis].values
+    said = AXES.get(axis, axis.replace("_", " "))
     if values.dtype.kind in "iufb":
-        return AXES.get(axis, axis.replace("_", " ")), [f"{value:g}" for value in values.astype(float)]
+        return said, _distinct([f"{value:g}" for value in values.astype(float)], values)
     texts = [str(value) for value in values]
-    different = _difference(texts)
-    if different:
-        return different
-    return AXES.get(axis, axis.replace("_", " ")), [display_name(text) for text in texts]
+    return _difference(texts) or (said, _distinct([display_name(text) for text in texts], texts))
+
+
+def _distinct(labels: list[str], values: Sequence[Any] | np.ndarray) -> list[str]:
+    """Labels, or the values as they are where two labels would be the same."""
+    return labels if len(set(labels)) == len(labels) else [str(value) for value in values]
 
 
 def _difference(texts: list[str]) -> tuple[str, list[str]] | None:
@@ -162,6 +167,8 @@ def _difference(texts: list[str]) -> tuple[str, list[str]] | None:
     if len(keys) != 1:
         return None
     words = [plain(call.kwargs[keys[0]]).replace("_", " ") for call in calls]
+    if len(set(words)) < len(words):
+        return None
     return f"{display_name(calls[0].name)}: {keys[0].replace('_', ' ')}", words
 
 

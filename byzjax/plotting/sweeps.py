@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -117,23 +118,26 @@ def line_styles(dataset: xarray.Dataset, axes: Sequence[str]) -> dict[str, tuple
 
     Args:
       dataset: of a sweep.
-      axes: whose combinations are lines. The method, else the first, decides the colour, the others the dashes.
+      axes: whose combinations are lines. The method, else the first, else the longest decides the colour, the others
+        the dashes.
 
     Raises:
       ValueError: there are too many.
     """
-    number = math.prod(dataset.sizes[axis] for axis in axes)
-    if number > _MOST_LINES:
-        raise ValueError(
-            f"curves: {number} lines ({', '.join(f'{dataset.sizes[a]} × {a}' for a in axes)}) cannot be told apart; "
-            f"draw at most {_MOST_LINES}: fix axes with --where, choose hyperparameters with --choose, or use --panels."
-        )
     if not axes:
         return {"": ({}, Style(_COLORS[0]))}
+    number = math.prod(dataset.sizes[axis] for axis in axes)
     coloured = "method" if "method" in axes else axes[0]
+    if number > dataset.sizes[coloured] * len(LINES):
+        coloured = max(axes, key=lambda axis: dataset.sizes[axis])
     palette = _palette(dataset[coloured].values)
     others = [axis for axis in axes if axis != coloured]
     dashes = list(itertools.product(*(range(dataset.sizes[axis]) for axis in others)))
+    if number > _MOST_LINES or len(dashes) > len(LINES) or len(palette) < dataset.sizes[coloured]:
+        raise ValueError(
+            f"curves: {number} lines ({', '.join(f'{dataset.sizes[a]} × {a}' for a in axes)}) cannot be told apart: "
+            "fix axes with --where, choose hyperparameters with --choose, or use --panels."
+        )
     names = {axis: axis_labels(dataset, axis) for axis in axes}
     lines = {}
     for places in itertools.product(*(range(dataset.sizes[axis]) for axis in axes)):
@@ -159,14 +163,14 @@ def _label(dataset: xarray.Dataset, names: dict[str, tuple[str, list[str]]], axi
 
 
 def _palette(values: np.ndarray) -> list[Any]:
-    """Numbers go from dark to light; names get colours of their own."""
+    """Numbers go from dark to light; names get colours of their own, as far as there are any."""
     if values.dtype.kind in "iuf" and len(values) > 1:
         from matplotlib import colormaps
 
         return [colormaps["viridis"](share) for share in np.linspace(0, 0.9, len(values))]
     if all(value in METHOD_COLORS for value in values):
         return [METHOD_COLORS[value] for value in values]
-    return list(itertools.islice(itertools.cycle(_COLORS), len(values)))
+    return list(_COLORS[: len(values)])
 
 
 def _draw_line(ax: Axes, summary: Summary, metric: str, x: str, label: str, style: Style) -> None:
@@ -188,10 +192,12 @@ def _positions(values: xarray.Dataset | xarray.DataArray, x: str) -> np.ndarray:
 
 
 def _describe(ax: Axes, dataset: xarray.Dataset, metric: str, x: str, summary: Summary, log: bool | None) -> None:
+    from matplotlib.ticker import LogLocator
+
     label, names = axis_labels(dataset, x)
     at = _positions(dataset, x)
     ax.set_xlabel(label)
-    ax.set_ylabel(metric_label(dataset, metric))
+    ax.set_ylabel(textwrap.fill(metric_label(dataset, metric), 40))
     if dataset[x].dtype.kind not in "iuf":
         ax.set_xticks(at, names)
     elif x == "learning_rate" and len(at) > 1 and at.min() > 0 and at.max() / at.min() >= 10:
@@ -203,7 +209,11 @@ def _describe(ax: Axes, dataset: xarray.Dataset, metric: str, x: str, summary: S
     positive = mean[mean > 0]
     if positive.size and (is_logarithmic(metric) if log is None else log):
         ax.set_yscale("log")
-        ax.set_ylim(bottom=0.5 * positive.min())  # a band may reach below 0, which a logarithmic axis does not have
+        ax.set_ylim(0.5 * positive.min(), 2 * positive.max())  # a band may reach below 0, which this axis does not have
+        if positive.max() < 10 * positive.min():  # no or one power of ten in sight
+            ax.yaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
+            ax.yaxis.set_major_formatter("{x:g}")
+            ax.yaxis.set_minor_formatter("{x:g}")
 
 
 def _band_note(values: xarray.DataArray, over: str, every_seed: bool) -> str:
