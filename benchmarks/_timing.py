@@ -83,6 +83,13 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     return "\n".join([line(cells[0]), rule, *map(line, cells[1:])])
 
 
+class Fixed(float):
+    """A number that prints with two decimals."""
+
+    def __str__(self) -> str:
+        return f"{self:.2f}"
+
+
 def _cpu_model() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     found = re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.M) if cpuinfo.exists() else None

@@ -7,20 +7,17 @@ smoke run. README.md says how to install the peer, and what is and is not the sa
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
-import sys
 import time
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-from unittest.mock import MagicMock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from _timing import Arm, Timing, interleaved, label, machine, table
+from _peers import load, versions
+from _timing import Arm, Fixed, Timing, interleaved, label, machine, table
 
 import byzjax
 from byzjax import aggregators as agg
@@ -49,10 +46,8 @@ def main() -> None:
 
     jax.config.update("jax_enable_compilation_cache", False)  # compilation is measured
     report: dict[str, Any] = {"machine": machine()}
-    peers = None if args.no_peers else load_byzfl()
-    if peers is not None and report["machine"]["device"] != "cpu" and not peers[0].cuda.is_available():
-        peers = None  # a GPU against a CPU would say nothing
-    if peers is None:
+    peers = {} if args.no_peers else load("byzfl")
+    if not peers:
         print("ByzFL is left out: not asked for, not installed, or no GPU build of torch (benchmarks/README.md).")
     report["versions"] = versions(peers)
     report["settings"] = {
@@ -65,7 +60,7 @@ def main() -> None:
     arms, report["memory"] = byzjax_arms(task, rounds)
     stacks = gaussian_stacks()
     arms |= rule_arms(stacks)
-    if peers is not None:
+    if peers:
         report["rule_agreement"] = agreement(peers, stacks[0])
         arms |= byzfl_arms(peers, task, stacks, rounds=1 if args.quick else 3)
 
@@ -76,7 +71,7 @@ def main() -> None:
     text = render(report)
     print(text, json.dumps(report, indent=2), sep="\n")
 
-    out = args.out or (None if args.quick or peers is None else Path(__file__).parent / "results")
+    out = args.out or (None if args.quick or not peers else Path(__file__).parent / "results")
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         stem = f"round-{label(report['machine'])}"
@@ -187,28 +182,8 @@ def rule_arms(stacks: list[np.ndarray]) -> dict[str, Arm]:
     }
 
 
-def load_byzfl() -> tuple[Any, Any] | None:
-    """The modules ``(torch, byzfl)``, or None where one of them is not installed.
-
-    ByzFL imports torchvision and plotting libraries at its top, for downloads and figures that a round does not need:
-    where they are not installed, they are stubs during that import.
-    """
-    if find_spec("torch") is None or find_spec("byzfl") is None:
-        return None
-    wanted = ("torchvision", "seaborn", "matplotlib", "matplotlib.pyplot")
-    missing = [name for name in wanted if find_spec(name.split(".")[0]) is None]
-    sys.modules.update({name: MagicMock() for name in missing})
-    try:
-        import byzfl  # pyright: ignore[reportMissingImports]
-        import torch  # pyright: ignore[reportMissingImports]
-    finally:
-        for name in missing:
-            sys.modules.pop(name, None)
-    return torch, byzfl
-
-
-def byzfl_arms(peers: tuple[Any, Any], task: byzjax.Task, stacks: list[np.ndarray], rounds: int) -> dict[str, Arm]:
-    torch, _ = peers
+def byzfl_arms(peers: dict[str, Any], task: byzjax.Task, stacks: list[np.ndarray], rounds: int) -> dict[str, Arm]:
+    torch = peers["torch"]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     images = (np.asarray(task.data["images"], np.float32).reshape(-1, 784) / 255 - 0.1307) / 0.3081
     labels = np.asarray(task.data["labels"])
@@ -238,9 +213,9 @@ def byzfl_arms(peers: tuple[Any, Any], task: byzjax.Task, stacks: list[np.ndarra
     return arms | {"ByzFL nnm+rfa alone, 3 steps": Arm(alone, len(tensors))}
 
 
-def byzfl_round(peers: tuple[Any, Any], shards: list, device: str, rule: str, attack: str) -> Callable[[], None]:
+def byzfl_round(peers: dict[str, Any], shards: list, device: str, rule: str, attack: str) -> Callable[[], None]:
     """One round with ByzFL's own clients, attack, rules and server, line for line its ``benchmark/train.py``."""
-    torch, byzfl = peers
+    torch, byzfl = peers["torch"], peers["byzfl"]
     nn = torch.nn
     # Clients and server look models up by name in this module.
     byzfl.fed_framework.models.mlp = lambda: nn.Sequential(
@@ -307,14 +282,14 @@ def byzfl_round(peers: tuple[Any, Any], shards: list, device: str, rule: str, at
     return one_round
 
 
-def byzfl_rule(peers: tuple[Any, Any], num_iters: int) -> Callable[[Any], Any]:
-    mixing, median = peers[1].NNM(F), peers[1].GeometricMedian(nu=0.1, T=num_iters)
+def byzfl_rule(peers: dict[str, Any], num_iters: int) -> Callable[[Any], Any]:
+    mixing, median = peers["byzfl"].NNM(F), peers["byzfl"].GeometricMedian(nu=0.1, T=num_iters)
     return lambda x: median(mixing(x))
 
 
-def agreement(peers: tuple[Any, Any], x: np.ndarray) -> float:
+def agreement(peers: dict[str, Any], x: np.ndarray) -> float:
     """Relative difference of the two libraries' NNM + geometric median, both with 8 steps: the same rule is timed."""
-    theirs = np.asarray(byzfl_rule(peers, num_iters=8)(peers[0].from_numpy(x)))
+    theirs = np.asarray(byzfl_rule(peers, num_iters=8)(peers["torch"].from_numpy(x)))
     ours = np.asarray(byzjax.aggregate(RULES["nnm+rfa"], x))
     return float(f"{np.linalg.norm(ours - theirs) / np.linalg.norm(theirs):.2g}")
 
@@ -362,15 +337,6 @@ def goals(report: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def versions(peers: tuple[Any, Any] | None) -> dict[str, Any]:
-    found: dict[str, Any] = {"python": ".".join(map(str, sys.version_info[:3]))}
-    for name in ("jax", "jaxlib", "optax", "numpy", *(("torch", "byzfl") if peers else ())):
-        found[name] = importlib.metadata.version(name)
-    if peers is not None:
-        found["torch_threads"] = peers[0].get_num_threads()
-    return found
-
-
 def render(report: dict[str, Any]) -> str:
     m, s, c = report["machine"], report["settings"], report["compile"]
     verdict = {True: "yes", False: "NO", None: "not measured"}
@@ -406,13 +372,6 @@ def render(report: dict[str, Any]) -> str:
             f"{report['rule_agreement']:g}."
         )
     return "\n\n".join(parts) + "\n"
-
-
-class Fixed(float):
-    """A number that prints with two decimals."""
-
-    def __str__(self) -> str:
-        return f"{self:.2f}"
 
 
 if __name__ == "__main__":

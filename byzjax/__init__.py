@@ -1,8 +1,14 @@
 """byzjax: Byzantine-robust distributed optimisation in JAX.
 
+<<<<<<< HEAD
 A Byzantine round is a chain of gradient transformations over stacked updates; a run is one ``lax.scan`` of rounds.
 Verbs are at the top (`chain`, `aggregate`, `simulate`, `run`), nouns in namespaces (`aggregators`, `attacks`, `tasks`,
 `methods`, `transforms`, `metrics`, `sharding`, `data`).
+=======
+A Byzantine round is a chain of gradient transformations over stacked updates; a run is one ``lax.scan`` of rounds;
+a sweep is one ``vmap`` of runs. Verbs are at the top (`chain`, `aggregate`, `simulate`, `run`, `sweep`, `select`),
+nouns in namespaces (`aggregators`, `attacks`, `tasks`, `methods`, `transforms`, `metrics`, `data`).
+>>>>>>> main
 """
 
 from byzjax import aggregators, attacks, data, methods, metrics, sharding, stacked, tasks, transforms
@@ -10,7 +16,9 @@ from byzjax.aggregators.chain import aggregate, chain
 from byzjax.base import Aggregator, Attack, Method, PreAggregator, Task
 from byzjax.checkpoint import Checkpoint
 from byzjax.round import RoundState, init_state, make_round
+from byzjax.selection import select
 from byzjax.simulate import Result, run, simulate
+from byzjax.sweep import sweep
 
 __version__ = "0.1.0"
 
@@ -33,9 +41,14 @@ __all__ = [
     "methods",
     "metrics",
     "run",
+<<<<<<< HEAD
     "sharding",
+=======
+    "select",
+>>>>>>> main
     "simulate",
     "stacked",
+    "sweep",
     "tasks",
     "transforms",
 ]

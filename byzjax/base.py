@@ -82,9 +82,13 @@ class Weights(NamedTuple):
 
 
 class Mixing(NamedTuple):
-    """A pre-aggregation that mixes rows: ``matrix: (geometry, key) -> f32[m, n]``."""
+    """A pre-aggregation that mixes rows: ``matrix: (geometry, key) -> f32[m, n]``.
+
+    ``measures`` is false where the matrix only needs to know how many rows there are.
+    """
 
     matrix: Callable[[Any, jax.Array | None], jax.Array]
+    measures: bool = True
 
 
 class Scaling(NamedTuple):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
-import os
 import re
 import shutil
 import sys
@@ -15,9 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from byzjax import cli_store, cli_sweep
+from byzjax.console import console as _console
+from byzjax.console import polite as _polite
+from byzjax.console import table as _table
+from byzjax.console import warn as _warn
+
 if TYPE_CHECKING:
     import xarray
-    from rich.console import Console
     from rich.table import Table
 
     from byzjax.checkpoint import Checkpoint
@@ -30,6 +33,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+app.add_typer(cli_store.app, name="store")
 
 # Rates that train both tasks under most rules; any other method starts at 0.1.
 _DEFAULT_RATES = {"byz_nsgdm": 0.1, "momentum_sgd": 0.01}
@@ -49,29 +54,6 @@ class Kind(StrEnum):
 def main() -> None:
     """The console script."""
     app()
-
-
-def _polite(command: Callable[..., None]) -> Callable[..., None]:
-    """Turn what a user can cause into one line on stderr and an exit code; bugs keep their traceback."""
-
-    @functools.wraps(command)
-    def wrapped(*args: Any, **kwargs: Any) -> None:
-        try:
-            command(*args, **kwargs)
-        except (ValueError, OSError) as error:
-            if os.environ.get("BYZJAX_TRACEBACK"):
-                raise
-            typer.echo(f"error: {' '.join(str(error).split())}", err=True)
-            raise typer.Exit(2) from None
-        except KeyboardInterrupt:
-            typer.echo("interrupted: finished runs are saved, this one is not", err=True)
-            raise typer.Exit(130) from None
-
-    return wrapped
-
-
-def _warn(line: str) -> None:
-    typer.echo(f"warning: {line}", err=True)
 
 
 def _choices(kind: str) -> str:
@@ -270,21 +252,8 @@ def list_(kind: Annotated[Kind | None, typer.Argument(help="Only these.", show_d
                 typer.echo(f"{name}: {called}  {line}")
 
 
-def _console() -> Console:
-    """Of the terminal's width; wide and without colours where there is none, so that no table is folded."""
-    from rich.console import Console
-
-    return Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 160)
-
-
-def _table(*columns: str, title: str | None = None) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
-    for column in columns:
-        table.add_column(column, no_wrap=column in ("method", "rule", "attack"))
-    return table
+app.command("sweep")(cli_sweep.sweep)
+app.command("plot")(cli_sweep.plot)
 
 
 def _slug(*parts: Any) -> str:

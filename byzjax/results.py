@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,10 @@ DESCRIPTIONS: dict[str, tuple[str, str]] = {
     "gradient_norm": ("true gradient norm", "1"),
     "objective": ("objective", "1"),
     "distance": ("distance to the optimum", "1"),
+    "diverged": ("the parameters stopped being finite", "1"),
+    "seed": ("seed", "1"),
+    "learning_rate": ("learning rate γ₀", "1"),
+    "beta": ("momentum β", "1"),
 }
 
 
@@ -59,45 +63,71 @@ def to_dataset(result: Result, config: Mapping[str, Any], **attributes: Any) -> 
     """
     import xarray
 
+    dataset = xarray.Dataset(attrs={**provenance(config), **attributes})
+    for leading, values in (("round", result.history), ("eval", result.evals)):
+        for name in in_order(values):
+            array = np.asarray(values[name])
+            dataset[name] = (dims_of(name, array.ndim, leading), array, described(name))
+    return with_coordinates(dataset, int(config.get("eval_every", 1)))
+
+
+def provenance(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The attributes of a data set that say what made it: the configuration, versions, the device.
+
+    Raises:
+      ValueError: a configuration that is not JSON.
+    """
     import byzjax
 
-    device = jax.devices()[0]
-    dataset = xarray.Dataset(
-        attrs={
-            "config": encode(config),
-            **({"seed": config["seed"]} if "seed" in config else {}),
-            "byzjax_version": byzjax.__version__,
-            "jax_version": jax.__version__,
-            "platform": device.platform,
-            "device_kind": device.device_kind,
-            **attributes,
-        }
-    )
-    order = list(DESCRIPTIONS)  # jit sorts by name; here what belongs together stands together
-    for leading, values in (("round", result.history), ("eval", result.evals)):
-        for name, value in sorted(values.items(), key=lambda item: order.index(item[0]) if item[0] in order else 99):
-            array = np.asarray(value)
-            long_name, units = DESCRIPTIONS.get(name, (name.replace("_", " "), "1"))
-            dataset[name] = (_dims(name, array, leading), array, {"long_name": long_name, "units": units})
-    every = int(config.get("eval_every", 1))
-    steps = {"round": 1, "eval": every, "class": 1}
-    described = {
-        "round": ("round, counted from 1", "1"),
-        "eval": ("round after which the model was evaluated", "1"),
-        "class": ("class", "1"),
+    device = jax.local_devices()[0]
+    return {
+        "config": encode(config),
+        **({"seed": config["seed"]} if "seed" in config else {}),
+        "byzjax_version": byzjax.__version__,
+        "jax_version": jax.__version__,
+        "platform": device.platform,
+        "device_kind": device.device_kind,
     }
-    for name, (long_name, units) in described.items():
+
+
+def described(name: str) -> dict[str, str]:
+    """The attributes of a variable that say what it is."""
+    long_name, units = DESCRIPTIONS.get(name, (name.replace("_", " "), "1"))
+    return {"long_name": long_name, "units": units}
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """What belongs together together: jit sorts by name."""
+    order = list(DESCRIPTIONS)
+    return sorted(names, key=lambda name: order.index(name) if name in order else len(order))
+
+
+def with_coordinates(dataset: xarray.Dataset, eval_every: int | None) -> xarray.Dataset:
+    """Number the dimensions ``round``, ``eval`` and ``class``, where there are any.
+
+    Args:
+      dataset: that has them.
+      eval_every: rounds per evaluation; None where that is not known.
+    """
+    evaluations = (eval_every, eval_every, "round after which the model was evaluated")
+    numbered = {
+        "round": (1, 1, "round, counted from 1"),
+        "eval": evaluations if eval_every else (1, 1, "evaluation, counted from 1"),
+        "class": (0, 1, "class"),
+    }
+    for name, (first, step, long_name) in numbered.items():
         if name in dataset.sizes:
-            first = 0 if name == "class" else steps[name]
-            values = first + steps[name] * np.arange(dataset.sizes[name], dtype=np.int32)
-            dataset = dataset.assign_coords({name: (name, values, {"long_name": long_name, "units": units})})
+            values = first + step * np.arange(dataset.sizes[name], dtype=np.int32)
+            dataset = dataset.assign_coords({name: (name, values, {"long_name": long_name, "units": "1"})})
     return dataset
 
 
-def _dims(name: str, array: np.ndarray, leading: str) -> tuple[str, ...]:
-    if array.ndim == 2 and name.endswith("_per_class"):
+def dims_of(name: str, ndim: int, leading: str | None) -> tuple[str, ...]:
+    """The dimensions of a variable with ``ndim`` axes, of which the first is ``leading`` if that is not None."""
+    if ndim == 2 and leading is not None and name.endswith("_per_class"):
         return leading, "class"
-    return leading, *(f"{name}_axis{axis}" for axis in range(1, array.ndim))
+    named = () if leading is None else (leading,)
+    return *named, *(f"{name}_axis{axis}" for axis in range(len(named), ndim))
 
 
 def encode(config: Mapping[str, Any]) -> str:
@@ -178,13 +208,14 @@ def load(path: str | Path) -> xarray.Dataset:
 
 
 @contextlib.contextmanager
-def writing(path: str | Path):
+def writing(path: str | Path, *, replace: bool = True):
     """A temporary path beside ``path`` that takes its place when all went well, and vanishes otherwise.
 
     The file comes to be in one step: a reader, or a run that starts after a crash, sees the old one or the new one.
 
     Args:
       path: of the final file; its folder is created.
+      replace: false to leave a file alone that is there by then.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -194,7 +225,11 @@ def writing(path: str | Path):
     try:
         yield temporary
         temporary.chmod(0o666 & ~_umask())  # mkstemp's files are private; results are to be shared like any other file
-        temporary.replace(path)
+        if replace:
+            temporary.replace(path)
+        else:
+            with contextlib.suppress(FileExistsError):
+                os.link(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 

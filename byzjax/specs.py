@@ -193,6 +193,16 @@ def lookup(name: str, registry: Mapping[str, Callable[..., Any]], kind: str) -> 
     raise ValueError(f"unknown {kind} {name!r}{nearest}. Known: {', '.join(sorted(registry))}.")
 
 
+def nearest(name: str, known: Collection[str]) -> str:
+    """The known name that is most like ``name``, and all of them, for a message.
+
+    >>> nearest("atack", ["task", "attack"])
+    'nearest: attack. Known: task, attack'
+    """
+    near = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.0)
+    return f"nearest: {near[0]}. Known: {', '.join(known)}" if near else "there are none"
+
+
 def _given(spec: Spec, parameters: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
     places = [name for name, p in parameters.items() if p.kind is not inspect.Parameter.KEYWORD_ONLY]
     if len(spec.args) > len(places):

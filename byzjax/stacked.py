@@ -38,6 +38,8 @@ measure = spreads(("plain", "frame"))(geometry.measure)
 measure_lengths = spreads(("plain", "frame"))(geometry.measure_lengths)
 distances = spreads("plain")(geometry.distances)
 
+_LARGE = 1 << 23  # numbers of a stack from which on it is reduced block by block
+
 
 class Anchor(NamedTuple):
     """A point besides the rows that a combination puts weight on."""
@@ -77,12 +79,24 @@ def centre_of(updates: Stacked, frame: Frame) -> Params:
     return flatten(updates)[1]([c for c in frame.centre if c is not None])
 
 
+<<<<<<< HEAD
 @spreads("stack")
 def mix(matrix: jax.Array, updates: Stacked, frame: Frame) -> Stacked:
+=======
+def mix(
+    matrix: jax.Array,
+    updates: Stacked,
+    frame: Frame,
+    reduce: Callable[[jax.Array], jax.Array] | None = None,
+) -> Stacked | Params:
+>>>>>>> main
     """``matrix @ x``, with far rows drawn back: leaves ``[m, *p]``. A row that puts weight on a lost row is NaN.
 
     Args:
       matrix: f32[m, n].
+      updates: leaves ``[n, *p]``.
+      frame: where the rows were placed.
+      reduce: ``[m, d] -> [d]``, applied to every block of mixed rows, which then are never all there: leaves ``[*p]``.
     """
     matrices, unflatten = flatten(updates)
     lost = touches_lost(matrix, frame.finite)
@@ -97,10 +111,12 @@ def mix(matrix: jax.Array, updates: Stacked, frame: Frame) -> Stacked:
             del fresh
             centre = jax.lax.dynamic_slice_in_dim(c, start, block.shape[1])
             rest = jnp.where(spared[:, None] != 0, spared[:, None] * centre[None], 0.0)
-            return place(out, start, matmul(kept, jnp.where(frame.finite[:, None], block, 0.0)) + rest)
+            rows = matmul(kept, jnp.where(frame.finite[:, None], block, 0.0)) + rest
+            return place(out, start, rows if reduce is None else reduce(rows))
 
-        out = jnp.zeros((matrix.shape[0], x.shape[1]), kept.dtype)
-        return fold_blocks(step, out, x, kept.dtype, memory_numbers())
+        shape = x.shape[1:] if reduce is not None else (matrix.shape[0], x.shape[1])
+        numbers = cache_numbers() if reduce is not None and len(matrix) > MAX_NETWORK else memory_numbers()
+        return fold_blocks(step, jnp.zeros(shape, kept.dtype), x, kept.dtype, numbers)
 
     return unflatten([mixed(x, c) for x, c in zip(matrices, frame.centre, strict=True)])
 
@@ -121,9 +137,15 @@ def coordinatewise(reduce: Callable[[jax.Array], jax.Array], updates: Stacked) -
     """Apply ``reduce: [n, d] -> [d]`` to every coordinate of a stack; 16-bit floats are reduced in float32."""
     matrices, unflatten = flatten(updates)
     dtype = wide_dtype(matrices)
-    if matrices[0].shape[0] > MAX_NETWORK:  # many passes over the same numbers: keep them in cache
-        return unflatten([map_blocks(reduce, x, dtype) for x in matrices])
-    return unflatten([reduce(x.astype(dtype)) for x in matrices])
+
+    def whole(x: jax.Array) -> jax.Array:
+        if x.shape[0] > MAX_NETWORK:  # many passes over the same numbers: keep them in cache
+            return map_blocks(reduce, x, dtype)
+        if x.size > _LARGE:  # its temporaries may be as large as the stack
+            return map_blocks(reduce, x, dtype, memory_numbers())
+        return reduce(x.astype(dtype))
+
+    return unflatten([whole(x) for x in matrices])
 
 
 @spreads("plain")

@@ -19,3 +19,17 @@ import jax  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+_MAPS = Path("/proc/self/maps")
+_MOST_MAPS = 8_000  # about 1 000 programs and 2 GB; Linux allows a process 65 530
+
+
+def pytest_runtest_teardown(item, nextitem):
+    """Drop compiled programs before they exhaust the process's memory maps, which ends in a crash inside XLA."""
+    del item, nextitem
+    pytest_runtest_teardown.tests += 1
+    if pytest_runtest_teardown.tests % 10 == 0 and _MAPS.exists() and _MAPS.read_bytes().count(b"\n") > _MOST_MAPS:
+        jax.clear_caches()
+
+
+pytest_runtest_teardown.tests = 0

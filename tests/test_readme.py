@@ -14,15 +14,21 @@ from byzjax import aggregators as agg
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
 
-def test_the_python_of_the_readme_runs():
+@pytest.mark.filterwarnings("ignore::byzjax.selection.EdgeWarning")  # after so few rounds
+def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # it sweeps into a store
     blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     assert len(blocks) >= 3
     code = "\n".join(blocks)
     code, shortened = re.subn(r"num_rounds=1500,\s+eval_every=30", "num_rounds=4, eval_every=2, progress=False", code)
     assert shortened == 1
+    code, shortened = re.subn(r"num_rounds=300,\s+eval_every=100", "num_rounds=6, eval_every=2", code)
+    assert shortened == 1
     names = {}
     exec(code, names)
     assert names["result"].evals["test_accuracy"].shape == (2,)
+    assert names["dataset"].objective.sizes == {"rule": 2, "seed": 5, "learning_rate": 5, "eval": 3}
+    assert "learning_rate" not in names["best"].sizes
     params = {"w": jnp.ones((3, 2))}
     grads = {"w": jnp.ones((20, 3, 2))}
     updates, _ = names["tx"].update(grads, names["tx"].init(params), params)

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from byzjax.aggregators.kernels import mixing_rule, trusting_rule
-from byzjax.base import Aggregator, Mixing, Params, PreAggregator, Scaling, Stacked, Trust, Weights, num_workers_of
+from byzjax.aggregators.kernels import mixed_coordinate_rule, mixing_rule, trusting_rule
+from byzjax.base import (
+    Aggregator,
+    Coordinatewise,
+    Mixing,
+    Params,
+    PreAggregator,
+    Scaling,
+    Stacked,
+    Trust,
+    Weights,
+    num_workers_of,
+)
 from byzjax.stacked import Geometry, matmul
 
 Link = Aggregator | PreAggregator
@@ -21,7 +31,8 @@ def chain(*links: Link) -> Any:
     """Compose pre-aggregations, and at most one rule at the end, from left to right.
 
     Neighbouring links that only need the geometry of the rows are fused there: ``chain(nnm(f), krum(f))`` reads the
-    data twice, once to measure and once to combine, and never forms the mixed stack.
+    data twice, once to measure and once to combine, and never forms the mixed stack; nor does ``chain(nnm(f),
+    median())``, which mixes and reduces block by block.
 
     Args:
       *links: `PreAggregator` links; the last one may be an `Aggregator`.
@@ -137,14 +148,26 @@ def _fold_in(key: jax.Array | None, position: int) -> jax.Array | None:
 def _stages(links: Sequence[Link]) -> list[Link]:
     """The links as stages that all take the chain's own key, runs of worker-space kernels fused into one stage."""
     stages: list[Link] = []
-    for fusable, group in itertools.groupby(
-        enumerate(links), lambda pair: isinstance(pair[1].kernel, Mixing | Scaling | Weights)
-    ):
-        run = list(group)
-        if fusable and len(run) > 1:
-            stages.append(_fused([(position, link.kernel) for position, link in run]))
+    waiting: list[tuple[int, Any]] = []  # mixings and scalings that may be fused with what follows
+
+    def flush() -> None:
+        if len(waiting) > 1:
+            stages.append(_fused(waiting.copy()))
         else:
-            stages.extend(_placed(position, link) for position, link in run)
+            stages.extend(_placed(position, links[position]) for position, _ in waiting)
+        waiting.clear()
+
+    for position, link in enumerate(links):
+        measured = any(isinstance(kernel, Mixing) and kernel.measures for _, kernel in waiting)
+        if isinstance(link.kernel, Mixing | Scaling | Weights):
+            waiting.append((position, link.kernel))
+        elif isinstance(link.kernel, Coordinatewise) and measured:
+            stages.append(_fused([*waiting, (position, link.kernel)]))
+            waiting.clear()
+        else:
+            flush()
+            stages.append(_placed(position, link))
+    flush()
     return stages
 
 
@@ -156,9 +179,9 @@ def _placed(position: int, link: Link) -> Link:
 
 
 def _fused(run: list[tuple[int, Any]]) -> Link:
-    """Mixings, and possibly a weights rule after them, in worker space: the matrices multiply, the data wait."""
+    """Mixings, and possibly a rule after them, in worker space: the matrices multiply, the data wait."""
     position, last = run[-1]
-    mixings = run[:-1] if isinstance(last, Weights) else run
+    mixings = run[:-1] if isinstance(last, Weights | Coordinatewise) else run
 
     def product(geometry: Geometry, key: jax.Array | None) -> jax.Array:
         total = None
@@ -174,9 +197,10 @@ def _fused(run: list[tuple[int, Any]]) -> Link:
         assert total is not None
         return total
 
-    mixing = Mixing(product) if mixings else None
+    mixing = Mixing(product)
+    if isinstance(last, Coordinatewise):
+        return mixed_coordinate_rule(last, mixing)
     if not isinstance(last, Weights):
-        assert mixing is not None
         return mixing_rule(mixing)
     return trusting_rule(
         last._replace(weights=lambda geometry, key: last.weights(geometry, _fold_in(key, position))), mixing

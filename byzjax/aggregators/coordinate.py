@@ -61,8 +61,7 @@ def median(even: Literal["midpoint", "lower"] = "midpoint") -> Aggregator:
     >>> byzjax.aggregate(median(even="lower"), jnp.array([[1.0], [2.0], [3.0], [9.0]])).tolist()
     [2.0]
     """
-    if even not in ("midpoint", "lower"):
-        raise ValueError(f"median: even = {even!r} must be 'midpoint' or 'lower'.")
+    _check_even(even, "median")
 
     def reduce(x: jax.Array) -> jax.Array:
         return middle(x, x.shape[0], even)
@@ -99,20 +98,21 @@ def trimmed_mean(f: Numeric) -> Aggregator:
     return coordinate_rule(Coordinatewise(reduce))
 
 
-def meamed(f: Numeric) -> Aggregator:
+def meamed(f: Numeric, *, even: Literal["midpoint", "lower"] = "midpoint") -> Aggregator:
     """Mean around the median: in each coordinate, the mean of the n − f values nearest to the median.
 
     ``meamed(x)_k = (1/(n − f)) Σ_{i ∈ N_k} x_ik`` with ``N_k`` the n − f values nearest to the median of the k-th
-    coordinate; of two values at the same distance the smaller one is nearer. With an even n the median is the mean of
-    the two middle values. NaN sorts last.
+    coordinate; of two values at the same distance the smaller one is nearer. NaN sorts last.
 
     Args:
       f: number of values left out, 0 ≤ f < n/2; may be traced. f = 0 is the mean.
+      even: with an even n the median is the ``"midpoint"`` of the two middle values (ByzFL), or the ``"lower"`` one
+        (ByzPy).
 
     Shapes: ``f32[n, d] -> f32[d]``.
 
     Raises:
-      ValueError: f < 0, or 2f ≥ n.
+      ValueError: f < 0, 2f ≥ n, or ``even`` is none of the two.
 
     Xie, Koyejo, Gupta. Generalized Byzantine-tolerant SGD. 2018.
 
@@ -121,11 +121,12 @@ def meamed(f: Numeric) -> Aggregator:
     [2.0]
     """
     check_f(f, "meamed")
+    _check_even(even, "meamed")
 
     def reduce(x: jax.Array) -> jax.Array:
         n = x.shape[0]
         check_majority(f, n, "meamed")
-        return mean_around_median(x, n, n - f) * nan_unless_minority(f, n)
+        return mean_around_median(x, n, n - f, even) * nan_unless_minority(f, n)
 
     return coordinate_rule(Coordinatewise(reduce))
 
@@ -172,7 +173,7 @@ def middle(x: jax.Array, count: Numeric, even: str = "midpoint") -> jax.Array:
     return low + 0.5 * (high - low)  # their sum may overflow
 
 
-def mean_around_median(x: jax.Array, count: Numeric, kept: Numeric) -> jax.Array:
+def mean_around_median(x: jax.Array, count: Numeric, kept: Numeric, even: str = "midpoint") -> jax.Array:
     """The mean of the ``kept`` values nearest to the median of the ``count`` smallest: ``[n, …] -> […]``.
 
     Of two values at the same distance the smaller one is nearer.
@@ -180,11 +181,12 @@ def mean_around_median(x: jax.Array, count: Numeric, kept: Numeric) -> jax.Array
     Args:
       x: ``[n, …]``, NaN last.
       count, kept: 1 ≤ kept ≤ count ≤ n, may be traced.
+      even: as in `middle`.
 
     >>> mean_around_median(jnp.array([[1.0], [2.0], [3.0], [9.0]]), 4, 2).tolist()
     [2.5]
     """
-    n, median = x.shape[0], middle(x, count)
+    n, median = x.shape[0], middle(x, count, even)
     divisor = jnp.asarray(kept, x.dtype)
     if n > MAX_NETWORK:
         x = nan_last(x)
@@ -205,3 +207,8 @@ def mean_around_median(x: jax.Array, count: Numeric, kept: Numeric) -> jax.Array
         first = first + moves.astype(jnp.int32)
     inside = [jnp.where((r >= first) & (r < first + kept), value, 0.0) for r, value in enumerate(rows)]
     return sum(inside[1:], inside[0]) / divisor
+
+
+def _check_even(even: str, name: str) -> None:
+    if even not in ("midpoint", "lower"):
+        raise ValueError(f"{name}: even = {even!r} must be 'midpoint' or 'lower'.")

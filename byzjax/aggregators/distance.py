@@ -44,7 +44,8 @@ def krum(f: Numeric, *, power: Power = 2, neighbors: Neighbors = "n-f-2") -> Agg
     other rows. Ties go to the lowest index.
 
     Args:
-      f: number of Byzantine workers to tolerate; may be traced.
+      f: number of Byzantine workers to tolerate; may be traced. Blanchard et al. need n ≥ 2f + 3: below, f equal lies
+        are each other's nearest neighbours and can win.
       power: 2 is Blanchard et al. (ByzFL, Flower); 4 is the MNIST code of Byz-NSGDM, which squares squared distances;
         1 is its quartic code.
       neighbors: size of ``N_i``: ``"n-f-2"`` in Blanchard et al., ``"n-f-1"`` in the quartic code of Byz-NSGDM and
@@ -156,11 +157,12 @@ def _select_by_krum(distances: jax.Array, f: Numeric, count: Numeric, power: int
     def select(k: jax.Array, left: jax.Array) -> jax.Array:
         among = jnp.where(left[None, :] & left[:, None], others, jnp.inf)
         scores = krum_scores(among, jnp.maximum(n - k - f - less, 1), power)
-        # A lost row scores +inf, and is still chosen before one that is gone.
-        scores = jnp.where(left, jnp.minimum(scores, largest), jnp.inf)
         # With one neighbour, two rows that are each other's nearest always tie: the more central of them goes first.
         total = jnp.where(jnp.isfinite(among), among, 0.0).sum(1)
-        chosen = jnp.argmin(jnp.where(scores == scores.min(), total, jnp.inf))
+        total = jnp.where(jnp.isfinite(among).any(1), total, largest)
+        # A lost row, or one too far for its score, is still chosen before one that is gone.
+        scores = jnp.where(left, jnp.minimum(scores, largest), jnp.inf)
+        chosen = jnp.argmin(jnp.where(left & (scores == scores.min()), jnp.minimum(total, largest), jnp.inf))
         return jnp.where(k < count, left & (jnp.arange(n) != chosen), left)
 
     most = n if concrete(count) is None else int(count)
@@ -186,6 +188,8 @@ def _krum(f: Numeric, m: Numeric | None, power: int, neighbors: str, name: str) 
         if chosen is not None and not 1 <= chosen <= n:
             raise ValueError(f"{name}: m = {selected} rows to average must be between 1 and n = {n}.")
         scores = krum_scores(geometry.distances, count, power)
+        # A far row's score may overflow, and must still come before that of a lost row.
+        scores = jnp.where(geometry.finite, jnp.minimum(scores, jnp.finfo(scores.dtype).max), jnp.inf)
         valid = nan_unless_minority(f, n)
         if declared is None or chosen is None:
             valid = valid * nan_unless((count >= 1) & (selected >= 1) & (selected <= n))

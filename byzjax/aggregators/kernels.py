@@ -94,6 +94,19 @@ def mixing_rule(kernel: Mixing) -> PreAggregator:
     return PreAggregator.weighing(optax.init_empty_state, weigh, kernel)
 
 
+def mixed_coordinate_rule(kernel: Coordinatewise, mixing: Mixing) -> Aggregator:
+    """A rule on single coordinates after a pre-aggregation in worker space."""
+
+    def weigh(updates: Stacked, state, params=None, *, key: jax.Array | None = None, **extra):
+        del params, extra
+        num_workers_of(updates)
+        geometry, frame = stacked.measure(updates)
+        matrix = mixing.matrix(geometry, key)
+        return stacked.mix(matrix, updates, frame, kernel.reduce), state, Trust(mixing=matrix)
+
+    return Aggregator.weighing(optax.init_empty_state, weigh)
+
+
 def scaling_rule(kernel: Scaling) -> PreAggregator:
     """A stateless pre-aggregation from ``factors: (lengths, key) -> f32[n]``."""
 

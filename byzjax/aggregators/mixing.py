@@ -106,7 +106,7 @@ def bucketing(bucket_size: int) -> PreAggregator:
         buckets = stacked.mean_of_groups(order, bucket_size, updates)
         return buckets, state, Trust(mixing=bucket_matrix(order, bucket_size))
 
-    return PreAggregator.weighing(optax.init_empty_state, weigh, Mixing(matrix))
+    return PreAggregator.weighing(optax.init_empty_state, weigh, Mixing(matrix, measures=False))
 
 
 def bucket_matrix(order: jax.Array, bucket_size: int, dtype: jnp.dtype = jnp.float32) -> jax.Array:  # type: ignore[assignment]

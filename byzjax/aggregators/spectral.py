@@ -35,9 +35,10 @@ def caf(f: Numeric) -> Aggregator:
 
     From weights c = 1: take ``μ = Σ c_i x_i / Σ c_i`` and the top eigenvector v of the weighted covariance, and set
     ``c_i ← c_i (1 − τ_i/τ_max)`` with ``τ_i = ⟨x_i − μ, v⟩²``, while ``Σ c_i > n − 2f``. The result is the μ of the
-    smallest top eigenvalue seen. Every step silences a row, so there are at most 2f + 1. Eigenpairs are exact, from an
-    ``n × n`` matrix; ByzFL and ByzPy use power iterations from a random vector. At f = 0, where their loop never
-    starts, this is the mean.
+    smallest top eigenvalue seen. τ_max is the largest τ_i among rows that still have weight, so every step silences a
+    row and there are at most 2f + 1. ByzFL and ByzPy take it among all rows: their result differs, and where a row
+    without weight sticks out most, their loop need not end (after NNM it may not). Eigenpairs are exact, from an
+    ``n × n`` matrix; they use power iterations. At f = 0, where ByzFL returns nothing, this is the mean.
 
     Args:
       f: number of Byzantine workers to tolerate; may be traced.
@@ -77,9 +78,13 @@ def caf(f: Numeric) -> Aggregator:
             mean, value, along = measure(c)
             better = value < best[1]
             best = (jnp.where(better, mean, best[0]), jnp.where(better, value, best[1]))
-            largest = jnp.where(c > 0, along, 0.0).max()
+            alive = jnp.where(c > 0, along, 0.0)
+            largest = alive.max()
             share = jnp.square(along / jnp.where(largest > 0, largest, 1.0))  # τ_i/τ_max; τ itself may overflow
-            c = jnp.where(largest > 0, c * jnp.maximum(1.0 - share, 0.0), 0.0)
+            # Compared, not divided: a quotient one rounding below 1 would leave the row a little weight, and with it
+            # the largest τ again.
+            left = jnp.where(alive == largest, 0.0, c * jnp.maximum(1.0 - share, 0.0))
+            c = jnp.where(largest > 0, left, 0.0)
             return c, c.sum() > least, best
 
         # Lost rows start without weight: they are among the f.
@@ -104,7 +109,8 @@ def dnc(f: Numeric, *, num_iters: int = 1, sub_dim: int = 10_000, filter_frac: N
 
     Args:
       f: number of Byzantine workers to tolerate; may be traced. f = 0 is the mean.
-      num_iters: static; 1 in the paper and Blades, 5 in FLPoison.
+      num_iters: static; 1 in the paper and early Blades, 5 in Blades today and FLPoison. Both then average the rows
+        that were good every time, and have nothing where there are none.
       sub_dim: r, static; all coordinates if there are no more. 10 000 in Blades; FLPoison takes a fifth of d.
       filter_frac: c ≥ 0, may be traced; 1 in the paper and the peers.
 

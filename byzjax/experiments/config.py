@@ -14,7 +14,7 @@ import numpy as np
 
 import byzjax
 from byzjax import attacks, methods, results, specs, tasks
-from byzjax.base import Attack, Method, Task
+from byzjax.base import Attack, Method, Task, concrete
 from byzjax.checkpoint import Checkpoint
 from byzjax.progress import Advance, Progress
 
@@ -79,7 +79,7 @@ class RunConfig:
         }
 
     def build(self, task: Task | None = None) -> Parts:
-        """The objects themselves.
+        """The objects themselves. ``learning_rate``, ``beta`` and ``seed`` may be traced.
 
         Args:
           task: use this one, which was built from the same configuration before.
@@ -87,7 +87,8 @@ class RunConfig:
         Raises:
           ValueError: as `calls`, and whatever a factory refuses.
         """
-        if not 0 <= self.seed < 2**32:
+        seed = concrete(self.seed)
+        if seed is not None and not 0 <= seed < 2**32:
             raise ValueError(f"seed = {self.seed} must be between 0 and 2³² − 1.")
         calls = self.calls()
         rule = specs.build_rule(calls["aggregator"])

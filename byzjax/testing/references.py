@@ -126,10 +126,10 @@ def nnm(x: np.ndarray, f: int) -> np.ndarray:
     return np.stack(mixed)
 
 
-def meamed(x: np.ndarray, f: int) -> np.ndarray:
+def meamed(x: np.ndarray, f: int, even: str = "midpoint") -> np.ndarray:
     """The mean of the n − f values nearest to the median, of two at the same distance the smaller."""
     ordered = np.sort(x, axis=0)
-    distances = np.abs(ordered - np.median(x, axis=0))
+    distances = np.abs(ordered - median(x, even))
     nearest = np.argsort(distances, axis=0, kind="stable")[: len(x) - f]
     return np.take_along_axis(ordered, nearest, axis=0).mean(0)
 

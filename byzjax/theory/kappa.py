@@ -56,3 +56,41 @@ def kappa_after_nnm(kappa: float, *, num_workers: int, f: int, leverage: float) 
     if f < 0 or 2 * f >= num_workers:
         raise ValueError(f"kappa_after_nnm: f = {f} of n = {num_workers} must satisfy 0 ≤ 2f < n.")
     return (8 * kappa + 4) * f / (num_workers - f) * leverage
+
+
+def kappa_squared(rule: str, *, num_workers: int, f: int) -> float:
+    """κ of (f, κ)-robustness: ``‖ARAgg(v) − v̄_S‖² ≤ (κ/|S|) Σ_{i ∈ S} ‖v_i − v̄_S‖²`` for every S of n − f rows.
+
+    With r = f/(n − 2f): ``6 r (1 + r)`` for the trimmed mean, ``6 (1 + r)`` for Krum, ``4 (1 + r)²`` for the geometric
+    median and the coordinate-wise median, ``4 f/(n − f) (1 + r)²`` for SMEA. No dimension enters. A linear κ of
+    `kappa` implies none of these, and these imply a linear one only with a factor √G.
+
+    Args:
+      rule: "trimmed_mean", "krum", "geometric_median" (or "rfa"; the exact minimiser), "median" or "smea".
+      num_workers: n.
+      f: number of Byzantine workers, 2f < n.
+
+    Raises:
+      ValueError: 2f ≥ n, or a rule for which no such κ is published.
+
+    Allouah, Farhadkhani, Guerraoui, Gupta, Pinot, Stephan. Fixing by mixing: a recipe for optimal Byzantine ML under
+    heterogeneity. AISTATS 2023. Allouah, Guerraoui, Gupta, Pinot, Stephan. On the privacy-robustness-utility trilemma
+    in distributed learning. ICML 2023 (SMEA).
+
+    >>> kappa_squared("krum", num_workers=20, f=4)
+    8.0
+    """
+    if f < 0 or 2 * f >= num_workers:
+        raise ValueError(f"kappa_squared: f = {f} of n = {num_workers} must satisfy 0 ≤ 2f < n.")
+    ratio = f / (num_workers - 2 * f)
+    known = {
+        "trimmed_mean": 6 * ratio * (1 + ratio),
+        "krum": 6 * (1 + ratio),
+        "geometric_median": 4 * (1 + ratio) ** 2,
+        "rfa": 4 * (1 + ratio) ** 2,
+        "median": 4 * (1 + ratio) ** 2,
+        "smea": 4 * f / (num_workers - f) * (1 + ratio) ** 2,
+    }
+    if rule not in known:
+        raise ValueError(f"kappa_squared: no coefficient is published for rule = {rule!r}; known: {', '.join(known)}.")
+    return known[rule]

@@ -1,0 +1,339 @@
+"""What a heat map or a table shows of a sweep: the worst attack, at hyperparameters chosen on validation data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from byzjax.plotting.style import capitalized, is_logarithmic, is_share, long_name
+from byzjax.plotting.summaries import AXES, LEVEL, SYMBOLS, TIME, Summary, axis_labels, axis_of, metric_of, summarize
+from byzjax.selection import select
+
+if TYPE_CHECKING:
+    import xarray
+
+HYPERPARAMETERS = ("learning_rate", "beta")
+
+
+class Picture(NamedTuple):
+    """A metric over a few axes, all others being averaged, chosen or at their worst.
+
+    Attributes:
+      metric: which.
+      shown: the axes that are left.
+      summary: over seeds, with the dimensions ``shown``; where there is a worst attack, under it. Then ``diverged``
+        counts runs under all attacks, and one under which no run is finite makes the mean NaN.
+      chosen: axis -> label of the value that was chosen, with the dimensions ``shown``.
+      worst: label of the worst attack, likewise; None if none was looked for.
+      runs: how many there are behind every cell.
+      caption: sentences that say all this.
+    """
+
+    metric: str
+    shown: tuple[str, ...]
+    summary: Summary
+    chosen: dict[str, xarray.DataArray]
+    worst: xarray.DataArray | None
+    runs: int
+    caption: tuple[str, ...]
+
+    def number(self, digits: int = 1, **place: int) -> str:
+        """Mean ± half width of one cell; what it is instead where there is no mean."""
+        mean, half, _, diverged = (part.isel(place) for part in self.summary)
+        if not np.isfinite(mean):
+            return "diverged" if int(diverged) else "not run"
+        if is_share(self.metric):
+            return plus_minus(100 * float(mean), 100 * float(half), digits)
+        return plus_minus(float(mean), float(half))
+
+    def remarks(self, **place: int) -> list[str]:
+        """What else there is to say of a cell: diverged runs, the choices, the worst attack."""
+        diverged, lines = int(self.summary.diverged.isel(place)), []
+        if diverged and np.isfinite(self.summary.mean.isel(place)):
+            lines.append(f"{diverged} of {self.runs} diverged")
+        labels = [*self.chosen.values()] + ([] if self.worst is None else [self.worst])
+        return lines + [text for text in (str(label.isel(place).item()) for label in labels) if text]
+
+
+def plus_minus(mean: float, half: float, digits: int | None = None) -> str:
+    """A mean and its half width to the same place: after the point, or to three figures of the mean.
+
+    >>> plus_minus(91.234, 0.56, 1), plus_minus(0.01789, 0.000209), plus_minus(1.789e-6, 2e-8), plus_minus(106, np.nan)
+    ('91.2 ± 0.6', '0.0179 ± 0.0002', '(1.79 ± 0.02)e-6', '106')
+    """
+    power = math.floor(math.log10(abs(mean))) if mean else 0
+    if digits is None and not -3 <= power <= 4:
+        scaled = plus_minus(mean / 10.0**power, half / 10.0**power, 2)
+        return f"({scaled})e{power}" if np.isfinite(half) else f"{scaled}e{power}"
+    places = max(0, 2 - power) if digits is None else digits
+    return f"{mean:.{places}f}" + (f" ± {half:.{places}f}" if np.isfinite(half) else "")
+
+
+class Layout(NamedTuple):
+    """Which axes of a sweep are shown, rows before columns, which is at its worst, and which are chosen."""
+
+    shown: tuple[str, ...]
+    worst: str | None
+    choose: tuple[str, ...]
+
+
+def layout(
+    dataset: xarray.Dataset,
+    metric: str,
+    *,
+    table: bool = False,
+    x: str | None = None,
+    y: Sequence[str] | None = None,
+    over: str = "seed",
+    worst: str | None = None,
+    choose: Sequence[str] | None = None,
+    by: str | None = None,
+) -> Layout:
+    """What to do with every axis, where it is not said.
+
+    A heat map has f, else the attack, across; the task, else the rule, down; the attack at its worst if it is neither;
+    and the learning rate, the momentum, and under the worst attack the rule, chosen. A table has the attack across,
+    and down whatever is not chosen.
+
+    Args:
+      dataset: of a sweep.
+      metric: which variable.
+      table: rather than a heat map.
+      x: the axis across.
+      y: the axes down.
+      over: the axis of means.
+      worst: the axis at its worst; ``"none"`` for none.
+      choose: the axes to choose from.
+      by: what to choose by; without it, and without a validation accuracy, a table chooses nothing.
+
+    Raises:
+      ValueError: an axis that is not there; no axes to show.
+    """
+    known = [str(axis) for axis in dataset[metric].dims if axis not in (over, *TIME)]
+    for argument, axes in (("x", [x] if x else []), ("y", y or []), ("choose", choose or [])):
+        for axis in axes:
+            axis_of(dataset[metric], axis, argument)
+    free = [axis for axis in known if dataset.sizes[axis] > 1 and axis not in (x, worst, *(y or ()), *(choose or ()))]
+    first = lambda *names: next((name for name in (*names, *free) if name in free), None)  # noqa: E731
+    if x is None:
+        x = first("attack") if table else first("num_byzantine", "f", "attack")
+        free = [axis for axis in free if axis != x]
+    if y is None and not table:
+        y = [axis for axis in [first("task", "aggregator", "method")] if axis]
+        free = [axis for axis in free if axis not in y]
+    if worst is None and "attack" in free and not table:
+        worst = "attack"
+    worst = None if worst == "none" else worst
+    if choose is None:
+        default = (*HYPERPARAMETERS, "aggregator") if worst else HYPERPARAMETERS
+        choose = [axis for axis in free if axis in default and (not table or by or "val_accuracy" in dataset)]
+    if y is None:
+        y = [axis for axis in free if axis not in (*choose, worst)]
+    if x is None or not (y or table):
+        several = ", ".join(axis for axis in known if dataset.sizes[axis] > 1)
+        raise ValueError(
+            f"{'table: one axis' if table else 'heatmap: two axes'} with several values must be shown; {metric} has "
+            f"{several or 'none'}. Name them: --x, --y."
+        )
+    return Layout((*y, x), worst, tuple(choose))
+
+
+def picture(
+    dataset: xarray.Dataset,
+    metric: str,
+    *,
+    shown: Sequence[str],
+    over: str = "seed",
+    worst: str | None = None,
+    choose: Sequence[str] = (),
+    by: str | None = None,
+    last: int = 1,
+) -> Picture:
+    """The last evaluation of a metric, over the axes ``shown``.
+
+    Args:
+      dataset: of a sweep.
+      metric: which variable.
+      shown: axes that are kept.
+      over: the axis of means and confidence intervals.
+      worst: an axis, the attack, of which the worst value is shown: where the mean over seeds is lowest (of losses,
+        norms and distances, highest).
+      choose: axes whose value is chosen by ``by``, apart for every cell, but not for every attack: what is best at its
+        worst over the axis ``worst``. A defender does not know the attack.
+      by: what to choose by, e.g. ``"val_accuracy"``; never a test metric.
+      last: choose by the mean over so many last evaluations.
+
+    Raises:
+      ValueError: an axis that is not there, used twice or left over; nothing to choose by.
+    """
+    for argument, axes in (("shown", shown), ("worst", [worst] if worst else []), ("choose", choose)):
+        for axis in axes:
+            axis_of(dataset[metric], axis, argument)
+    used = [*shown, *choose, *([worst] if worst else []), over]
+    if set(used) & set(TIME):
+        raise ValueError(
+            f"{' and '.join(set(used) & set(TIME))} cannot be shown: these are the numbers of the last one."
+        )
+    twice = {axis for axis in used if used.count(axis) > 1}
+    if twice:
+        raise ValueError(f"{min(twice)} cannot be shown, chosen, averaged and looked for at its worst at once.")
+    left = [str(axis) for axis in dataset[metric].dims if axis not in (*used, *TIME) and dataset.sizes[axis] > 1]
+    if left:
+        raise ValueError(
+            f"{metric} also has the axis {left[0]} with {dataset.sizes[left[0]]} values: fix it (--where "
+            f"{left[0]}=…), choose it (--choose {left[0]}) or show it (--x, --y)."
+        )
+    whole, runs = dataset, dataset.sizes.get(over, 1) * (dataset.sizes[worst] if worst else 1)
+    if choose:
+        by = by or default_score(dataset)
+        dataset = at_best(dataset, metric, choose=choose, by=by, worst=worst, over=over, last=last)
+    values = dataset[metric]
+    values = values.isel({axis: -1 for axis in values.dims if axis in TIME})
+    values = values.squeeze([axis for axis in values.dims if axis not in used])
+    chosen = {axis: _labels(whole, axis, values[axis]) for axis in choose}
+    summary, at_worst = summarize(values, over), None
+    if worst:
+        summary, place = _worst(summary, worst, metric)
+        at_worst = _labels(whole, worst, whole[worst].isel({worst: place}))
+    summary = Summary(*(part.transpose(*shown) for part in summary))
+    sentences = _sentences(whole, metric, over, worst, choose, by, last, int(summary.diverged.sum()))
+    return Picture(metric, tuple(shown), summary, chosen, at_worst, runs, tuple(sentences))
+
+
+def at_best(
+    dataset: xarray.Dataset,
+    metric: str,
+    *,
+    choose: Sequence[str],
+    by: str,
+    worst: str | None = None,
+    over: str = "seed",
+    last: int = 1,
+) -> xarray.Dataset:
+    """`byzjax.select`, but with the same choice for all values of one axis: the attack.
+
+    Args:
+      dataset: of a sweep.
+      metric: the one variable that is kept.
+      choose: the axes; what was chosen stays as their coordinates.
+      by: the score, averaged over ``over`` and the last evaluations. A candidate of which a run diverged has none.
+      worst: a candidate's score is the one that it has at its worst over this axis.
+      over: the axis of the mean.
+      last: evaluations.
+
+    Raises:
+      ValueError: see `byzjax.select`.
+
+    Warns:
+      EdgeWarning, DivergedWarning: see `byzjax.select`.
+    """
+    metric_of(dataset, by)
+    for axis in choose:
+        axis_of(dataset[by], axis, "choose")
+    scores = dataset[by].where(~dataset["diverged"]) if "diverged" in dataset else dataset[by]
+    reduced = [axis for axis in (over, worst) if axis in scores.dims]
+    for axis in TIME:
+        if axis in scores.dims and reduced:  # before the worst is looked for
+            scores = scores.isel({axis: slice(-last, None)}).mean(axis, skipna=False)
+            last = 1
+    if over in reduced:
+        scores = scores.mean(over, skipna=False)
+    if worst in reduced:
+        scores = (scores.min if higher_is_better(by) else scores.max)(worst, skipna=False)
+    best = select(scores.to_dataset(name=by), over=list(choose), by=by, reduce=None, last=last)
+    return dataset[[metric]].sel({axis: best[axis] for axis in choose})
+
+
+def chosen_lines(
+    dataset: xarray.Dataset, metric: str, *, choose: Sequence[str], by: str | None, over: str = "seed", last: int = 1
+) -> tuple[xarray.Dataset, str]:
+    """A data set for curves, where every line has the best values of some axes, and a sentence that says so.
+
+    Args:
+      dataset: of a sweep.
+      metric: the one variable that is kept.
+      choose, by, over, last: as in `at_best`.
+    """
+    by = by or default_score(dataset)
+    best = at_best(dataset, metric, choose=choose, by=by, over=over, last=last)
+    return best, f"Per line: {_chosen(dataset, choose, by, last)}."
+
+
+def _worst(summary: Summary, axis: str, metric: str) -> tuple[Summary, xarray.DataArray]:
+    """A summary where the mean is worst over an axis, and where that is. No finite run at all is worse than any."""
+    sign = 1.0 if higher_is_better(metric) else -1.0
+    ran = summary.finite + summary.diverged > 0
+    order = (sign * summary.mean).fillna(-np.inf).where(ran, np.inf)
+    place = order.argmin(axis)
+    mean, half, finite, _ = (part.isel({axis: place}) for part in summary)
+    return Summary(mean, half, finite, summary.diverged.sum(axis)), place
+
+
+def judged(metric: str) -> bool:
+    """Whether it is known which end of a metric is the good one."""
+    return is_share(metric) or is_logarithmic(metric)
+
+
+def higher_is_better(metric: str) -> bool:
+    """Which end of a metric is the good one: the high one of accuracies, the low one of losses, norms and distances.
+
+    Raises:
+      ValueError: nobody knows.
+    """
+    if not judged(metric):
+        raise ValueError(f"{metric}: whether high or low is good is known of accuracies, losses, norms and distances.")
+    return is_share(metric)
+
+
+def _labels(dataset: xarray.Dataset, axis: str, values: xarray.DataArray) -> xarray.DataArray:
+    """Values, or places, of an axis by their labels; numbers with their symbols."""
+    names = dict(zip(dataset[axis].values.tolist(), axis_labels(dataset, axis)[1], strict=True))
+    label = lambda value: SYMBOLS.get(axis, "") + names[value]  # noqa: E731
+    flat = [label(value) for value in values.values.ravel().tolist()]
+    return values.copy(data=np.array(flat, object).reshape(values.shape)).drop_vars(axis, errors="ignore")
+
+
+def _sentences(
+    dataset: xarray.Dataset,
+    metric: str,
+    over: str,
+    worst: str | None,
+    choose: Sequence[str],
+    by: str | None,
+    last: int,
+    diverged: int,
+) -> list[str]:
+    """What a caption says."""
+    number = dataset.sizes.get(over, 1)
+    time = next((axis for axis in TIME if axis in dataset[metric].dims), None)
+    what = [f"{'Evaluated' if time == 'eval' else 'Seen'} in round {int(dataset[time][-1])}"] if time else []
+    if number > 1:
+        what.append(f"mean over {number} {over}s ± half the {100 * LEVEL:.0f} % confidence interval (Student's t)")
+    lines = [capitalized("; ".join(what)) + "."] if what else []
+    if worst:
+        lines.append(f"The worst of {dataset.sizes[worst]} {AXES.get(worst, worst)}s.")
+    if choose:
+        whatever = f", whatever the {worst}" if worst else ""
+        lines.append(f"Per cell{whatever}: {_chosen(dataset, choose, str(by), last)}.")
+    if diverged:
+        lines.append(f"{diverged} {'run' if diverged == 1 else 'runs'} diverged: counted, and not in the means.")
+    return lines
+
+
+def _chosen(dataset: xarray.Dataset, choose: Sequence[str], by: str, last: int) -> str:
+    mean = f", mean of the last {last} evaluations" if last > 1 else ""
+    return f"the {' and '.join(AXES.get(axis, axis) for axis in choose)} of the best {long_name(dataset, by)}{mean}"
+
+
+def default_score(dataset: xarray.Dataset) -> str:
+    """What hyperparameters are chosen by where nothing is said.
+
+    Raises:
+      ValueError: there is no validation accuracy.
+    """
+    if "val_accuracy" not in dataset:
+        raise ValueError("by: there is no val_accuracy to choose hyperparameters by; say by what, e.g. --by objective.")
+    return "val_accuracy"

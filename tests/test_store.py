@@ -1,0 +1,359 @@
+"""Stores and claims: atomic, shared, and honest about damage."""
+
+import errno
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import h5netcdf
+import numpy as np
+import pytest
+import xarray
+from typer.testing import CliRunner
+
+from byzjax import claims, results
+from byzjax import store as stores
+from byzjax.claims import Claims
+from byzjax.cli import app
+from byzjax.store import MARKER, Store, StoreError, gc, verify
+
+KEY = "ab" * 32
+ARRAYS = {
+    "loss": np.array([[0.5, -np.inf], [np.nan, 1e-42]], np.float32),
+    "finite": np.array([True, False]),
+    "count": np.array([2**31 - 1, -1], np.int32),
+    "wide": np.array([1e300, 5e-324]),
+}
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "store")
+
+
+@pytest.fixture
+def tiny_disk(tmp_path):
+    """A file system of 64 KiB."""
+    path = tmp_path / "tiny"
+    path.mkdir()
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(path)], capture_output=True)
+    if mount.returncode != 0:
+        pytest.skip("mounting a file system is not allowed here")
+    yield path
+    subprocess.run(["umount", "--lazy", str(path)], check=True)
+
+
+def manifest(chunks, **changes):
+    facts = {"name": "s", "config": {"grid": {"seed": [0]}}, "begun": 0.0, "lanes": 2, "code": stores.code_version()}
+    return {**facts, "jax": "1", "device_kind": "cpu", "chunks": chunks, **changes}
+
+
+def same_bits(one, other):
+    assert one.keys() == other.keys()
+    for name in one:
+        assert (one[name].dtype, one[name].shape) == (other[name].dtype, other[name].shape)
+        assert one[name].tobytes() == other[name].tobytes()
+
+
+def test_round_trip_keeps_every_bit(store):
+    assert KEY not in store
+    assert store.read(KEY) is None
+    store.write(KEY, ARRAYS, cell="rule=krum")
+    assert KEY in store
+    assert list(store) == [KEY]
+    same_bits(store.read(KEY), ARRAYS)
+
+
+def test_a_chunk_is_plain_netcdf(store):
+    store.write(KEY, ARRAYS, cell="rule=krum")
+    dataset = xarray.load_dataset(store.path_of(KEY), engine="h5netcdf")
+    assert dataset["finite"].dtype == bool
+    assert dataset.attrs["cell"] == "rule=krum"
+    np.testing.assert_array_equal(dataset["loss"], ARRAYS["loss"])
+
+
+@pytest.mark.parametrize("keep", [0, 1, 100, 0.5, -1])
+def test_a_torn_chunk_is_set_aside(store, keep):
+    store.write(KEY, ARRAYS)
+    path = store.path_of(KEY)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(keep * len(whole)) if isinstance(keep, float) else keep])
+    said = []
+    assert store.read(KEY, said.append) is None
+    assert KEY not in store
+    assert len(said) == 1
+    assert "is damaged" in said[0]
+    assert len(list((store.path / "aside").iterdir())) == 1, "kept, for whoever wants to know"
+    store.write(KEY, ARRAYS)
+    same_bits(store.read(KEY), ARRAYS)
+
+
+def test_one_flipped_bit_of_the_data_is_noticed(store):
+    store.write(KEY, ARRAYS)
+    path = store.path_of(KEY)
+    content = bytearray(path.read_bytes())
+    place = content.find(ARRAYS["wide"].tobytes())
+    assert place > 0
+    content[place] ^= 1
+    path.write_bytes(content)
+    assert verify(store).damaged == [KEY]
+
+
+def test_a_chunk_under_a_wrong_name_is_damaged(store):
+    store.write(KEY, ARRAYS)
+    other = "cd" * 32
+    store.path_of(other).parent.mkdir(parents=True)
+    store.path_of(KEY).rename(store.path_of(other))
+    assert store.read(other) is None
+
+
+def test_verify_counts(store):
+    for letter in "abc":
+        store.write(letter * 64, ARRAYS)
+    store.path_of("b" * 64).write_bytes(b"\x89HDF nonsense")
+    report = verify(store)
+    assert (report.sound, report.damaged) == (2, ["b" * 64])
+    assert verify(store) == (2, [])
+
+
+def test_a_folder_with_other_things_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").write_text("")
+    with pytest.raises(ValueError, match="holds other things"):
+        Store(tmp_path)
+    with pytest.raises(ValueError, match="is a file"):
+        Store(tmp_path / "thesis.tex")
+
+
+def test_a_later_format_is_refused(store):
+    store.write(KEY, ARRAYS)
+    (store.path / MARKER).write_text(json.dumps({"format": 99}))
+    with pytest.raises(ValueError, match="format 99"):
+        Store(store.path)
+
+
+def test_disk_full_is_one_clear_error_and_loses_nothing(tiny_disk):
+    store = Store(tiny_disk / "store")
+    store.write(KEY, ARRAYS)
+    with pytest.raises(StoreError, match=r"No space left on device.*kept.*resume"):
+        store.write("cd" * 32, {"much": np.random.default_rng(0).random(20_000)})
+    same_bits(store.read(KEY), ARRAYS)
+    assert list(store) == [KEY]
+    assert list(store.path.rglob(".*")) == [], "no litter"
+    filler = tiny_disk / "filler"
+    with pytest.raises(OSError, match="No space"), filler.open("wb") as file:
+        file.write(bytes(1 << 17))
+    with pytest.raises(StoreError, match="No space left"):
+        [store.claim(f"{k:064}") for k in range(100)]
+    filler.unlink()
+    store.write("cd" * 32, ARRAYS)
+
+
+def failing(number):
+    def fail(*args, **kwargs):
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    ("function", "number"), [("fsync", errno.ENOSPC), ("fsync", errno.EIO), ("replace", errno.EDQUOT)]
+)
+def test_whatever_the_system_refuses_while_writing(store, monkeypatch, function, number):
+    store.write(KEY, ARRAYS)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, function, failing(number))
+        with pytest.raises(StoreError, match=re.escape(os.strerror(number))):
+            store.write("cd" * 32, ARRAYS)
+    assert [path for path in store.path.rglob("*") if path.is_file() and path.name.startswith(".")] == []
+    assert list(store) == [KEY]
+
+
+def test_a_read_only_store_can_be_read(store, monkeypatch):
+    store.write(KEY, ARRAYS)
+    monkeypatch.setattr(results.tempfile, "mkstemp", failing(errno.EROFS))
+    monkeypatch.setattr(os, "rename", failing(errno.EROFS))
+    same_bits(Store(store.path).read(KEY), ARRAYS)
+    with pytest.raises(StoreError, match="Read-only file system"):
+        store.write("cd" * 32, ARRAYS)
+    store.path_of(KEY).write_bytes(b"torn")
+    with pytest.raises(StoreError, match="damaged and cannot be set aside"):
+        store.read(KEY)
+
+
+def test_the_first_to_decide_decides(store):
+    assert store.decided("size") is None
+    with ThreadPoolExecutor(8) as pool:
+        said = set(pool.map(lambda k: Store(store.path).decide("size", k), range(16)))
+    assert len(said) == 1
+    assert store.decided("size") in said
+
+
+def test_a_new_version_of_the_source_is_another_version(tmp_path, monkeypatch):
+    package = tmp_path / "byzjax"
+    (package / "sub").mkdir(parents=True)
+    for name in ("store.py", "sub/rule.py"):
+        (package / name).write_text("x = 1\n")
+    monkeypatch.setattr(stores, "__file__", str(package / "store.py"))
+    versions = [stores.code_version.__wrapped__()]
+    (package / "sub" / "rule.py").write_text("x = 2\n")
+    versions.append(stores.code_version.__wrapped__())
+    (package / "sub" / "rule.py").rename(package / "rule.py")
+    versions.append(stores.code_version.__wrapped__())
+    assert len(set(versions)) == 3
+
+
+def test_gc_removes_only_what_nobody_needs(store):
+    needed, old, spare = (letter * 64 for letter in "abc")
+    for key in (needed, old, spare):
+        store.write(key, ARRAYS)
+    store.record("now", manifest([needed]))
+    store.record("then", manifest([old, needed], code="0123"))
+    (store.path / "aside").mkdir()
+    (store.path / "aside" / "x.nc").write_text("torn")
+    litter = store.path_of(needed).with_name(".half-written.nc")
+    litter.write_text("")
+    fresh = store.path_of(needed).with_name(".being-written.nc")
+    fresh.write_text("")
+    os.utime(litter, (0, 0))
+    with store.claims:
+        in_flight = "d" * 64
+        store.write(in_flight, ARRAYS)
+        store.claims.acquire(in_flight)
+        other = Store(store.path)
+        planned = gc(other, dry=True)
+        assert sorted(store) == [needed, old, spare, in_flight]
+        assert gc(other) == planned
+    assert sorted(store) == [needed, old, in_flight]
+    assert not litter.exists()
+    assert fresh.exists()
+    gc(store, other_versions=True)
+    assert sorted(store) == [needed]
+    assert [sweep["code"] for sweep in store.sweeps().values()] == [stores.code_version()]
+
+
+# Claims.
+
+
+def test_one_claim_at_a_time(tmp_path):
+    with Claims(tmp_path) as mine, Claims(tmp_path) as theirs:
+        assert mine.acquire("k")
+        assert not theirs.acquire("k")
+        assert theirs.held_by_others() == {"k"}
+        assert mine.held_by_others() == set()
+        mine.release("k")
+        assert theirs.acquire("k")
+    assert list(tmp_path.iterdir()) == [], "released at the end"
+
+
+def elsewhere(monkeypatch, **holder):
+    """Claims made from now on are those of a process of another machine."""
+    monkeypatch.setattr(claims, "_process", lambda: {"machine": "elsewhere", "pid": 1, "started": None, **holder})
+
+
+def test_a_claim_of_another_machine_is_void_when_it_is_stale(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        elsewhere(patch)
+        assert Claims(tmp_path, ttl=60).acquire("k")
+    mine = Claims(tmp_path, ttl=60)
+    assert not mine.acquire("k")
+    (path,) = tmp_path.iterdir()
+    os.utime(path, (time.time() - 59, time.time() - 59))
+    assert not mine.acquire("k")
+    os.utime(path, (time.time() - 61, time.time() - 61))
+    assert mine.held_by_others() == set()
+    assert mine.acquire("k")
+    assert mine.held_by_others() == set()
+    mine.release("k")
+    assert list(tmp_path.iterdir()) == [], "the void claim is cleared away too"
+
+
+def test_a_held_claim_is_kept_fresh(tmp_path, monkeypatch):
+    elsewhere(monkeypatch)
+    with Claims(tmp_path, ttl=0.8) as holder:
+        assert holder.acquire("k")
+        until = time.monotonic() + 1.6
+        while time.monotonic() < until:
+            assert not Claims(tmp_path, ttl=0.8).acquire("k")
+            time.sleep(0.05)
+
+
+def test_a_claim_of_a_dead_process_is_void_at_once(tmp_path):
+    code = f"from byzjax.claims import Claims; assert Claims({str(tmp_path)!r}).acquire('k')"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["k.0"]
+    assert Claims(tmp_path).acquire("k")
+
+
+def test_the_number_of_a_dead_process_may_be_in_use_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(claims, "_started", lambda pid: "long ago")
+    assert Claims(tmp_path).acquire("k")
+    monkeypatch.setattr(claims, "_started", lambda pid: "now")
+    assert Claims(tmp_path).acquire("k")
+
+
+def test_of_many_who_see_a_void_claim_one_takes_it(tmp_path, monkeypatch):
+    for attempt in range(30):
+        key = f"k{attempt}"
+        with monkeypatch.context() as patch:
+            elsewhere(patch)
+            assert Claims(tmp_path).acquire(key)
+        os.utime(tmp_path / f"{key}.0", (0, 0))
+        takers = [Claims(tmp_path) for _ in range(8)]
+        with ThreadPoolExecutor(8) as pool:
+            assert sum(pool.map(lambda taker, key=key: taker.acquire(key), takers)) == 1
+
+
+def test_a_claim_cut_off_while_written_counts_as_anybody_elses(tmp_path):
+    (tmp_path / "k.0").write_text("")
+    assert not Claims(tmp_path).acquire("k")
+    os.utime(tmp_path / "k.0", (0, 0))
+    assert Claims(tmp_path).acquire("k")
+
+
+# The command line.
+
+
+def call(*arguments):
+    return CliRunner().invoke(app, ["store", *map(str, arguments)])
+
+
+def test_ls_verify_gc(store):
+    for letter in "abc":
+        store.write(letter * 64, ARRAYS)
+    store.record("one", manifest(["a" * 64, "e" * 64], name="quartic"))
+    listed = call("ls", store.path)
+    assert listed.exit_code == 0, listed.output
+    assert re.search(r"quartic\s+1 seed\s+1/2\s+2\s+0.0\s+byzjax \w+ \(this\)", listed.output)
+    assert "1 sweeps; 0 chunks being computed, 2 of no sweep, 0 files set aside" in listed.output
+
+    assert call("verify", store.path).exit_code == 0
+    store.path_of("b" * 64).write_bytes(b"torn")
+    found = call("verify", store.path)
+    assert found.exit_code == 1
+    assert "2 chunks are sound, 1 were damaged" in found.output
+
+    dry = call("gc", store.path, "--dry-run")
+    assert "would be removed" in dry.output
+    assert sorted(store) == ["a" * 64, "c" * 64]
+    assert call("gc", store.path).exit_code == 0
+    assert sorted(store) == ["a" * 64]
+    assert list((store.path / "aside").iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["ls", "verify", "gc"])
+def test_what_is_no_store(tmp_path, command):
+    result = call(command, tmp_path)
+    assert result.exit_code == 2
+    assert result.output.startswith("error: ")
+    assert "is not a store" in result.output
+    assert len(result.output.splitlines()) == 1
+
+
+def test_chunks_name_what_made_them(store):
+    store.write(KEY, ARRAYS, cell="rule=krum")
+    with h5netcdf.File(store.path_of(KEY), "r") as file:
+        assert file.attrs["key"] == KEY
