@@ -1,14 +1,8 @@
 """byzjax: Byzantine-robust distributed optimisation in JAX.
 
-<<<<<<< HEAD
-A Byzantine round is a chain of gradient transformations over stacked updates; a run is one ``lax.scan`` of rounds.
-Verbs are at the top (`chain`, `aggregate`, `simulate`, `run`), nouns in namespaces (`aggregators`, `attacks`, `tasks`,
-`methods`, `transforms`, `metrics`, `sharding`, `data`).
-=======
 A Byzantine round is a chain of gradient transformations over stacked updates; a run is one ``lax.scan`` of rounds;
 a sweep is one ``vmap`` of runs. Verbs are at the top (`chain`, `aggregate`, `simulate`, `run`, `sweep`, `select`),
-nouns in namespaces (`aggregators`, `attacks`, `tasks`, `methods`, `transforms`, `metrics`, `data`).
->>>>>>> main
+nouns in namespaces (`aggregators`, `attacks`, `tasks`, `methods`, `transforms`, `metrics`, `sharding`, `data`).
 """
 
 from byzjax import aggregators, attacks, data, methods, metrics, sharding, stacked, tasks, transforms
@@ -41,11 +35,8 @@ __all__ = [
     "methods",
     "metrics",
     "run",
-<<<<<<< HEAD
-    "sharding",
-=======
     "select",
->>>>>>> main
+    "sharding",
     "simulate",
     "stacked",
     "sweep",

@@ -224,9 +224,6 @@ def measure_lengths(updates: Stacked, about: Any, reference: Params | None = Non
         points = [row[0].astype(dtype) for row in rows]
 
     pairs = list(zip(matrices, points, strict=True))
-<<<<<<< HEAD
-    plain = total(add([jnp.square(offsets(x, p)).sum(1) for x, p in pairs]))
-=======
 
     def fold(measure_block: Callable[[jax.Array, jax.Array], jax.Array]) -> jax.Array:
         """``measure_block(carry, offsets)`` over all blocks: ``f32[n]``."""
@@ -241,23 +238,15 @@ def measure_lengths(updates: Stacked, about: Any, reference: Params | None = Non
             carry = fold_blocks(step, carry, x, dtype, memory_numbers())
         return carry
 
-    plain = fold(lambda total, y: total + jnp.square(y).sum(1))
->>>>>>> main
+    plain = total(fold(lambda done, y: done + jnp.square(y).sum(1)))
     middle = _order_statistic(plain, n // 2)
     ordinary = (middle >= _ORDINARY[0]) & (plain <= jnp.minimum(_ORDINARY[1], middle * _NEAR)).all()
 
     def measure_scaled(state):
-<<<<<<< HEAD
-        sizes = greatest(jnp.stack([_absolute(offsets(x, p)).max(1, initial=0.0) for x, p in pairs]).max(0))
-        factor = _factor(sizes, _median_size(sizes, jnp.zeros((), dtype)))
-        scaled = [jnp.where(factor[:, None] > 0, offsets(x, p) * factor[:, None], 0.0) for x, p in pairs]
-        return total(add([jnp.square(y).sum(1) for y in scaled])), sizes, jnp.zeros((), bool)
-=======
-        sizes = fold(lambda largest, y: jnp.maximum(largest, _absolute(y).max(1, initial=0.0)))
+        sizes = greatest(fold(lambda largest, y: jnp.maximum(largest, _absolute(y).max(1, initial=0.0))))
         factor = _factor(sizes, _median_size(sizes, jnp.zeros((), dtype)))[:, None]
-        squares = fold(lambda total, y: total + jnp.square(jnp.where(factor > 0, y * factor, 0.0)).sum(1))
-        return squares, sizes, jnp.zeros((), bool)
->>>>>>> main
+        squares = fold(lambda done, y: done + jnp.square(jnp.where(factor > 0, y * factor, 0.0)).sum(1))
+        return total(squares), sizes, jnp.zeros((), bool)
 
     sizes = jnp.sqrt(plain)
     unit = _median_size(sizes, jnp.zeros((), dtype))

@@ -27,6 +27,7 @@ from byzjax.geometry import Frame
 AXIS = "workers"
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+Kinds = str | tuple[str, ...]
 
 
 class Spread:
@@ -65,7 +66,7 @@ class Spread:
 
         return self._map(exchange, P(AXIS), P(None, AXIS))(leaves)
 
-    def call(self, function: Callable[..., Any], arguments: dict[str, Any], gives: str | tuple[str, ...]) -> Any:
+    def call(self, function: Callable[..., Any], arguments: dict[str, Any], gives: Kinds) -> Any:
         """A function of `stacked` on the part of every device. What an argument is, its name says."""
         arrays, specs, others = {}, {}, {}
         for name, value in arguments.items():
@@ -165,12 +166,12 @@ def spread_over(mesh: Mesh | None) -> Iterator[None]:
         _CURRENT.reset(token)
 
 
-def spreads(gives: str | tuple[str, ...]) -> Callable[[Function], Function]:
+def spreads(gives: Kinds | Callable[[dict[str, Any]], Kinds]) -> Callable[[Function], Function]:
     """Let a function of stacks work on parts of the coordinates where a round is spread over devices.
 
     Args:
       gives: what it returns: "params" (leaves ``[*p]``), a "stack" (leaves ``[m, *p]``), a "frame", "columns", or
-        "plain" arrays that are the same on all devices; a tuple for a tuple.
+        "plain" arrays that are the same on all devices; a tuple for a tuple. Or a function of the arguments that says.
     """
 
     def decorate(function: Function) -> Function:
@@ -181,7 +182,8 @@ def spreads(gives: str | tuple[str, ...]) -> Callable[[Function], Function]:
             spread = _CURRENT.get()
             if spread is None or of_a_part():
                 return function(*args, **kwargs)
-            return spread.call(function, signature.bind(*args, **kwargs).arguments, gives)
+            arguments = signature.bind(*args, **kwargs).arguments
+            return spread.call(function, arguments, gives(arguments) if callable(gives) else gives)
 
         return wrapped  # type: ignore[return-value]
 

@@ -79,17 +79,13 @@ def centre_of(updates: Stacked, frame: Frame) -> Params:
     return flatten(updates)[1]([c for c in frame.centre if c is not None])
 
 
-<<<<<<< HEAD
-@spreads("stack")
-def mix(matrix: jax.Array, updates: Stacked, frame: Frame) -> Stacked:
-=======
+@spreads(lambda arguments: "stack" if arguments.get("reduce") is None else "params")
 def mix(
     matrix: jax.Array,
     updates: Stacked,
     frame: Frame,
     reduce: Callable[[jax.Array], jax.Array] | None = None,
 ) -> Stacked | Params:
->>>>>>> main
     """``matrix @ x``, with far rows drawn back: leaves ``[m, *p]``. A row that puts weight on a lost row is NaN.
 
     Args:
