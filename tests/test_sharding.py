@@ -332,6 +332,21 @@ def test_lanes_and_workers_on_one_mesh():
     assert_close(jax.jit(lanes)(task(), placed), jax.jit(jax.vmap(final, in_axes=(None, 0)))(task(), keys))
 
 
+def test_a_sweep_of_spread_runs_is_the_sweep():
+    both = mesh(4, runs=2)
+
+    def lane(learning_rate, seed, mesh):
+        method = methods.byz_nsgdm(learning_rate, aggregator=NNM_RFA)
+        options = {"byzantine": MASK, "key": jax.random.key(seed), "num_rounds": 3, "mesh": mesh}
+        return byzjax.simulate(task(), method, attacks.ipm(2.0), **options).history
+
+    grid = {"learning_rate": jnp.array([0.01, 0.02]), "seed": jnp.arange(2)}
+    spread = byzjax.sweep(functools.partial(lane, mesh=both), grid=grid, mesh=both, progress=False)
+    alone = byzjax.sweep(functools.partial(lane, mesh=None), grid=grid, progress=False)
+    for name in alone:
+        assert_close(spread[name].values, alone[name].values, tolerance=1e-5)
+
+
 def test_a_checkpoint_goes_on_with_other_devices(tmp_path):
     rule = agg.centered_clipping(tau=1.0)
     whole = go(rule, num_rounds=9, mesh=mesh())
