@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import jax
@@ -48,11 +48,11 @@ def traced(fn: Callable[..., Any], options: dict[str, dict[Any, Any]], lanes: La
     return cells
 
 
-def outputs(cells: list[Cell]) -> dict[str, Output]:
+def outputs(cells: list[Cell], axes: Collection[str]) -> dict[str, Output]:
     """What all cells give together; what a cell lacks will be NaN there.
 
     Raises:
-      ValueError: cells that give different things under one name, or lack what cannot be NaN.
+      ValueError: cells that give different things under one name, or lack what cannot be NaN; the name of an axis.
     """
     merged: dict[str, Output] = {}
     for cell in cells:
@@ -66,6 +66,9 @@ def outputs(cells: list[Cell]) -> dict[str, Output]:
     for cell, (name, output) in itertools.product(cells, merged.items()):
         if name not in cell.program.outputs and output.dtype.kind != "f":
             raise ValueError(f"sweep: {cell.label} gives no {name!r}, and {output.dtype} has no NaN to say so.")
+    both = sorted(set(merged) & set(axes))
+    if both:
+        raise ValueError(f"sweep: fn gives {both}, which are axes; call what it gives something else.")
     return merged
 
 

@@ -113,7 +113,7 @@ def sweep(
 
     with SweepProgress(name, shown=progress) as bar:
         cells_ = plans.traced(fn, options, lanes, bar)
-        outputs = plans.outputs(cells_)
+        outputs = plans.outputs(cells_, axes=(*axes, *options))
         _check_size(outputs, num_lanes * len(cells_))
         tracing = time.perf_counter() - start
         cells_ = plans.sized(cells_, batch_size, num_lanes, compiler, kept, bar)

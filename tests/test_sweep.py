@@ -550,6 +550,7 @@ def test_silence(capsys, tmp_path):
         ({"fn": lambda seed, x: {"a": {"b": x}}}, "a flat dict of arrays is wanted"),
         ({"fn": lambda seed, x: {"a": jax.random.key(seed)}}, "holds numbers and flags"),
         ({"fn": lambda seed, x: {"a": jnp.zeros((2, 0))}}, "holds nothing"),
+        ({"fn": lambda seed, x: {"x": x}}, "fn gives .'x'., which are axes"),
         ({"fn": lambda seed, x: {"diverged": x}}, "'diverged' is the sweep's own"),
         ({"fn": lambda seed, x, n: {"a": jnp.zeros(n)}, "cells": {"n": [1, 2]}}, "cells of one data set must agree"),
         ({"fn": lambda seed, x, n: {"a": x, **({"i": n} if n else {})}, "cells": {"n": [0, 1]}}, "no NaN to say so"),
