@@ -230,6 +230,19 @@ def test_attack_by_rule_and_a_cell_that_diverged():
     assert worst.remarks(aggregator=0)[0] == "1 of 12 diverged"
 
 
+@pytest.mark.parametrize(
+    ("values", "kind"), [([[1e-3, 1.0]], "LogNorm"), ([[3.0, 4.0]], "Normalize"), ([[3.0, 3.0]], "Normalize")]
+)
+def test_colours_are_logarithmic_where_numbers_span_much(values, kind):
+    axes = {"aggregator": ["mean"], "attack": ["none", "alie"]}
+    dataset = xarray.Dataset({"objective": (tuple(axes), np.array(values))}, axes)
+    figure = sweeps.heatmap(dataset, choices.picture(dataset, "objective", shown=tuple(axes)))
+    figure.canvas.draw()
+    norm = figure.axes[0].images[0].norm
+    assert type(norm).__name__ == kind
+    assert norm.vmax > norm.vmin
+
+
 def test_a_cell_that_was_not_run_is_neither_diverged_nor_the_worst():
     dataset = small()
     ran = np.ones((2, 3), bool)

@@ -275,7 +275,7 @@ def chosen_lines(
 
 
 def _worst(summary: Summary, axis: str, metric: str) -> tuple[Summary, xarray.DataArray]:
-    """A summary where the mean is worst over an axis, and where that is. No finite run at all is worse than any."""
+    """A summary where the mean is worst, and where that is; no finite run at all is worse than any."""
     sign = 1.0 if higher_is_better(metric) else -1.0
     ran = summary.finite + summary.diverged > 0
     order = (sign * summary.mean).fillna(-np.inf).where(ran, np.inf)
