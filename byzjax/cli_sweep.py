@@ -45,9 +45,9 @@ def sweep(
 ) -> None:
     """All runs of a grid, resumable: finished chunks are kept, and the data set is put beside them.
 
-    In GRID.toml, [run] has the options of `byzjax run` with underscores (num_byzantine = 3). A list makes an axis.
-    Learning rates, betas and seeds run side by side in one program; every combination of the others is compiled apart.
-    [sweep] has store, batch_size, skip_invalid, and select = { over, by, reduce, best, last }.
+    In GRID.toml, the table run has the options of `byzjax run` with underscores (num_byzantine = 3); a list makes an
+    axis. Learning rates, betas and seeds run side by side in one program; every combination of the others is compiled
+    apart. The table sweep has store, batch_size, skip_invalid, and select = { over, by, reduce, best, last }.
     """
     from byzjax import results
     from byzjax.experiments import grid as grids

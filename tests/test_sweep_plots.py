@@ -11,7 +11,7 @@ import xarray
 from matplotlib.colors import to_hex
 
 from byzjax.plotting import choices, summaries, sweeps, tables
-from byzjax.selection import EdgeWarning
+from byzjax.selection import DivergedWarning, EdgeWarning
 
 AXES = {
     "task": ["mnist(scheme='iid')", "mnist(scheme='label_sorted')"],
@@ -230,6 +230,19 @@ def test_attack_by_rule_and_a_cell_that_diverged():
     assert worst.remarks(aggregator=0)[0] == "1 of 12 diverged"
 
 
+@pytest.mark.parametrize(
+    ("values", "kind"), [([[1e-3, 1.0]], "LogNorm"), ([[3.0, 4.0]], "Normalize"), ([[3.0, 3.0]], "Normalize")]
+)
+def test_colours_are_logarithmic_where_numbers_span_much(values, kind):
+    axes = {"aggregator": ["mean"], "attack": ["none", "alie"]}
+    dataset = xarray.Dataset({"objective": (tuple(axes), np.array(values))}, axes)
+    figure = sweeps.heatmap(dataset, choices.picture(dataset, "objective", shown=tuple(axes)))
+    figure.canvas.draw()
+    norm = figure.axes[0].images[0].norm
+    assert type(norm).__name__ == kind
+    assert norm.vmax > norm.vmin
+
+
 def test_a_cell_that_was_not_run_is_neither_diverged_nor_the_worst():
     dataset = small()
     ran = np.ones((2, 3), bool)
@@ -245,6 +258,22 @@ def test_a_cell_that_was_not_run_is_neither_diverged_nor_the_worst():
     expected = 100 * dataset["test_accuracy"].values[1, 1:, :, -1].mean(-1).min()
     assert worst.number(aggregator=1).startswith(f"{expected:.1f} ±")
     sweeps.heatmap(dataset, picture).canvas.draw()
+
+
+def test_nothing_is_chosen_where_nothing_was_run():
+    dataset = made().isel(task=0, num_byzantine=0)
+    ran = xarray.DataArray([[True, True, True], [False, False, False]], dims=("aggregator", "attack"))
+    numbers = dataset[["test_accuracy", "val_accuracy"]].where(ran)
+    dataset = dataset.assign(numbers).assign_coords(ran=ran)
+    shown = {"shown": ("aggregator", "attack"), "choose": ("learning_rate",)}
+    picture = choices.picture(dataset, "test_accuracy", **shown)  # a warning would be an error
+    assert picture.number(aggregator=1, attack=1) == "not run"
+    assert picture.remarks(aggregator=1, attack=1) == []
+    assert picture.remarks(aggregator=0, attack=1)[0].startswith("γ₀ = ")
+    lost = dataset.assign(diverged=dataset["diverged"] | ~ran).drop_vars("ran")
+    with pytest.warns(DivergedWarning, match="all candidates diverged"):
+        picture = choices.picture(lost, "test_accuracy", **shown)
+    assert (picture.number(aggregator=1, attack=1), picture.remarks(aggregator=1, attack=1)) == ("diverged", [])
 
 
 def test_test_data_choose_nothing():

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+import contextlib
+import warnings
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from byzjax.plotting.style import capitalized, is_logarithmic, is_share, long_name
-from byzjax.plotting.summaries import AXES, LEVEL, SYMBOLS, TIME, Summary, axis_labels, axis_of, metric_of, summarize
-from byzjax.selection import select
+from byzjax.plotting.summaries import (
+    AXES,
+    LEVEL,
+    SYMBOLS,
+    TIME,
+    Summary,
+    axis_labels,
+    axis_of,
+    metric_of,
+    plus_minus,
+    summarize,
+)
+from byzjax.selection import DivergedWarning, select
 
 if TYPE_CHECKING:
     import xarray
@@ -51,25 +63,12 @@ class Picture(NamedTuple):
 
     def remarks(self, **place: int) -> list[str]:
         """What else there is to say of a cell: diverged runs, the choices, the worst attack."""
-        diverged, lines = int(self.summary.diverged.isel(place)), []
-        if diverged and np.isfinite(self.summary.mean.isel(place)):
-            lines.append(f"{diverged} of {self.runs} diverged")
-        labels = [*self.chosen.values()] + ([] if self.worst is None else [self.worst])
-        return lines + [text for text in (str(label.isel(place).item()) for label in labels) if text]
-
-
-def plus_minus(mean: float, half: float, digits: int | None = None) -> str:
-    """A mean and its half width to the same place: after the point, or to three figures of the mean.
-
-    >>> plus_minus(91.234, 0.56, 1), plus_minus(0.01789, 0.000209), plus_minus(1.789e-6, 2e-8), plus_minus(106, np.nan)
-    ('91.2 ± 0.6', '0.0179 ± 0.0002', '(1.79 ± 0.02)e-6', '106')
-    """
-    power = math.floor(math.log10(abs(mean))) if mean else 0
-    if digits is None and not -3 <= power <= 4:
-        scaled = plus_minus(mean / 10.0**power, half / 10.0**power, 2)
-        return f"({scaled})e{power}" if np.isfinite(half) else f"{scaled}e{power}"
-    places = max(0, 2 - power) if digits is None else digits
-    return f"{mean:.{places}f}" + (f" ± {half:.{places}f}" if np.isfinite(half) else "")
+        diverged, known = int(self.summary.diverged.isel(place)), bool(np.isfinite(self.summary.mean.isel(place)))
+        labels = list(self.chosen.values()) if known else []
+        if self.worst is not None and (known or diverged):
+            labels.append(self.worst)
+        counted = [f"{diverged} of {self.runs} diverged"] if diverged and known else []
+        return counted + [str(label.isel(place).item()) for label in labels]
 
 
 class Layout(NamedTuple):
@@ -243,8 +242,21 @@ def at_best(
         scores = scores.mean(over, skipna=False)
     if worst in reduced:
         scores = (scores.min if higher_is_better(by) else scores.max)(worst, skipna=False)
-    best = select(scores.to_dataset(name=by), over=list(choose), by=by, reduce=None, last=last)
+    with no_false_alarm(dataset):
+        best = select(scores.to_dataset(name=by), over=list(choose), by=by, reduce=None, last=last)
     return dataset[[metric]].sel({axis: best[axis] for axis in choose})
+
+
+@contextlib.contextmanager
+def no_false_alarm(dataset: xarray.Dataset) -> Iterator[None]:
+    """Drop the warning that all candidates of a cell diverged where nothing did: the cell was not run."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    nothing = "diverged" in dataset and not bool(dataset["diverged"].any())
+    for one in caught:
+        if not (nothing and issubclass(one.category, DivergedWarning)):
+            warnings.warn(one.message, one.category, stacklevel=4)
 
 
 def chosen_lines(
@@ -263,7 +275,7 @@ def chosen_lines(
 
 
 def _worst(summary: Summary, axis: str, metric: str) -> tuple[Summary, xarray.DataArray]:
-    """A summary where the mean is worst over an axis, and where that is. No finite run at all is worse than any."""
+    """A summary where the mean is worst, and where that is; no finite run at all is worse than any."""
     sign = 1.0 if higher_is_better(metric) else -1.0
     ran = summary.finite + summary.diverged > 0
     order = (sign * summary.mean).fillna(-np.inf).where(ran, np.inf)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -170,6 +171,20 @@ def _difference(texts: list[str]) -> tuple[str, list[str]] | None:
     if len(set(words)) < len(words):
         return None
     return f"{display_name(calls[0].name)}: {keys[0].replace('_', ' ')}", words
+
+
+def plus_minus(mean: float, half: float, digits: int | None = None) -> str:
+    """A mean and its half width to the same place: after the point, or to three figures of the mean.
+
+    >>> plus_minus(91.234, 0.56, 1), plus_minus(0.01789, 0.000209), plus_minus(1.789e-6, 2e-8), plus_minus(106, np.nan)
+    ('91.2 ± 0.6', '0.0179 ± 0.0002', '(1.79 ± 0.02)e-6', '106')
+    """
+    power = math.floor(math.log10(abs(mean))) if mean else 0
+    if digits is None and not -3 <= power <= 4:
+        scaled = plus_minus(mean / 10.0**power, half / 10.0**power, 2)
+        return f"({scaled})e{power}" if np.isfinite(half) else f"{scaled}e{power}"
+    places = max(0, 2 - power) if digits is None else digits
+    return f"{mean:.{places}f}" + (f" ± {half:.{places}f}" if np.isfinite(half) else "")
 
 
 def in_units(values: Any, metric: str) -> Any:

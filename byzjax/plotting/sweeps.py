@@ -293,13 +293,14 @@ def _draw_cells(ax: Axes, picture: Picture, texts: dict[tuple[int, int], list[st
     from matplotlib.patches import Rectangle
 
     values = np.ma.masked_invalid(in_units(picture.summary.mean.values, picture.metric))
-    positive = values.count() and (values.compressed() > 0).all()
+    low, high = (values.min(), values.max()) if values.count() else (0.0, 1.0)
     if is_share(picture.metric):
         norm = Normalize(0, 100)
-    elif positive and is_logarithmic(picture.metric):
-        norm = LogNorm(values.min(), max(values.max(), values.min() * 1.001))
+    elif low > 0 and high > 2 * low and is_logarithmic(picture.metric):
+        norm = LogNorm(low, high)
     else:
-        norm = Normalize(*((values.min(), values.max()) if values.count() else (0, 1)))
+        margin = 0.1 * abs(high) + 1e-9 if high - low < 1e-3 * abs(high) else 0.0  # else rounding would get colours
+        norm = Normalize(low - margin, high + margin)
     image = ax.imshow(values, norm=norm, cmap="cividis", aspect="auto")
     ax.set_facecolor("#eeeeee")  # cells without a number
     ax.grid(False)
