@@ -21,11 +21,13 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
     assert len(blocks) >= 3
     code = "\n".join(blocks)
     code, shortened = re.subn(r"num_rounds=1500,\s+eval_every=30", "num_rounds=4, eval_every=2, progress=False", code)
-    assert shortened == 1
+    assert shortened == 2
     code, shortened = re.subn(r"num_rounds=300,\s+eval_every=100", "num_rounds=6, eval_every=2", code)
     assert shortened == 1
     names = {}
     exec(code, names)
+    assert len(names["mesh"].devices.ravel()) == len(jax.devices())
+    np.testing.assert_allclose(names["spread"].history["loss"], names["result"].history["loss"], rtol=1e-4)
     assert names["result"].evals["test_accuracy"].shape == (2,)
     assert names["dataset"].objective.sizes == {"rule": 2, "seed": 5, "learning_rate": 5, "eval": 3}
     assert "learning_rate" not in names["best"].sizes
