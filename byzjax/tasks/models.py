@@ -12,17 +12,24 @@ from byzjax.base import Params
 
 
 class Model(NamedTuple):
-    """``init: (key) -> params`` and ``apply: (params, inputs) -> outputs``."""
+    """``init: (key) -> params`` and ``apply: (params, inputs) -> outputs``.
+
+    ``stochastic`` models (those with dropout) also take ``apply(params, inputs, key=key)`` in training; without a key
+    they are deterministic, as in evaluation.
+    """
 
     init: Callable[[jax.Array], Params]
     apply: Callable[..., jax.Array]
+    stochastic: bool = False
 
 
-def functional(build: Callable[[Any], Any]) -> Model:
+def functional(build: Callable[[Any], Any], *, stochastic: bool = False) -> Model:
     """A flax nnx module as two pure functions, split once.
 
     Args:
       build: ``(rngs: nnx.Rngs) -> nnx.Module``, whose state consists of parameters alone.
+      stochastic: the module is called with ``rngs=nnx.Rngs(dropout=key)`` where there is a key, and with ``rngs=None``
+        otherwise. Its dropout layers are built without random streams of their own.
 
     Returns:
       A `Model`; its params are nested dicts of arrays, which ``vmap``, optax and checkpoints understand.
@@ -45,12 +52,15 @@ def functional(build: Callable[[Any], Any]) -> Model:
         module = build(nnx.Rngs(params=key))
         return nnx.to_pure_dict(nnx.state(module, nnx.Param))
 
-    def apply(values: Params, *inputs: jax.Array) -> jax.Array:
+    def apply(values: Params, *inputs: jax.Array, key: jax.Array | None = None) -> jax.Array:
         state = jax.tree.map(lambda leaf: leaf, params)
         nnx.replace_by_pure_dict(state, values)  # type: ignore[arg-type]
-        return nnx.merge(graph, state)(*inputs)
+        module = nnx.merge(graph, state)
+        if not stochastic:
+            return module(*inputs)
+        return module(*inputs, rngs=None if key is None else nnx.Rngs(dropout=key))
 
-    return Model(init, apply)
+    return Model(init, apply, stochastic)
 
 
 def mlp(sizes: Sequence[int] = (784, 128, 64, 10)) -> Model:
