@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -108,7 +109,7 @@ def server_momentum(learning_rate: Numeric, aggregator: Aggregator, *, decay: bo
 
     Workers send their gradients, clipped to norm 1000. A normalised step is up to ten times as long as γ_k.
     """
-    schedule = methods.sqrt_decay(learning_rate) if decay else learning_rate
+    schedule: Any = methods.sqrt_decay(learning_rate) if decay else learning_rate
     links = [normalize_by_global_norm()] if normalize else []
     server = optax.chain(*links, optax.trace(0.9), optax.scale_by_learning_rate(schedule))
     return Method(optax.clip_by_global_norm(1000.0), aggregator, server)
