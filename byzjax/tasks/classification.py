@@ -93,7 +93,7 @@ def mnist(
 
 
 def classification(
-    dataset: datasets.Dataset,
+    dataset: datasets.Dataset | str,
     num_workers: int = 20,
     num_byzantine: int = 0,
     *,
@@ -110,15 +110,25 @@ def classification(
     dropout: Dropout = "fresh",
     mean: float = 0.5,
     std: float = 0.5,
-    name: str = "classification",
+    name: str | None = None,
 ) -> Task:
     """Classification of any uint8 image data set; see `mnist` for the options.
 
     Args:
-      dataset: images uint8 ``[N, …]`` and labels ``[N]``, for training and test.
+      dataset: images uint8 ``[N, …]`` and labels ``[N]``, for training and test; or a name that `byzjax.data.load`
+        knows, e.g. ``"tfds:fashion_mnist"``.
       mean, std: of the pixels in units of 255.
-      name: what reports call the task.
+      name: what reports call the task; the data set's name by default.
+
+    Raises:
+      ValueError: as `mnist`, as `byzjax.data.load`, or a data set of other images or labels.
+
+    >>> task = classification("mnist", num_workers=10, num_byzantine=2, scheme="dirichlet", alpha=0.5)
+    >>> task.name, task.data["table"].shape[0]
+    ('mnist', 10)
     """
+    name = name or (dataset if isinstance(dataset, str) else "classification")
+    dataset = _checked(datasets.load(dataset) if isinstance(dataset, str) else dataset, name)
     check_workers(num_workers, num_byzantine, name)
     total = len(dataset.train_labels)
     if batch_size < 1:
@@ -190,6 +200,21 @@ def classification(
         return scores
 
     return Task(data, net.init, sample, loss, evaluate, num_workers, name)
+
+
+def _checked(dataset: datasets.Dataset, where: str) -> datasets.Dataset:
+    for split in ("train", "test"):
+        images, labels = getattr(dataset, f"{split}_images"), getattr(dataset, f"{split}_labels")
+        if images.dtype != np.uint8 or images.ndim < 2 or len(images) == 0 or labels.shape != images.shape[:1]:
+            raise ValueError(
+                f"{where}: {split}_images {images.dtype}{list(images.shape)} and {split}_labels "
+                f"{list(labels.shape)} must be uint8[N, …] and [N], N ≥ 1."
+            )
+        if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= dataset.num_classes:
+            raise ValueError(
+                f"{where}: {split}_labels must be integers from 0 to num_classes − 1 = {dataset.num_classes - 1}."
+            )
+    return dataset
 
 
 def _model(model: str | Model, dataset: datasets.Dataset, where: str) -> Model:
