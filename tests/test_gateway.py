@@ -227,6 +227,14 @@ def test_without_tensorflow_it_is_said_what_to_install(tmp_path, name):
     assert list(tmp_path.iterdir()) == []  # nothing was downloaded
 
 
+@pytest.mark.skipif(importlib.util.find_spec("tensorflow") is not None, reason="TensorFlow is installed")
+def test_a_format_that_only_tensorflow_reads(folder):
+    path = folder / "tiny_grey/1.2.0/dataset_info.json"
+    path.write_text(path.read_text().replace('"fileFormat": "array_record"', '"fileFormat": "tfrecord"'))
+    with pytest.raises(ValueError, match=r"as tfrecord, which only TensorFlow reads: pip install tensorflow, or"):
+        data.load("tfds:tiny_grey", folder)
+
+
 class Unreachable:
     """A builder that fails in the middle of a download."""
 

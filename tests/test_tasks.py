@@ -368,6 +368,21 @@ def test_a_model_with_batch_statistics_is_refused():
 
 
 @pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train_images": np.zeros((30, 6, 7), np.float32)}, r"train_images float32\[30, 6, 7\]"),
+        ({"test_labels": np.zeros(9, np.int64)}, r"test_labels \[9\] must be uint8\[N, …\] and \[N\]"),
+        ({"train_labels": np.full(30, 3)}, r"train_labels must be integers from 0 to num_classes − 1 = 2"),
+        ({"train_labels": np.full(30, -1)}, r"train_labels must be integers from 0"),
+        ({"train_labels": np.zeros(30)}, r"train_labels must be integers from 0"),
+    ],
+)
+def test_a_data_set_that_is_none_is_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        tasks.classification(tiny()._replace(**changes), 3, val_size=6)
+
+
+@pytest.mark.parametrize(
     ("build", "message"),
     [
         (lambda: tasks.quartic(3, 3), "num_byzantine = 3"),

@@ -12,6 +12,7 @@ import importlib.util
 import os
 import re
 import sys
+import textwrap
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -183,7 +184,7 @@ def _reason(error: BaseException, name: Name, root: Path) -> str:
             return _remedy(missing[1], name, root)
         cause = cause.__cause__ or cause.__context__
     line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    return f"{type(error).__name__}: {line[:300]}".rstrip(".") + "."
+    return f"{type(error).__name__}: {textwrap.shorten(line, 300, placeholder=' …')}".rstrip(".") + "."
 
 
 def _nearest(name: str, known: list[str]) -> str:

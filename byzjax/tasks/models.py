@@ -166,7 +166,7 @@ def cnn(num_classes: int = 10, shape: Sequence[int] = (28, 28), *, init: Literal
             x = self.dropout(jax.nn.relu(self.dense0(x)), deterministic=exact, rngs=rngs)
             return self.dense1(x)
 
-    return functional(CNN, stochastic=True)._replace(eval_batch=250)
+    return functional(CNN, stochastic=True)._replace(eval_batch=50)
 
 
 def _convolve(x: jax.Array, kernel: jax.Array, *_: Any, **__: Any) -> jax.Array:
