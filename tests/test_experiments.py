@@ -124,7 +124,7 @@ def small(**options):
 
 def test_a_reproduction_is_its_runs_and_resumes(tmp_path, monkeypatch):
     experiment = small(learning_rates=(0.005, 0.01), methods=("Base", "Byz-NSGDM"))
-    dataset = reproduce(experiment, tmp_path, progress=False)
+    dataset = reproduce(experiment, tmp_path, progress=False, batch_size=4)
     assert path_of(experiment, tmp_path).name == "quartic-released.nc"
     assert dict(dataset.aggregate_norm.sizes) == {"method": 2, "case": 4, "learning_rate": 2, "seed": 2, "eval": 2}
     assert dataset.aggregate_norm.dtype == np.float64
@@ -139,16 +139,16 @@ def test_a_reproduction_is_its_runs_and_resumes(tmp_path, monkeypatch):
     np.testing.assert_allclose(dataset.gradient_norm.sel(point), alone.evals["gradient_norm"], rtol=1e-9)
 
     monkeypatch.setattr("byzjax.chunks._one", lambda *args: pytest.fail("a finished chunk was computed again"))
-    again = reproduce(experiment, tmp_path, progress=False)
+    again = reproduce(experiment, tmp_path, progress=False, batch_size=4)
     for name in dataset.data_vars:
         np.testing.assert_array_equal(dataset[name], again[name])
 
 
 def test_methods_may_have_grids_of_their_own(tmp_path):
-    experiment = small(methods=("Base", "Decay"))
+    experiment = small(methods=("Base", "Decay"), aggregators=("CM",))
     grids = {"Base": (0.002, 0.01), "Decay": (0.01, 0.02)}
     recipes = {name: recipe._replace(learning_rates=grids[name]) for name, recipe in experiment.methods.items()}
-    dataset = reproduce(dataclasses.replace(experiment, methods=recipes), tmp_path, progress=False)
+    dataset = reproduce(dataclasses.replace(experiment, methods=recipes), tmp_path, progress=False, batch_size=4)
     assert dataset.learning_rate.values.tolist() == [0.002, 0.01, 0.02]
     tried = dataset.tried.isel(case=0, seed=0)
     assert tried.sel({"method": "Base"}).values.tolist() == [True, True, False]
@@ -197,3 +197,42 @@ def test_a_recipe_takes_the_momentum_of_a_lane():
     experiment = registry.experiment("ablation", "paper")
     rule = experiment.aggregators["RFA"]
     assert isinstance(experiment.methods["Byz-NSGDM"].build(0.1, rule, beta=0.3), methods.Method)
+
+
+def test_the_released_mnist_keeps_all_attackers_from_the_start():
+    """As traced in the authors' code: sorted honest data lie further apart than IID attackers from any of them."""
+    experiment = registry.experiment("mnist", "released")
+    attack, rule = parts(experiment, ("BF", "RFA"), jnp.asarray(0))
+    task = experiment.per_run(experiment.task(), jnp.asarray(0))
+    result = simulate(
+        task,
+        experiment.methods["Byz-NSGDM"].build(0.1, rule),
+        attack,
+        byzantine=jnp.arange(N) >= H,
+        key=jax.random.key(0),
+        num_rounds=3,
+        record=metrics.record("attackers_kept"),
+    )
+    assert sum(leaf.size for leaf in jax.tree.leaves(result.state.params)) == 1_199_882
+    np.testing.assert_array_equal(result.history["attackers_kept"], [3.0, 3.0, 3.0])
+
+
+def test_the_released_poison_is_sent_without_momentum():
+    experiment = registry.experiment("mnist", "released")
+    attack, _ = parts(experiment, ("LF", "RFA"), jnp.asarray(0))
+    updates, grads = jnp.ones((N, 2)), jnp.full((N, 2), 5.0)
+    sent, _ = attack.update(updates, attack.init(jnp.zeros(2), N), None, byzantine=jnp.arange(N) >= H, grads=grads)
+    np.testing.assert_array_equal(sent[:H], 1.0)
+    np.testing.assert_array_equal(sent[H:], 5.0)
+    batch = {"image": jnp.zeros((N, 3, 1)), "label": jnp.tile(jnp.array([0, 3, 9]), (N, 1))}
+    poisoned = attack.poison(batch, byzantine=jnp.arange(N) >= H, key=jax.random.key(0))
+    assert poisoned["label"][-1].tolist() == [9, 6, 0]
+    assert poisoned["label"][0].tolist() == [0, 3, 9]
+
+
+@pytest.mark.parametrize(("seed", "worker"), [(0, 6), (42, 2), (123, 14)])
+def test_the_released_mimic_copies_whom_it_copied(seed, worker):
+    attack, _ = parts(registry.experiment("mnist", "released"), ("Mimic", "CM"), jnp.asarray(seed, jnp.uint32))
+    updates = jnp.arange(N * 2.0).reshape(N, 2)
+    sent, _ = attack.update(updates, attack.init(jnp.zeros(2), N), None, byzantine=jnp.arange(N) >= H)
+    np.testing.assert_array_equal(sent[H:], jnp.tile(updates[worker], (B, 1)))

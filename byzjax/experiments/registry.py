@@ -26,6 +26,15 @@ QUICK: dict[tuple[str, Variant], dict[str, Any]] = {
         "attacks": ("BF",),
         "aggregators": ("RFA",),
     },
+    ("mnist", "released"): {
+        "num_rounds": 30,
+        "num_seeds": 1,
+        "learning_rates": (0.1,),
+        "attacks": ("BF",),
+        "aggregators": ("RFA",),
+        "methods": ("Byz-NSGDM",),
+    },
+    ("ablation", "released"): {"num_rounds": 30, "num_seeds": 1, "learning_rates": (0.1,)},
     ("ablation", "paper"): {"num_rounds": 60, "num_seeds": 1, "learning_rates": (0.1,)},
 }
 
