@@ -59,7 +59,7 @@ class Row(NamedTuple):
 
     @property
     def distance(self) -> float:
-        """Between our mean and the recomputed one, in standard errors of their difference."""
+        """Our mean minus the recomputed one, in standard errors of that difference."""
         return standard_errors(self.values, self.cell) if self.cell is not None else math.nan
 
 
@@ -164,11 +164,11 @@ def verdict(values: np.ndarray, diverged: int, cell: Cell | None, *, variant: st
         return "chaotic"
     if diverged or not values.size:
         return "diverged"
-    return "agrees" if standard_errors(values, cell) <= STANDARD_ERRORS else "differs"
+    return "agrees" if abs(standard_errors(values, cell)) <= STANDARD_ERRORS else "differs"
 
 
 def standard_errors(values: np.ndarray, cell: Cell) -> float:
-    """``|x̄ − ȳ| / (s √(1/n + 1/m))``, of n values of ours and the m published ones.
+    """``(x̄ − ȳ) / (s √(1/n + 1/m))``, of n values of ours and the m published ones.
 
     s is the larger of the two standard deviations (ddof = 1). Three seeds estimate one poorly, and mostly too small
     where runs come in two kinds: three of the same kind show no spread at all.
@@ -184,9 +184,9 @@ def standard_errors(values: np.ndarray, cell: Cell) -> float:
     if not values.size:
         return math.nan
     ours = float(values.std(ddof=1)) if values.size > 1 else 0.0
-    difference = abs(float(values.mean()) - cell.mean)
+    difference = float(values.mean()) - cell.mean
     error = max(ours, cell.std_ddof1) * math.sqrt(1 / values.size + 1 / published.NUM_SEEDS)
-    return difference / error if error else (0.0 if difference == 0 else math.inf)
+    return difference / error if error else math.copysign(math.inf, difference) if difference else 0.0
 
 
 def modes(values: np.ndarray) -> Modes | None:
