@@ -170,7 +170,7 @@ def seed(task: str, row: dict[str, str], rate: str, variable: str, value: float 
         "learning_rate": rate,
         "seed": row["seed"],
         "variable": variable,
-        "value": digits(value),
+        "value": f"{float(value):.9g}",  # exact: accuracies are counts of 9 984 images
     }
 
 

@@ -49,7 +49,7 @@ def _drawn(study: Study) -> list[tuple[str, Figure, str]]:
     if not study.in_table:
         return []
     log = not any(word in metric.name for word in _LINEAR)
-    label = long_name(study.chosen, metric.name) + (" (%)" if is_share(metric.name) else "")
+    label = _label(study)
     dotted = _dotted(study)
     behind = " Dotted: the authors' runs, at their rates." if dotted else ""
     name = f"{number[:-1].capitalize()} {number[-1]}" if number.startswith("figure") else number
@@ -86,6 +86,13 @@ def _drawn(study: Study) -> list[tuple[str, Figure, str]]:
     return made
 
 
+def _label(study: Study) -> str:
+    """Of an axis that shows the metric in its own unit, or a share in per cent."""
+    metric = study.metric
+    plain = metric.factor == 1 or is_share(metric.name)
+    return metric.title if plain else long_name(study.dataset, metric.name)
+
+
 def _dotted(study: Study) -> paper.Dotted | None:
     """The authors' curves of the metric, where the setting is theirs."""
     if study.variant != "released":
@@ -110,6 +117,6 @@ def _ablation(study: Study) -> Figure:
         study.chosen.isel(at),
         study.metric.name,
         title=f"{study.title}: {where}, mean over {count(study.num_seeds, 'seed')}",
-        label=long_name(study.dataset, study.metric.name) + (" (%)" if is_share(study.metric.name) else ""),
+        label=_label(study),
         digits=study.metric.digits,
     )

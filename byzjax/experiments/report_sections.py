@@ -15,6 +15,7 @@ from byzjax.plotting.style import capitalized, long_name
 
 _LOST = 0.5  # a class below this accuracy is called lost
 _TENTHS = 10
+_EDGE = {"low": " (smallest)", "high": " (largest)"}
 
 
 def references(study: Study) -> str:
@@ -50,7 +51,7 @@ def rates(study: Study) -> str:
         line = list(case_names(*case))
         for method in range(len(study.methods)):
             one = chosen.isel({"case": place, "method": method})
-            edge = {"low": " (smallest)", "high": " (largest)"}.get(str(one["at_edge"].item()), "")
+            edge = _EDGE.get(str(one["at_edge"].item()), "")
             rate = float(one["learning_rate"])
             line.append(f"{rate:g}{edge}" if np.isfinite(rate) else "all diverged")
         lines.append(line)
@@ -257,7 +258,12 @@ def ablation(study: Study) -> str:
         if bool(mean.notnull().any())
         else "A run diverged in every combination."
     )
-    return f"{said}\n\n{grid(['β, down; γ₀, across', *rates], lines)}"
+    best_rates = study.chosen.isel({"case": 0, "method": 0})[["learning_rate", "at_edge"]]
+    picked = [
+        f"{float(one['learning_rate']):g} at β = {float(one['beta']):g}{_EDGE.get(str(one['at_edge'].item()), '')}"
+        for one in (best_rates.isel(beta=place) for place in range(best_rates.sizes["beta"]))
+    ]
+    return f"{said} Chosen: {'; '.join(picked)}.\n\n{grid(['β, down; γ₀, across', *rates], lines)}"
 
 
 SECTIONS: dict[str, Callable[[Study], str]] = {

@@ -90,7 +90,7 @@ def agreement(study: Study) -> str:
     rows = verdicts.rows(study.chosen)
     heads = ["attack", "rule", "method", "γ₀", "seeds", "mean ± std", "95 % CI", "printed", "recomputed", "its γ₀"]
     heads += ["apart", "verdict", "remarks"]
-    comparable = study.variant == "released"
+    comparable = not any(row.word == "another setting" for row in rows)
     lines = []
     for row in rows:
         cell = row.cell
@@ -98,13 +98,13 @@ def agreement(study: Study) -> str:
             [
                 *row.place,
                 number(row.learning_rate),
-                f"{row.values.size}/{row.values.size + row.diverged}",
+                f"{row.values.size}/{row.values.size + row.diverged}" if row.word != "not run" else "–",
                 shown(row, digits),
                 f"± {number(_half_width(row), digits)}" if row.values.size > 1 else "–",
                 cell.printed if cell is not None else "–",
                 cell.recomputed if cell is not None else "–",
                 number(cell.learning_rate) if cell is not None else "–",
-                f"{row.distance:+.1f}" if comparable and row.word != "another setting" else "–",
+                f"{row.distance:+.1f}" if comparable and not math.isnan(row.distance) else "–",
                 f"**{row.word}**" if row.word in ("differs", "diverged") else row.word,
                 "; ".join(remarks(study, row)),
             ]

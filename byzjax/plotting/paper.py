@@ -55,12 +55,11 @@ def curves(
                 rounds, values = behind[key]
                 ax.plot(rounds, _units(values, variable), ":", color="#555555", linewidth=1.4, zorder=1.5)
                 ax.plot(rounds, _units(values, variable), ":", color=color(name), linewidth=1.4, zorder=1.6)
-            _line(ax, one, variable, color(name), f"{name}, {_rate(one)}", log=log)
-        if log:
-            ax.set_yscale("log")
-        ax.legend(loc="best", fontsize=7, frameon=True, framealpha=0.75, edgecolor="none", handlelength=1.4)
+            _line(ax, one, variable, color(name), _rate(one), log=log)
+        above = {"loc": "lower center", "bbox_to_anchor": (0.5, 0.99), "borderaxespad": 0.1}
+        ax.legend(**above, ncols=3, fontsize=7, frameon=False, handlelength=1.2, columnspacing=1.2, handletextpad=0.5)
 
-    figure, axes = _panels(chosen, draw, label=label, xlabel="round")
+    figure, axes = _panels(chosen, draw, label=label, xlabel="round", log=log, title_pad=16)
     if not log and is_share(variable):
         _zoom(axes)
     entries = {name: {"color": color(name)} for name in map(str, chosen["method"].values)}
@@ -84,9 +83,8 @@ def two_norms(chosen: xarray.Dataset, true: str, seen: str, *, title: str) -> Fi
             name = str(one["method"].item())
             _line(ax, one, true, color(name), name, log=True, band=False)
             _line(ax, one, seen, color(name), name, log=True, band=False, linestyle=(0, (2, 1.2)), linewidth=1.0)
-        ax.set_yscale("log")
 
-    figure, axes = _panels(chosen, draw, label="norm", xlabel="round")
+    figure, axes = _panels(chosen, draw, label="norm", xlabel="round", log=True)
     entries: dict[str, dict[str, Any]] = {name: {"color": color(name)} for name in map(str, chosen["method"].values)}
     entries[long_name(chosen, true)] = {"color": "#555555"}
     entries[long_name(chosen, seen)] = {"color": "#555555", "linestyle": (0, (2, 1.2)), "linewidth": 1.0}
@@ -127,10 +125,8 @@ def sensitivity(
             high = 0.97 - 0.06 * number
             ax.plot(lost, np.full(len(lost), high), "x", color=color(name), transform=ax.get_xaxis_transform())
         ax.set_xscale("log")
-        if log:
-            ax.set_yscale("log")
 
-    figure, axes = _panels(every, draw, label=label, xlabel="learning rate γ₀")
+    figure, axes = _panels(every, draw, label=label, xlabel="learning rate γ₀", log=log)
     entries: dict[str, dict[str, Any]] = {name: {"color": color(name)} for name in map(str, every["method"].values)}
     entries["chosen"] = {"color": "#555555", "linestyle": "", "marker": "o", "markersize": 9, "markerfacecolor": "none"}
     if bool(every["lost"].any()):
@@ -176,7 +172,13 @@ def color(method: str) -> str:
 
 
 def _panels(
-    dataset: xarray.Dataset, draw: Callable[[Axes, xarray.Dataset], None], *, label: str, xlabel: str
+    dataset: xarray.Dataset,
+    draw: Callable[[Axes, xarray.Dataset], None],
+    *,
+    label: str,
+    xlabel: str,
+    log: bool,
+    title_pad: float = 6.0,
 ) -> tuple[Figure, np.ndarray]:
     """A panel per attack, downwards, and rule, across; the references are left out."""
     cases = list(zip(map(str, dataset["attack"].values), map(str, dataset["aggregator"].values), strict=True))
@@ -196,12 +198,28 @@ def _panels(
             draw(ax, dataset.isel(case=cases.index((attack, rule))))
         else:
             ax.text(0.5, 0.5, "not run", ha="center", va="center", transform=ax.transAxes, color="#777777")
-        ax.set_title(f"{attack}, {rule}", fontsize=10)
+        ax.set_title(f"{attack}, {rule}", fontsize=10, pad=title_pad)
         if column == 0:
             ax.set_ylabel(label)
         if row == len(attacks) - 1:
             ax.set_xlabel(xlabel)
+    if log:
+        _logarithmic(axes)
     return figure, axes
+
+
+def _logarithmic(axes: np.ndarray) -> None:
+    """A logarithmic vertical axis, with plain numbers at more places than powers of ten if it spans little."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    for ax in axes.flat:
+        ax.set_yscale("log")
+    low, high = axes.flat[0].get_ylim()
+    if high < 100 * low:
+        for ax in axes.flat:
+            ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 1.2, 1.5, 2.0, 3.0, 5.0, 7.0)))
+            ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            ax.yaxis.set_minor_locator(NullLocator())
 
 
 def _finished(figure: Figure, axes: np.ndarray, entries: Mapping[str, Mapping[str, Any]], title: str) -> Figure:
@@ -235,7 +253,7 @@ def _line(
     runs = runs[np.isfinite(runs).all(1)]
     rounds = np.asarray(one["eval"])
     if not len(runs):
-        ax.plot([], [], linestyle=linestyle, color=paint, label=f"{label} (diverged)")
+        ax.plot([], [], linestyle=linestyle, color=paint, label="diverged")
         return
     mean, deviation = runs.mean(0), runs.std(0)
     ax.plot(rounds, mean, linestyle=linestyle, linewidth=linewidth, color=paint, label=label, zorder=2.5)
