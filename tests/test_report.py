@@ -455,6 +455,15 @@ def test_csv_has_every_rate_that_was_tried(store):
     assert next(row for row in rows if row["task"] == "ablation" and row["num_seeds"] == 2)["learning_rate"] == 1.0
 
 
+def test_how_many_rates_are_about_as_good_as_the_best(tmp_path):
+    dataset = tiny([[1.0, 1.0], [1.9, 1.9], [2.1, 2.1], [1.0, 1.0], [1.0, 1.0]])
+    dataset["diverged"][0, 0, 3, 1] = True
+    dataset["tried"][0, 0, 4] = False
+    (study,) = studies.load(put(tmp_path, dataset))
+    assert "within a factor of two of the best one" in report_sections.sensitivity(study)
+    assert "Base 2.0 of 4." in report_sections.sensitivity(study)
+
+
 def test_edges_and_divergence_are_said(tmp_path):
     dataset = made_up("quartic", attacks=("BF",), rules=("RFA",), methods=("Base", "Decay"))
     dataset["aggregate_norm"][0, 0, 2] = 1e-9

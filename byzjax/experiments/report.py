@@ -189,7 +189,7 @@ def _setting(found: list[Study]) -> str:
 def _how_chosen(found: list[Study]) -> str:
     lines = ["## How learning rates were chosen", ""]
     lines.append(
-        "For every method, attack and rule (and β, in the ablation) anew, among the rates that the method was tried at:\n"
+        "For every method, attack, rule (and β, in the ablation) anew, among the rates that the method was tried at:\n"
     )
     for study in found:
         tuning = study.config["tuning"]

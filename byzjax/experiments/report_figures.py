@@ -45,7 +45,7 @@ def _drawn(study: Study) -> list[tuple[str, Figure, str]]:
     metric, number = study.metric, _NUMBERS.get(study.name, study.name)
     over = f"mean over {count(study.num_seeds, 'seed')}"
     if "beta" in study.dataset.dims:
-        return [(number, _ablation(study), f"Figure 1 of the paper, {study.variant}: β and γ₀, {over}.")]
+        return [(number, _ablation(study), f"Figure 1 of the paper, variant {study.variant}: β and γ₀, {over}.")]
     if not study.in_table:
         return []
     log = not any(word in metric.name for word in _LINEAR)
@@ -57,7 +57,8 @@ def _drawn(study: Study) -> list[tuple[str, Figure, str]]:
         (
             number,
             paper.curves(study.chosen, metric.name, title=study.title, label=label, log=log, dotted=dotted),
-            f"{name} of the paper, {study.variant}: {label}, {over} ± standard deviation, at the chosen rates.{behind}",
+            f"{name} of the paper, variant {study.variant}: {label}, {over} ± standard deviation, at the chosen rates."
+            f"{behind}",
         ),
         (
             f"{number}-rates",

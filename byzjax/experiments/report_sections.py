@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 
 import numpy as np
+import xarray
 
 from byzjax.experiments import published, verdicts
 from byzjax.experiments.published import Place
@@ -15,6 +16,7 @@ from byzjax.plotting.style import capitalized, long_name
 
 _LOST = 0.5  # a class below this accuracy is called lost
 _TENTHS = 10
+_POINTS, _FACTOR, _PERPLEXITY = 0.05, 2.0, 1.1  # a rate this near to the best is about as good
 _EDGE = {"low": " (smallest)", "high": " (largest)"}
 
 
@@ -85,8 +87,31 @@ def sensitivity(study: Study) -> str:
     heads = ["attack", "rule", "method", *(f"{rate:g}" for rate in values)]
     return (
         f"{capitalized(study.metric.title)} at every rate that was tried, mean over seeds; *k*✗: so many runs diverged "
-        f"and are not in the mean.\n\n{_folded('all rates', grid(heads, lines))}"
+        f"and are not in the mean. {_usable(study, final)}\n\n{_folded('all rates', grid(heads, lines))}"
     )
+
+
+def _usable(study: Study, final: xarray.DataArray) -> str:
+    """How many rates are about as good as the best."""
+    tried = study.dataset["tried"].any("seed")
+    mean = final.mean("seed", skipna=False).where(tried)
+    if study.metric.best == "max":
+        good, words = mean >= mean.max("learning_rate") - study.metric.factor * _POINTS, "within five points"
+    elif "perplexity" in study.metric.name:
+        good, words = mean <= _PERPLEXITY * mean.min("learning_rate"), "within ten per cent"
+    else:
+        good, words = mean <= _FACTOR * mean.min("learning_rate"), "within a factor of two"
+    places = study.in_table or list(range(len(study.cases)))
+    counts = [
+        f"{name} {float(few.sum('learning_rate').mean()):.1f} of {int(many.sum('learning_rate').max())}"
+        for name, few, many in zip(
+            study.methods,
+            good.isel(case=places).transpose("method", ...),
+            tried.isel(case=places).transpose("method", ...),
+            strict=True,
+        )
+    ]
+    return f"Rates {words} of the best one, on average over attacks and rules: {', '.join(counts)}."
 
 
 def _short(runs: np.ndarray, digits: int) -> str:

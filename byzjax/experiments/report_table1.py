@@ -20,9 +20,10 @@ LEGEND = """\
   is the half width of Student's interval of the mean. With three seeds it is 4.3 standard errors, and no more than a
   rough guide where seeds fall into two groups.
 - **printed** is in the paper; **recomputed** is what the authors' logs give, or (quartic) their code, run again.
-- **apart** is our mean minus the recomputed one in standard errors, s √(1/n + 1/3) with the larger of
-  both standard deviations (ddof = 1). Up to 3 **agrees**: with these seeds the two cannot be told apart. More
-  **differs**.
+- **apart** is our mean minus the recomputed one in standard errors, s √(1/n + 1/3) with the larger of both standard
+  deviations (ddof = 1). Up to 3 **agrees**: with these seeds the two cannot be told apart. More **differs**.
+  **resolved** is what 3 standard errors are: a smaller difference would not be seen. Runs of one seed have their noise
+  in common, whatever the attack and the rule; where one cell is high by chance, its neighbours are.
 - **chaotic**: the authors' code, run again, does not give what they printed; no other code can be held to it.
 - **diverged**: a run at the chosen rate stopped being finite. **not run**: published, and not in this store.
 - **another setting**: the published number is of the released code at full length, and this is not.
@@ -76,8 +77,6 @@ def _best(study: Study) -> dict[tuple[str, str], str]:
 
 def shown(row: Row, digits: int) -> str:
     """Mean ± population standard deviation of a cell, and how many runs are not in it."""
-    if row.word == "not run":
-        return "not run"
     if not row.values.size:
         return "diverged"
     text = number(row.mean, digits) + (f" ± {number(row.std(), digits)}" if row.values.size > 1 else "")
@@ -89,27 +88,30 @@ def agreement(study: Study) -> str:
     digits = study.metric.digits
     rows = verdicts.rows(study.chosen)
     heads = ["attack", "rule", "method", "γ₀", "seeds", "mean ± std", "95 % CI", "printed", "recomputed", "its γ₀"]
-    heads += ["apart", "verdict", "remarks"]
+    heads += ["apart", "resolved", "verdict", "remarks"]
     comparable = not any(row.word == "another setting" for row in rows)
     lines = []
-    for row in rows:
+    for row in (row for row in rows if row.word != "not run"):
         cell = row.cell
         lines.append(
             [
                 *row.place,
                 number(row.learning_rate),
-                f"{row.values.size}/{row.values.size + row.diverged}" if row.word != "not run" else "–",
+                f"{row.values.size}/{row.values.size + row.diverged}",
                 shown(row, digits),
                 f"± {number(_half_width(row), digits)}" if row.values.size > 1 else "–",
                 cell.printed if cell is not None else "–",
                 cell.recomputed if cell is not None else "–",
                 number(cell.learning_rate) if cell is not None else "–",
                 f"{row.distance:+.1f}" if comparable and not math.isnan(row.distance) else "–",
+                f"± {number(_resolved(row), digits)}" if comparable and row.values.size and cell is not None else "–",
                 f"**{row.word}**" if row.word in ("differs", "diverged") else row.word,
                 "; ".join(remarks(study, row)),
             ]
         )
-    return f"{grid(heads, lines)}\n{count(len(rows), 'cell')}: {in_words(rows)}.\n"
+    absent = [" / ".join(row.place) for row in rows if row.word == "not run"]
+    said = f"\n\nNot run: {', '.join(absent)}.\n" if absent else "\n"
+    return f"{grid(heads, lines)}\n{count(len(rows), 'cell')}: {in_words(rows)}.{said}"
 
 
 def in_words(rows: list[Row]) -> str:
@@ -123,6 +125,11 @@ def _half_width(row: Row) -> float:
     return float(summarize(xarray.DataArray(row.values, dims="seed")).half_width)
 
 
+def _resolved(row: Row) -> float:
+    assert row.cell is not None
+    return verdicts.STANDARD_ERRORS * verdicts.standard_error(row.values, row.cell)
+
+
 def remarks(study: Study, row: Row) -> list[str]:
     """What a reader of a cell should know."""
     metric = study.metric
@@ -132,7 +139,7 @@ def remarks(study: Study, row: Row) -> list[str]:
         said.append(f"the published seeds in two groups: {_groups(groups, metric.digits)}")
     if row.at_edge:
         said.append(f"edge: {'smallest' if row.at_edge == 'low' else 'largest'} rate tried")
-    if row.word != "not run" and math.isnan(row.learning_rate):
+    if math.isnan(row.learning_rate):
         said.append("no rate that was tried stayed finite")
     if row.cell is not None and row.cell.note:
         said.append(row.cell.note)

@@ -168,10 +168,7 @@ def verdict(values: np.ndarray, diverged: int, cell: Cell | None, *, variant: st
 
 
 def standard_errors(values: np.ndarray, cell: Cell) -> float:
-    """``(x̄ − ȳ) / (s √(1/n + 1/m))``, of n values of ours and the m published ones.
-
-    s is the larger of the two standard deviations (ddof = 1). Three seeds estimate one poorly, and mostly too small
-    where runs come in two kinds: three of the same kind show no spread at all.
+    """Our mean minus the published one, in units of `standard_error`; NaN without values.
 
     Args:
       values: ours, finite, in the units of the table.
@@ -183,10 +180,22 @@ def standard_errors(values: np.ndarray, cell: Cell) -> float:
     """
     if not values.size:
         return math.nan
-    ours = float(values.std(ddof=1)) if values.size > 1 else 0.0
-    difference = float(values.mean()) - cell.mean
-    error = max(ours, cell.std_ddof1) * math.sqrt(1 / values.size + 1 / published.NUM_SEEDS)
+    difference, error = float(values.mean()) - cell.mean, standard_error(values, cell)
     return difference / error if error else math.copysign(math.inf, difference) if difference else 0.0
+
+
+def standard_error(values: np.ndarray, cell: Cell) -> float:
+    """``s √(1/n + 1/m)``: of the difference between the means of n values of ours and m published ones.
+
+    s is the larger of the two standard deviations (ddof = 1). Three seeds estimate one poorly, and mostly too small
+    where runs come in two kinds: three of the same kind show no spread at all.
+
+    Args:
+      values: ours, finite, at least one.
+      cell: the published one.
+    """
+    ours = float(values.std(ddof=1)) if values.size > 1 else 0.0
+    return max(ours, cell.std_ddof1) * math.sqrt(1 / values.size + 1 / published.NUM_SEEDS)
 
 
 def modes(values: np.ndarray) -> Modes | None:
