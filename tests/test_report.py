@@ -486,6 +486,7 @@ def test_one_method_one_case_one_seed(tmp_path):
     text = paths[0].read_text()
     assert "there is nothing to rank" in text
     assert "1 seed" in text
+    assert "this is the reported number itself" in text
     assert "nothing was chosen" in text
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -202,7 +203,7 @@ def _how_chosen(found: list[Study]) -> str:
             sentence += (
                 "; **this is test data**, as in the released experiments, so the reported numbers are optimistic"
             )
-        elif tuning["by"] == study.metric.name and tuning["after"] is None:
+        elif tuning["by"] == study.metric.name and (tuning["after"] or math.inf) >= study.config["num_rounds"]:
             sentence += "; **this is the reported number itself**, so it is optimistic"
         lines.append(f"{sentence}.")
     lines.append("\nA rate at which one of these runs diverged is never chosen; of equals the smallest is.\n")
