@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from byzjax import cli_reproduce, cli_store, cli_sweep
+from byzjax import cli_report, cli_reproduce, cli_store, cli_sweep
 from byzjax.console import console as _console
 from byzjax.console import polite as _polite
 from byzjax.console import table as _table
@@ -255,6 +255,7 @@ def list_(kind: Annotated[Kind | None, typer.Argument(help="Only these.", show_d
 app.command("sweep")(cli_sweep.sweep)
 app.command("plot")(cli_sweep.plot)
 app.command("reproduce")(cli_reproduce.reproduce)
+app.command("report")(cli_report.report)
 
 
 def _slug(*parts: Any) -> str:

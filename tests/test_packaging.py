@@ -26,6 +26,10 @@ DATA = [
         "t10k-labels-idx1-ubyte.xz",
     )
 ]
+DATA += [
+    f"byzjax/experiments/files/{name}"
+    for name in ("README.md", "table1.csv", "quartic_curves.csv", "mnist_curves.csv", "seeds.csv")
+]
 
 
 def run_python(code, cwd=None, **environment):

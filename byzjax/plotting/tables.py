@@ -29,8 +29,10 @@ _LATEX = {
     "β": r"$\beta$",
     "κ": r"$\kappa$",
     "≥": r"$\geq$",
+    "×": r"$\times$",
 }
-_SPECIAL = re.compile("|".join(map(re.escape, _LATEX)))
+_RAISED = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")
+_SPECIAL = re.compile("|".join(["[⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+", *map(re.escape, _LATEX)]))
 
 
 class Table(NamedTuple):
@@ -174,4 +176,4 @@ def _bold(text: str, bold: bool, before: str, after: str) -> str:
 
 
 def _tex(text: str) -> str:
-    return _SPECIAL.sub(lambda match: _LATEX[match[0]], text)
+    return _SPECIAL.sub(lambda match: _LATEX.get(match[0]) or f"$^{{{match[0].translate(_RAISED)}}}$", text)

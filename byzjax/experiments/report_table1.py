@@ -1,0 +1,193 @@
+"""Table 1 of a study beside the published one, in Markdown and LaTeX, and what is said about its cells."""
+
+from __future__ import annotations
+
+import collections
+import math
+
+import numpy as np
+import xarray
+
+from byzjax.experiments import published, verdicts
+from byzjax.experiments.report_text import count, grid, number
+from byzjax.experiments.studies import Study
+from byzjax.experiments.verdicts import Row
+from byzjax.plotting.summaries import summarize
+from byzjax.plotting.tables import Table
+
+LEGEND = """\
+- **mean ± std** is over seeds, after the last round; std is the population's (ddof = 0), as in the paper. **95 % CI**
+  is the half width of Student's interval of the mean. With three seeds it is 4.3 standard errors, and no more than a
+  rough guide where seeds fall into two groups.
+- **printed** is in the paper; **recomputed** is what the authors' logs give, or (quartic) their code, run again.
+- **apart** is our mean minus the recomputed one in standard errors, s √(1/n + 1/3) with the larger of both standard
+  deviations (ddof = 1). Up to 3 **agrees**: with these seeds the two cannot be told apart. More **differs**.
+  **resolved** is what 3 standard errors are: a smaller difference would not be seen. Runs of one seed have their noise
+  in common, whatever the attack and the rule; where one cell is high by chance, its neighbours are.
+- **chaotic**: the authors' code, run again, does not give what they printed; no other code can be held to it.
+- **diverged**: a run at the chosen rate stopped being finite. **not run**: published, and not in this store.
+- **another setting**: the published number is of the released code at full length, and this is not.
+- **two groups**: the largest gap between seeds is more than half of their range, more than 1 % of the mean, and more
+  than 20 times (three seeds; else 5 times) the range within either group. There the mean says how many seeds fell on
+  which side.
+- **edge**: the chosen rate is the smallest or largest that was tried; a better one may lie beyond.
+"""
+
+
+def table(study: Study) -> Table:
+    """Table 1 with our numbers and, where they are of the same setting, the printed ones.
+
+    Args:
+      study: of an experiment that Table 1 has.
+    """
+    rows = verdicts.rows(study.chosen)
+    beside = study.variant == "released" and any(row.cell is not None for row in rows)
+    heads = ["attack", "rule"]
+    for method in study.methods:
+        heads += [method, "printed"] if beside else [method]
+    best = _best(study)
+    lines, marked = [], set()
+    for attack, rule in (study.cases[place] for place in study.in_table):
+        line = [attack, rule]
+        for method in study.methods:
+            row = next(row for row in rows if row.place == (attack, rule, method))
+            if best.get((attack, rule)) == method:
+                marked.add((len(lines), len(line)))
+            line.append(shown(row, study.metric.digits))
+            line += [row.cell.printed if row.cell is not None else "–"] if beside else []
+        lines.append(line)
+    arrow = "more is better" if study.metric.best == "max" else "less is better"
+    caption = (
+        f"{study.title}: {study.metric.title} ({arrow}), mean ± standard deviation over "
+        f"{count(study.num_seeds, 'seed')} after {study.config['num_rounds']} rounds.",
+        "Printed: in the paper's Table 1." if beside else "",
+        "Bold: the best mean of ours." if marked else "",
+    )
+    return Table(heads, lines, marked, tuple(filter(None, caption)))
+
+
+def _best(study: Study) -> dict[tuple[str, str], str]:
+    """The method with the best mean under every attack and rule, unless it is the only one or has diverged."""
+    return {
+        (ranking.attack, ranking.aggregator): ranking.order[0]
+        for ranking in verdicts.rankings(study.chosen)
+        if np.isfinite(ranking.margin) or len(study.methods) > 1
+    }
+
+
+def shown(row: Row, digits: int) -> str:
+    """Mean ± population standard deviation of a cell, and how many runs are not in it."""
+    if not row.values.size:
+        return "diverged"
+    text = number(row.mean, digits) + (f" ± {number(row.std(), digits)}" if row.values.size > 1 else "")
+    return text + (f" ({row.diverged} diverged)" if row.diverged else "")
+
+
+def agreement(study: Study) -> str:
+    """Every cell beside the published one, and a verdict."""
+    digits = study.metric.digits
+    rows = verdicts.rows(study.chosen)
+    heads = ["attack", "rule", "method", "γ₀", "seeds", "mean ± std", "95 % CI", "printed", "recomputed", "its γ₀"]
+    heads += ["apart", "resolved", "verdict", "remarks"]
+    comparable = not any(row.word == "another setting" for row in rows)
+    lines = []
+    for row in (row for row in rows if row.word != "not run"):
+        cell = row.cell
+        lines.append(
+            [
+                *row.place,
+                number(row.learning_rate),
+                f"{row.values.size}/{row.values.size + row.diverged}",
+                shown(row, digits),
+                f"± {number(_half_width(row), digits)}" if row.values.size > 1 else "–",
+                cell.printed if cell is not None else "–",
+                cell.recomputed if cell is not None else "–",
+                number(cell.learning_rate) if cell is not None else "–",
+                f"{row.distance:+.1f}" if comparable and not math.isnan(row.distance) else "–",
+                f"± {number(_resolved(row), digits)}" if comparable and row.values.size and cell is not None else "–",
+                f"**{row.word}**" if row.word in ("differs", "diverged") else row.word,
+                "; ".join(remarks(study, row)),
+            ]
+        )
+    absent = [" / ".join(row.place) for row in rows if row.word == "not run"]
+    said = f"\n\nNot run: {', '.join(absent)}.\n" if absent else "\n"
+    return f"{grid(heads, lines)}\n{count(len(rows), 'cell')}: {in_words(rows)}.{said}"
+
+
+def in_words(rows: list[Row]) -> str:
+    """How many cells got which verdict."""
+    counted = collections.Counter(row.word for row in rows)
+    plural = {"agrees": "agree", "differs": "differ"}
+    return ", ".join(f"{many} {word if many == 1 else plural.get(word, word)}" for word, many in counted.most_common())
+
+
+def _half_width(row: Row) -> float:
+    return float(summarize(xarray.DataArray(row.values, dims="seed")).half_width)
+
+
+def _resolved(row: Row) -> float:
+    assert row.cell is not None
+    return verdicts.STANDARD_ERRORS * verdicts.standard_error(row.values, row.cell)
+
+
+def remarks(study: Study, row: Row) -> list[str]:
+    """What a reader of a cell should know."""
+    metric = study.metric
+    said = [f"two groups: {_groups(groups, metric.digits)}"] if (groups := verdicts.modes(row.values)) else []
+    theirs = published.seeds(study.name, metric.name).get(row.place) if study.variant == "released" else None
+    if theirs and (groups := verdicts.modes(metric.factor * np.array(theirs))):
+        said.append(f"the published seeds in two groups: {_groups(groups, metric.digits)}")
+    if row.at_edge:
+        said.append(f"edge: {'smallest' if row.at_edge == 'low' else 'largest'} rate tried")
+    if math.isnan(row.learning_rate):
+        said.append("no rate that was tried stayed finite")
+    if row.cell is not None and row.cell.note:
+        said.append(row.cell.note)
+    return said
+
+
+def ranking(study: Study) -> str:
+    """How the methods rank in every cell, and whether that is the published order."""
+    rankings = verdicts.rankings(study.chosen)
+    if not rankings:
+        return "Fewer than two methods: there is nothing to rank.\n"
+    digits = study.metric.digits + 1
+    lines = [
+        [
+            one.attack,
+            one.aggregator,
+            ", ".join(one.order),
+            ", ".join(one.published) or "–",
+            one.word,
+            f"{number(one.margin, digits)} ± {number(one.error, digits)}",
+            "yes" if one.clear else "no",
+        ]
+        for one in rankings
+    ]
+    heads = [
+        "attack",
+        "rule",
+        "ours, best first",
+        "published, best first",
+        "order",
+        "lead of the first",
+        "more than its error",
+    ]
+    first = collections.Counter(one.order[0] for one in rankings)
+    known = [one for one in rankings if one.published]
+    said = [
+        f"First: {', '.join(f'{name} in {amount}' for name, amount in first.most_common())} of {len(rankings)} cells."
+    ]
+    if known:
+        held = sum(one.word == "holds" for one in known)
+        same = sum(one.order[0] == one.published[0] for one in known)
+        said.append(f"The published order holds in {held} of {len(known)} cells, its first place in {same}.")
+    clear = sum(one.clear for one in rankings)
+    said.append(
+        f"The lead of the first is larger than its standard error, from differences at the same seed, in {clear}."
+    )
+    return f"{grid(heads, lines)}\n{' '.join(said)}\n"
+
+
+def _groups(groups: verdicts.Modes, digits: int) -> str:
+    return ", ".join(f"{part.size} near {number(float(part.mean()), digits)}" for part in groups)
