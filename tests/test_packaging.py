@@ -25,7 +25,7 @@ DATA = [
         "t10k-images-idx3-ubyte.xz",
         "t10k-labels-idx1-ubyte.xz",
     )
-]
+] + [f"byzjax/data/files/shakespeare/{name}" for name in ("README.md", "plays.txt.xz")]
 
 
 def run_python(code, cwd=None, **environment):

@@ -2,44 +2,65 @@
 
 >>> from byzjax import data
 >>> sorted(data.REGISTRY)
-['mnist']
+['mnist', 'shakespeare', 'tiny_shakespeare']
 """
 
 import difflib
+import inspect
 from collections.abc import Callable
+from typing import Any, Literal, overload
 
-from byzjax.data import mnist
+from byzjax.data import mnist, text
 from byzjax.data.base import Dataset
+from byzjax.data.text import Text
 
-__all__ = ["REGISTRY", "Dataset", "load"]
+__all__ = ["REGISTRY", "Dataset", "Text", "load"]
 
-REGISTRY: dict[str, Callable[[], Dataset]] = {
+REGISTRY: dict[str, Callable[..., Dataset | Text]] = {
     "mnist": mnist.load,
+    "shakespeare": text.load_shakespeare,
+    "tiny_shakespeare": text.load_tiny_shakespeare,
 }
 
 
-def load(name: str) -> Dataset:
+@overload
+def load(name: Literal["mnist"]) -> Dataset: ...
+@overload
+def load(name: Literal["shakespeare", "tiny_shakespeare"], **options: Any) -> Text: ...
+@overload
+def load(name: str, **options: Any) -> Dataset | Text: ...
+def load(name: str, **options: Any) -> Dataset | Text:
     """Returns the data set called `name`.
 
-    The arrays are shared between calls and read-only; copy before changing them.
+    What ships with the package is read and verified once; its arrays are shared between calls. All arrays are
+    read-only; copy before changing them.
 
     Args:
       name: a key of `REGISTRY`.
+      **options: what its loader takes, e.g. ``path=`` of ``"tiny_shakespeare"``.
 
     Returns:
-      A `Dataset`: `train_images: uint8[num_train, height, width]` and
+      Images, a `Dataset`: `train_images: uint8[num_train, height, width]` and
       `train_labels: uint8[num_train]`, the same two for the test set, and `num_classes`.
+      Or a text, a `Text`: `train: uint8[num_train]`, `val`, `test`, and the `vocabulary`.
 
     Raises:
-      ValueError: if `name` is not registered, or a file of the data set is missing or corrupt.
+      ValueError: if `name` is not registered, an option is not known, or a file of the data set is missing or corrupt.
 
     >>> import byzjax
     >>> mnist = byzjax.data.load("mnist")
     >>> mnist.train_images.shape, mnist.test_images.shape, mnist.num_classes
     ((60000, 28, 28), (10000, 28, 28), 10)
+    >>> byzjax.data.load("shakespeare").vocab_size
+    63
     """
     if name not in REGISTRY:
         near = difflib.get_close_matches(str(name), REGISTRY, n=1, cutoff=0.0)[0]
         known = ", ".join(sorted(REGISTRY))
         raise ValueError(f"name={name!r} is not a data set; nearest: {near!r}. Known: {known}.")
-    return REGISTRY[name]()
+    loader = REGISTRY[name]
+    takes = list(inspect.signature(loader).parameters)
+    for option in options:
+        if option not in takes:
+            raise ValueError(f"{name}: no option {option!r}; it takes {', '.join(takes) or 'none'}.")
+    return loader(**options)
