@@ -85,9 +85,12 @@ def test_a_missing_file_is_named(copy_of_mnist):
         mnist.read(copy_of_mnist)
 
 
-@pytest.mark.parametrize("name", ["mnst", "", "MNIST", None])
-def test_an_unknown_name_lists_the_known_ones(name):
-    with pytest.raises(ValueError, match=rf"name={name!r} .*nearest: 'mnist'. Known: .*mnist"):
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [("mnst", "mnist"), ("MNIST", "mnist"), ("shakspere", "shakespeare"), ("", ".*"), (None, ".*")],
+)
+def test_an_unknown_name_lists_the_known_ones(name, near):
+    with pytest.raises(ValueError, match=rf"name={name!r} .*nearest: '{near}'. Known: .*mnist"):
         data.load(name)
 
 

@@ -55,7 +55,7 @@ def load(name: str, **options: Any) -> Dataset | Text:
     63
     """
     if name not in REGISTRY:
-        near = difflib.get_close_matches(str(name), REGISTRY, n=1, cutoff=0.0)[0]
+        near = difflib.get_close_matches(str(name).lower(), REGISTRY, n=1, cutoff=0.0)[0]
         known = ", ".join(sorted(REGISTRY))
         raise ValueError(f"name={name!r} is not a data set; nearest: {near!r}. Known: {known}.")
     loader = REGISTRY[name]

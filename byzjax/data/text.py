@@ -51,7 +51,7 @@ class Text(NamedTuple):
     def decode(self, ids: np.ndarray) -> str:
         """The characters of ids.
 
-        >>> encode("to be or not to be").decode(np.array([5, 4]))
+        >>> encode("to be or not to be, that is the question").decode(np.array([12, 8]))
         'to'
         """
         return "".join(self.vocabulary[i] for i in np.asarray(ids).ravel())
