@@ -194,6 +194,11 @@ class Task:
       evaluate: ``(data, params) -> dict`` of named arrays.
       num_workers: n.
       name: what reports call it.
+      worker_batch: how many workers' gradients are computed at a time, on every device: the less, the less memory the
+        activations take. The numbers do not depend on it but for rounding. Best a divisor of n. By default all.
+
+    Raises:
+      ValueError: worker_batch is not an integer ≥ 1.
     """
 
     data: Any
@@ -203,6 +208,11 @@ class Task:
     evaluate: Callable[..., dict[str, jax.Array]] = dataclasses.field(metadata={"static": True})
     num_workers: int = dataclasses.field(metadata={"static": True})
     name: str = dataclasses.field(default="task", metadata={"static": True})
+    worker_batch: int | None = dataclasses.field(default=None, metadata={"static": True})
+
+    def __post_init__(self):
+        if self.worker_batch is not None:
+            check_integer(self.worker_batch, "worker_batch", self.name, least=1)
 
 
 class Method(NamedTuple):

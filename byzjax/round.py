@@ -85,7 +85,7 @@ def make_round(
     byzantine = check_byzantine(byzantine, n)
     workers = per_worker(method.worker, n)
     server = optax.with_extra_args_support(method.server)
-    value_and_grad = jax.vmap(jax.value_and_grad(task.loss), in_axes=(None, 0, 0))
+    value_and_grad = layout.map_workers(jax.value_and_grad(task.loss), task.worker_batch)
 
     def query(updates, state: RoundState, key: jax.Array):
         return method.aggregator.update(updates, state.aggregator, state.params, key=key)[0]

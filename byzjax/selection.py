@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import xarray
 
 REDUCTIONS = ("mean", "median", "min", "max")
-_UP, _DOWN = ("accuracy",), ("loss", "norm", "objective", "distance", "error")
+_UP, _DOWN = ("accuracy",), ("loss", "norm", "objective", "distance", "error", "perplexity")
 
 
 class EdgeWarning(UserWarning):
@@ -44,7 +44,8 @@ def select(
       by: a metric that is not of test data; those stay unseen until the choice is made.
       reduce: ``"mean over seeds"``: mean, median, min or max, and the axis, in the singular or the plural. None if
         every lane is to choose for itself.
-      best: ``"max"`` or ``"min"``. Known for accuracies (max), losses, norms, objectives, distances and errors (min).
+      best: ``"max"`` or ``"min"``. Known for accuracies (max), losses, norms, objectives, distances, errors and
+        perplexities (min).
       last: the score is the mean of the last so many entries of ``eval`` or ``round``.
 
     Returns:

@@ -5,7 +5,7 @@ A mesh changes where a round is computed, never what: the same keys, the same ba
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -84,6 +84,26 @@ class Layout(NamedTuple):
     def even(self) -> bool:
         """Whether every device has as many workers as the others."""
         return self.mesh is None or self.num_workers % self.mesh.shape[AXIS] == 0
+
+    def map_workers(self, function: Callable[..., Any], at_a_time: int | None) -> Callable[..., Any]:
+        """A function of what all workers share and of what each has, ``[n, …]``, for so many of them at a time."""
+        at_once = jax.vmap(function, in_axes=(None, 0, 0))
+        if at_a_time is None or at_a_time >= self.num_workers:
+            return at_once
+
+        def in_turn(shared: Any, *own: Any) -> Any:
+            return jax.lax.map(lambda one: function(shared, *one), own, batch_size=int(at_a_time))
+
+        parts = 1 if self.mesh is None or not self.even else self.mesh.shape[AXIS]
+        if parts == 1:
+            return in_turn
+
+        def on_every_device(shared: Any, *own: Any) -> Any:
+            apart = jax.tree.map(lambda leaf: leaf.reshape(parts, -1, *leaf.shape[1:]), own)
+            done = jax.vmap(in_turn, in_axes=(None, 0, 0))(shared, *self.workers(apart))
+            return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), self.workers(done))
+
+        return on_every_device
 
     def spread(self):
         """The context in which a round is traced."""

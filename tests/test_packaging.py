@@ -25,7 +25,7 @@ DATA = [
         "t10k-images-idx3-ubyte.xz",
         "t10k-labels-idx1-ubyte.xz",
     )
-]
+] + [f"byzjax/data/files/shakespeare/{name}" for name in ("README.md", "plays.txt.xz")]
 DATA += [
     f"byzjax/experiments/files/{name}"
     for name in ("README.md", "table1.csv", "quartic_curves.csv", "mnist_curves.csv", "seeds.csv")

@@ -2,49 +2,73 @@
 
 >>> from byzjax import data
 >>> sorted(data.REGISTRY)
-['mnist']
+['mnist', 'shakespeare', 'tiny_shakespeare']
 """
 
 import difflib
+import functools
+import inspect
 from collections.abc import Callable
-from pathlib import Path
+from typing import Any, Literal, overload
 
-from byzjax.data import gateway, mnist
+from byzjax.data import gateway, mnist, text
 from byzjax.data.base import Dataset
+from byzjax.data.text import Text
 
-__all__ = ["REGISTRY", "Dataset", "load"]
+__all__ = ["REGISTRY", "Dataset", "Text", "load"]
 
-REGISTRY: dict[str, Callable[[], Dataset]] = {
+REGISTRY: dict[str, Callable[..., Dataset | Text]] = {
     "mnist": mnist.load,
+    "shakespeare": text.load_shakespeare,
+    "tiny_shakespeare": text.load_tiny_shakespeare,
 }
 
 
-def load(name: str, data_dir: str | Path | None = None) -> Dataset:
+@overload
+def load(name: Literal["mnist"]) -> Dataset: ...
+@overload
+def load(name: Literal["shakespeare", "tiny_shakespeare"], **options: Any) -> Text: ...
+@overload
+def load(name: str, **options: Any) -> Dataset | Text: ...
+def load(name: str, **options: Any) -> Dataset | Text:
     """Returns the data set called `name`.
 
-    The arrays are shared between calls and read-only; copy before changing them.
+    What ships with the package is read and verified once; its arrays are shared between calls. All arrays are
+    read-only; copy before changing them.
 
     Args:
       name: a key of `REGISTRY`, or `tfds:NAME` for an image classification data set of tensorflow-datasets,
         see `byzjax.data.gateway`.
-      data_dir: where data sets of tensorflow-datasets are kept; `$BYZJAX_DATA_DIR`, else `~/.cache/byzjax` by default.
+      **options: what its loader takes: ``data_dir=``, where data sets of tensorflow-datasets are kept
+        (`$BYZJAX_DATA_DIR`, else `~/.cache/byzjax` by default), or ``path=`` of ``"tiny_shakespeare"``.
 
     Returns:
-      A `Dataset`: `train_images: uint8[num_train, height, width]`, colour images with a last axis of 3,
+      Images, a `Dataset`: `train_images: uint8[num_train, height, width]`, colour images with a last axis of 3,
       `train_labels: [num_train]`, the same two for the test set, and `num_classes`.
+      Or a text, a `Text`: `train: uint8[num_train]`, `val`, `test`, and the `vocabulary`.
 
     Raises:
-      ValueError: if `name` is unknown, a file of the data set is missing or corrupt, or it cannot be prepared.
+      ValueError: if `name` is unknown, an option is not known, a file of the data set is missing or corrupt, or it
+        cannot be prepared.
 
     >>> import byzjax
     >>> mnist = byzjax.data.load("mnist")
     >>> mnist.train_images.shape, mnist.test_images.shape, mnist.num_classes
     ((60000, 28, 28), (10000, 28, 28), 10)
+    >>> byzjax.data.load("shakespeare").vocab_size
+    63
     """
     if str(name).startswith(gateway.PREFIX):
-        return gateway.load(name, data_dir)
+        return _loaded(str(name), functools.partial(gateway.load, name), ["data_dir"], options)
     if name not in REGISTRY:
-        near = difflib.get_close_matches(str(name), REGISTRY, n=1, cutoff=0.0)[0]
+        near = difflib.get_close_matches(str(name).lower(), REGISTRY, n=1, cutoff=0.0)[0]
         known = ", ".join(sorted(REGISTRY))
         raise ValueError(f"name={name!r} is not a data set; nearest: {near!r}. Known: {known}, tfds:NAME.")
-    return REGISTRY[name]()
+    return _loaded(name, REGISTRY[name], list(inspect.signature(REGISTRY[name]).parameters), options)
+
+
+def _loaded(name: str, loader: Callable[..., Any], takes: list[str], options: dict[str, Any]) -> Any:
+    for option in options:
+        if option not in takes:
+            raise ValueError(f"{name}: no option {option!r}; it takes {', '.join(takes) or 'none'}.")
+    return loader(**options)

@@ -128,7 +128,7 @@ def layout(
     worst = None if worst == "none" else worst
     if choose is None:
         default = (*HYPERPARAMETERS, "aggregator") if worst else HYPERPARAMETERS
-        choose = [axis for axis in free if axis in default and (not table or by or "val_accuracy" in dataset)]
+        choose = [axis for axis in free if axis in default and (not table or by or scores(dataset))]
     if y is None:
         y = [axis for axis in free if axis not in (*choose, worst)]
     if x is None or not (y or table):
@@ -344,8 +344,14 @@ def default_score(dataset: xarray.Dataset) -> str:
     """What hyperparameters are chosen by where nothing is said.
 
     Raises:
-      ValueError: there is no validation accuracy.
+      ValueError: there is neither a validation accuracy nor a validation perplexity.
     """
-    if "val_accuracy" not in dataset:
+    known = scores(dataset)
+    if not known:
         raise ValueError("by: there is no val_accuracy to choose hyperparameters by; say by what, e.g. --by objective.")
-    return "val_accuracy"
+    return known[0]
+
+
+def scores(dataset: xarray.Dataset) -> list[str]:
+    """What a model is worth on validation data."""
+    return [name for name in ("val_accuracy", "val_perplexity") if name in dataset]

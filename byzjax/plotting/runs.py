@@ -156,6 +156,9 @@ def _draw_table(ax: Axes, rows: Sequence[str], values: np.ndarray) -> Any:
     return image
 
 
+_YLABELS = {"gradient_norm": "norm", "test_accuracy": "accuracy (%)", "val_perplexity": "perplexity"}
+
+
 def overview(dataset: xarray.Dataset, *, title: str) -> Figure:
     """One run at a glance: what its model is worth, what the server saw, and what the attack achieved.
 
@@ -165,13 +168,17 @@ def overview(dataset: xarray.Dataset, *, title: str) -> Figure:
     """
     figure, axes = new_figure(1, 2, width=10.0, height=4.2)
     left, right = axes[0]
-    true = [name for name in ("test_accuracy", "gradient_norm") if dataset.sizes.get("eval") and name in dataset]
+    known = ("test_accuracy", "gradient_norm", "val_perplexity")  # a text may have no part for tests
+    true = [name for name in known if dataset.sizes.get("eval") and name in dataset]
     if true == ["gradient_norm"]:
         shown = {
             "true gradient norm": ("gradient_norm", "#0072B2", "-"),
             "norm of the aggregate": ("aggregate_norm", "#D55E00", ":"),
         }
         left.set_title("The true gradient, and what the server saw")
+    elif true == ["val_perplexity"]:
+        shown = {"test": ("test_perplexity", "#0072B2", "-"), "validation": ("val_perplexity", "#E69F00", "--")}
+        left.set_title("Perplexity of the model")
     elif true:
         shown = {"test": ("test_accuracy", "#0072B2", "-"), "validation": ("val_accuracy", "#E69F00", "--")}
         left.set_title("Accuracy of the model")
@@ -180,7 +187,7 @@ def overview(dataset: xarray.Dataset, *, title: str) -> Figure:
         left.set_title("Loss on the honest workers' batches")
     _draw_several(left, dataset, shown)
     if true:
-        left.set_ylabel("norm" if true == ["gradient_norm"] else "accuracy (%)")
+        left.set_ylabel(_YLABELS[true[0]])
     _draw_several(
         right,
         dataset,

@@ -46,7 +46,7 @@ _NAMES = {
     "cge": "CGE",
     "arc": "ARC",
 }
-_LOGARITHMIC = ("norm", "loss", "error", "spread", "objective", "distance", "kappa")
+_LOGARITHMIC = ("norm", "loss", "error", "spread", "objective", "distance", "kappa", "perplexity")
 _WIDTH = 2.0
 
 

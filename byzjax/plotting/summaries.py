@@ -85,7 +85,9 @@ def metric_of(dataset: xarray.Dataset, metric: str | None = None) -> str:
     """
     names = [str(name) for name in dataset.data_vars]
     if metric is None:
-        return next((name for name in ("test_accuracy", "gradient_norm", "loss") if name in names), names[0])
+        return next(
+            (name for name in ("test_accuracy", "test_perplexity", "gradient_norm", "loss") if name in names), names[0]
+        )
     if metric not in names:
         raise ValueError(f"metric: no variable {metric!r} in this data set; {nearest(metric, names)}.")
     return metric

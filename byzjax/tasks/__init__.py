@@ -4,12 +4,15 @@ from collections.abc import Callable
 
 from byzjax.base import Task
 from byzjax.tasks.classification import classification, mnist
+from byzjax.tasks.language import language_model, shakespeare, tiny_shakespeare
 from byzjax.tasks.quartic import quartic
 
 REGISTRY: dict[str, Callable[..., Task]] = {
     "quartic": quartic,
     "mnist": mnist,
     "classification": classification,
+    "shakespeare": shakespeare,
+    "tiny_shakespeare": tiny_shakespeare,
 }
 
-__all__ = ["REGISTRY", "classification", "mnist", "quartic"]
+__all__ = ["REGISTRY", "classification", "language_model", "mnist", "quartic", "shakespeare", "tiny_shakespeare"]

@@ -1,0 +1,559 @@
+"""The language model: texts, who holds which blocks, the transformer, dropout, evaluation, memory, training."""
+
+import dataclasses
+import hashlib
+import importlib.util
+import math
+import os
+import sys
+import types
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import byzjax
+from byzjax import aggregators as agg
+from byzjax import attacks, data, methods, tasks
+from byzjax.cli import app
+from byzjax.data import text as texts
+from byzjax.round import init_state, make_round
+from byzjax.sharding import Layout
+from byzjax.tasks.models import functional
+from byzjax.tasks.partitions import partition_blocks
+from byzjax.tasks.transformer import gpt
+
+KEY = jax.random.key(2)
+TEXT = texts.encode("".join(chr(97 + (i * i + i // 7) % 11) for i in range(2000)))
+TINY = {"num_layers": 1, "width": 16, "num_heads": 2, "block_size": 8, "vocab_size": 11}
+REAL = os.environ.get("BYZJAX_TINY_SHAKESPEARE")
+needs_the_file = pytest.mark.skipif(
+    not REAL, reason="BYZJAX_TINY_SHAKESPEARE does not name the file, which is not here"
+)
+
+
+def tiny_task(num_workers=6, num_byzantine=2, text=TEXT, *, dropout_rate=0.1, **options):
+    model = options.pop("model", None) or gpt(**TINY, dropout=dropout_rate)
+    options = {"batch_size": 3, "block_size": 8} | options
+    return tasks.language_model(text, num_workers, num_byzantine, model=model, **options)
+
+
+# --- texts
+
+
+def test_a_text_is_cut_into_consecutive_parts():
+    text = "abcdefghij" * 10 + "klm"
+    encoded = texts.encode(text)
+    assert encoded.sizes == {"train": 92, "val": 5, "test": 6}
+    assert encoded.decode(np.concatenate(encoded[:3])) == text
+    assert encoded.vocabulary == "abcdefghijklm"
+    assert encoded.vocab_size == 13
+    for part in encoded[:3]:
+        assert part.dtype == np.uint8
+        with pytest.raises(ValueError, match="read-only"):
+            part[0] = 1
+
+
+def test_texts_that_cannot_be_encoded_are_named():
+    with pytest.raises(ValueError, match="19 characters"):
+        texts.encode("a" * 19)
+    with pytest.raises(ValueError, match="257 different characters"):
+        texts.encode("".join(map(chr, range(500, 757))))
+    assert texts.encode("".join(map(chr, range(500, 756)))).vocab_size == 256
+
+
+def test_a_file_of_one_s_own(tmp_path):
+    path = tmp_path / "poem.txt"
+    path.write_text("Füße und Flüsse, " * 20, "utf-8")
+    assert texts.read(path).decode(texts.read(path).train[:4]) == "Füße"
+    path.write_bytes(b"\xff" * 40)
+    with pytest.raises(ValueError, match=r"poem.txt.*not UTF-8"):
+        texts.read(path)
+    with pytest.raises(ValueError, match=r"none.txt.*No such file"):
+        texts.read(tmp_path / "none.txt")
+
+
+def test_the_plays_are_what_their_readme_says():
+    text = data.load("shakespeare")
+    whole = text.decode(np.concatenate(text[:3]))
+    readme = (texts.PLAYS.parent / "README.md").read_text()
+    assert f"{len(whole):,}".replace(",", " ") in readme
+    assert hashlib.sha256(whole.encode()).hexdigest() in readme
+    assert texts.PLAYS_SHA256 in readme
+    assert set(text.vocabulary) <= set("\n !&',-.:;?") | {chr(c) for c in [*range(65, 91), *range(97, 123)]}
+    for name in ("ORLANDO.", "Ham.", "King Henry.", "Romeo."):
+        assert name.lower() in whole.lower(), name
+    assert text is data.load("shakespeare")
+
+
+def test_the_plays_obey_the_recipe():
+    path = Path(__file__).parents[1] / "benchmarks" / "prepare_shakespeare.py"
+    spec = importlib.util.spec_from_file_location("prepare_shakespeare", path)
+    recipe = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(recipe)
+    begins = "A TRAGEDY\n\nPersons\n\nACT 1. \n[Enter A\nand B.]\n\n\n\n"
+    play = begins + 'A.\n"I  go" (so)_\n[Aside, never closed\n\nB.\nStay {Exit}!\n'
+    assert recipe.normalise(play) == "ACT .\n\nA.\n'I go' so\n\nB.\nStay !\n"
+    text = data.load("shakespeare")
+    whole = text.decode(np.concatenate(text[:3]))
+    for start in [i for i in range(len(whole)) if whole.startswith("ACT I.\n", i)]:
+        act = whole[start : start + 5000].strip() + "\n"
+        assert recipe.normalise(act) == act, "the recipe has nothing left to do"
+
+
+def test_tiny_shakespeare_comes_from_a_file_or_the_gateway_and_from_nothing_else(tmp_path, monkeypatch):
+    content = "It is a tale told by an idiot, full of sound and fury. " * 9
+    path = tmp_path / "tiny.txt"
+    path.write_text(content)
+    monkeypatch.delenv(texts.VARIABLE, raising=False)
+    with pytest.raises(ValueError, match=rf"tiny.txt' is not tiny Shakespeare: it has {len(content)} characters"):
+        data.load("tiny_shakespeare", path=path)
+    monkeypatch.setattr(texts, "TINY_SHA256", hashlib.sha256(content.encode()).hexdigest())
+    given = data.load("tiny_shakespeare", path=path)
+    assert given.decode(np.concatenate(given[:3])) == content
+    monkeypatch.setenv(texts.VARIABLE, str(path))
+    np.testing.assert_array_equal(data.load("tiny_shakespeare").train, given.train)
+    monkeypatch.delenv(texts.VARIABLE)
+    asked = []
+    gateway = types.ModuleType("byzjax.data.gateway")
+    gateway.load_text = lambda name: asked.append(name) or content
+    monkeypatch.setitem(sys.modules, "byzjax.data.gateway", gateway)
+    np.testing.assert_array_equal(data.load("tiny_shakespeare").train, given.train)
+    assert asked == ["tiny_shakespeare"]
+
+
+def test_loaders_name_options_that_they_do_not_take():
+    with pytest.raises(ValueError, match="mnist: no option 'path'; it takes none"):
+        data.load("mnist", path="x")
+    with pytest.raises(ValueError, match="tiny_shakespeare: no option 'file'; it takes path"):
+        data.load("tiny_shakespeare", file="x")
+
+
+@needs_the_file
+def test_the_real_file_has_the_numbers_of_the_released_code():
+    text = data.load("tiny_shakespeare")
+    assert sum(text.sizes.values()) == texts.TINY_LENGTH == 1_115_394
+    assert text.vocab_size == 65
+    task = tasks.tiny_shakespeare(20, 3, val="rest", byzantine_data="twin")
+    assert task.data["blocks"].shape == (7842, 129)
+    assert task.data["sizes"].tolist() == [461] * 16 + [466] + [461] * 3
+    assert task.data["val_blocks"].shape == (871, 129)
+
+
+# --- who holds what
+
+
+def test_the_numbers_of_the_paper_s_split():
+    table, sizes = partition_blocks(7842, 20, 3)
+    assert sizes.tolist() == [461] * 16 + [466] + [461] * 3
+    held = np.concatenate([table[i, : sizes[i]] for i in range(17)])
+    np.testing.assert_array_equal(held, np.arange(7842))
+    np.testing.assert_array_equal(table[17:], table[:3])
+
+
+def test_what_byzantine_workers_may_hold():
+    table, sizes = partition_blocks(100, 8, 3, byzantine_data="shard")
+    assert sizes.tolist() == [12] * 7 + [16]
+    np.testing.assert_array_equal(np.concatenate([table[i, : sizes[i]] for i in range(8)]), np.arange(100))
+    table, sizes = partition_blocks(103, 8, 3, byzantine_data="iid")
+    assert sizes.tolist() == [20] * 4 + [23] * 4
+    assert all(len(set(row)) == 23 and np.ptp(row) > 50 for row in table[5:])
+    again, _ = partition_blocks(103, 8, 3, byzantine_data="iid", seed=1)
+    assert not np.array_equal(table[5:], again[5:])
+    table, _ = partition_blocks(9, 5, 3, byzantine_data="honest")  # more liars than honest workers
+    np.testing.assert_array_equal(table[2:], table[[0, 1, 0]])
+
+
+@pytest.mark.parametrize("holding", ["honest", "twin", "shard", "iid"])
+def test_batches_are_of_each_worker_s_own_blocks(holding):
+    task = tiny_task(byzantine_data=holding, batch_size=200)
+    table, sizes, blocks = (np.asarray(task.data[name]) for name in ("table", "sizes", "blocks"))
+    batch = jax.tree.map(np.asarray, task.sample(task.data, KEY))
+    assert batch["token"].shape == batch["target"].shape == (6, 200, 8)
+    np.testing.assert_array_equal(batch["token"][..., 1:], batch["target"][..., :-1])
+    drawn = np.concatenate([batch["token"], batch["target"][..., -1:]], axis=-1)
+    for worker in range(6):
+        own = {tuple(blocks[i]) for i in table[worker, : sizes[worker]]}
+        seen = {tuple(block) for block in drawn[worker]}
+        assert seen <= own
+        assert len(seen) > 0.9 * len(own), "and nearly all of them"
+    same = [np.array_equal(drawn[4 + i], drawn[i]) for i in range(2)]
+    assert same == [holding == "twin"] * 2
+
+
+def test_blocks_follow_each_other_and_the_text():
+    task = tiny_task()
+    blocks = np.asarray(task.data["blocks"])
+    assert len(blocks) == (1800 - 1) // 8
+    np.testing.assert_array_equal(blocks[:, :8].ravel(), TEXT.train[: 8 * len(blocks)])
+    np.testing.assert_array_equal(blocks[:-1, 8], blocks[1:, 0])
+    assert blocks[-1, 8] == TEXT.train[8 * len(blocks)]
+    assert blocks.dtype == np.uint8
+
+
+# --- the transformer
+
+
+def test_the_paper_s_model_has_818_048_parameters():
+    shapes = jax.eval_shape(gpt().init, KEY)
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == 4 * 198_272 + 8_320 + 16_384 + 256 == 818_048
+    assert set(shapes) == {"token", "position", "norm", "block0", "block1", "block2", "block3"}, "no head of its own"
+
+
+def test_initial_weights_are_n_0_02_and_biases_zero():
+    params = gpt(num_layers=1).init(KEY)
+    for path, leaf in jax.tree.leaves_with_path(params):
+        name = path[-1].key
+        if name in ("kernel", "embedding"):
+            np.testing.assert_allclose(np.std(leaf), 0.02, rtol=0.05)
+            np.testing.assert_allclose(np.mean(leaf), 0.0, atol=0.001)
+        else:
+            np.testing.assert_array_equal(leaf, 1.0 if name == "scale" else 0.0)
+
+
+def numpy_gpt(params, tokens, num_heads):
+    """The same function in float64, position by position."""
+    p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
+
+    def norm(x, q):
+        centred = x - x.mean(-1, keepdims=True)
+        return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5) * q["scale"] + q["bias"]
+
+    def linear(x, q):
+        return x @ q["kernel"] + q["bias"]
+
+    def gelu(x):
+        return x * np.vectorize(lambda v: 0.5 * (1 + math.erf(v / math.sqrt(2))))(x)
+
+    def attention(x, q):
+        length, width = x.shape
+        query, key, value = np.split(linear(x, q["project"]), 3, axis=-1)
+        size, mixed = width // num_heads, np.zeros_like(x)
+        for head in range(num_heads):
+            own = slice(head * size, (head + 1) * size)
+            for t in range(length):
+                scores = key[: t + 1, own] @ query[t, own] / math.sqrt(size)
+                weights = np.exp(scores - scores.max())
+                mixed[t, own] = weights / weights.sum() @ value[: t + 1, own]
+        return linear(mixed, q["output"])
+
+    def logits(ids):
+        x = p["token"]["embedding"][ids] + p["position"]["embedding"][: len(ids)]
+        for layer in range(sum(name.startswith("block") for name in p)):
+            q = p[f"block{layer}"]
+            x = x + attention(norm(x, q["norm1"]), q["attention"])
+            x = x + linear(gelu(linear(norm(x, q["norm2"]), q["widen"])), q["narrow"])
+        return norm(x, p["norm"]) @ p["token"]["embedding"].T
+
+    return np.stack([logits(ids) for ids in tokens])
+
+
+def large(params):
+    """Weights so large that attention is far from uniform, and biases that are not zero."""
+    keys = iter(jax.random.split(KEY, 99))
+    return jax.tree.map(lambda leaf: leaf + 0.5 * jax.random.normal(next(keys), leaf.shape, leaf.dtype), params)
+
+
+def test_the_transformer_against_numpy_in_float64():
+    model = gpt(**TINY | {"num_layers": 2})
+    apply = jax.jit(model.apply)
+    tokens = np.random.default_rng(0).integers(0, 11, (3, 7))
+    params = large(model.init(KEY))
+    expected = numpy_gpt(params, tokens, num_heads=2)
+    np.testing.assert_allclose(apply(params, jnp.asarray(tokens, jnp.uint8)), expected, rtol=1e-4, atol=1e-4)
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):  # LayerNorm of flax wants it
+        wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params)
+        np.testing.assert_allclose(apply(wide, jnp.asarray(tokens, jnp.uint8)), expected, rtol=1e-11, atol=1e-11)
+
+
+def test_logits_do_not_depend_on_later_characters():
+    model = gpt(**TINY)
+    params = large(model.init(KEY))
+    tokens = jnp.asarray(np.random.default_rng(1).integers(0, 11, (1, 8)))
+    before = np.asarray(model.apply(params, tokens))
+    for place in range(8):
+        after = np.asarray(model.apply(params, tokens.at[0, place].set((tokens[0, place] + 3) % 11)))
+        np.testing.assert_array_equal(after[0, :place], before[0, :place])
+        assert (np.abs(after[0, place:] - before[0, place:]).max(-1) > 1e-4).all(), "and on all earlier ones"
+
+
+def test_dropout_acts_in_four_places():
+    model = gpt(**TINY, dropout=0.25)
+    params, tokens = model.init(KEY), jnp.zeros((5, 8), jnp.int32)
+    traced = jax.make_jaxpr(lambda key: model.apply(params, tokens, key=key))(KEY)
+    masks = [eqn.outvars[0].aval.shape for eqn in all_equations(traced.jaxpr) if eqn.primitive.name == "random_bits"]
+    assert sorted(masks) == sorted([(5, 8, 16)] * (1 + 2) + [(5, 2, 8, 8)])
+    quiet = jax.make_jaxpr(lambda p: model.apply(p, tokens))(params)
+    assert not any(eqn.primitive.name == "random_bits" for eqn in all_equations(quiet.jaxpr))
+    one, two = (model.apply(params, tokens, key=jax.random.key(i)) for i in range(2))
+    assert not np.array_equal(one, two)
+    np.testing.assert_array_equal(one, model.apply(params, tokens, key=jax.random.key(0)))
+    sure = gpt(**TINY, dropout=0.0)
+    np.testing.assert_array_equal(sure.apply(params, tokens, key=KEY), sure.apply(params, tokens))
+
+
+def all_equations(jaxpr):
+    for eqn in jaxpr.eqns:
+        yield eqn
+        for part in jax.tree.leaves(eqn.params, is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr")):
+            if hasattr(part, "eqns") or hasattr(part, "jaxpr"):
+                yield from all_equations(getattr(part, "jaxpr", part))
+
+
+def test_bfloat16_computes_and_float32_keeps():
+    narrow, wide = gpt(**TINY, compute_dtype="bfloat16"), gpt(**TINY)
+    params, tokens = large(wide.init(KEY)), jnp.asarray(np.random.default_rng(2).integers(0, 11, (4, 8)))
+
+    def loss(model, params):
+        return jnp.square(model.apply(params, tokens, key=KEY)).mean()
+
+    value, grads = jax.jit(jax.value_and_grad(lambda p: loss(narrow, p)))(params)
+    exact, exact_grads = jax.jit(jax.value_and_grad(lambda p: loss(wide, p)))(params)
+    assert {leaf.dtype for leaf in jax.tree.leaves((value, grads, narrow.init(KEY)))} == {jnp.dtype("float32")}
+    np.testing.assert_allclose(value, exact, rtol=0.03)
+    assert value != exact
+    both = [jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree)]) for tree in (grads, exact_grads)]
+    assert jnp.linalg.norm(both[0] - both[1]) < 0.1 * jnp.linalg.norm(both[1])
+    traced = jax.make_jaxpr(lambda p: narrow.apply(p, tokens))(params)
+    dots = [eqn.invars[0].aval.dtype for eqn in all_equations(traced.jaxpr) if eqn.primitive.name == "dot_general"]
+    assert [str(dtype) for dtype in dots] == ["bfloat16"] * 6 + ["float32"], "all but the head"
+
+
+def test_workers_under_vmap_are_workers_alone():
+    task = tiny_task(dropout="fresh")
+    params, batch = task.init(KEY), task.sample(task.data, KEY)
+    keys = jax.random.split(KEY, 6)
+    gradient = jax.jit(jax.grad(task.loss))
+    together = jax.jit(jax.vmap(jax.grad(task.loss), (None, 0, 0)))(params, batch, keys)
+    for worker in (0, 5):
+        alone = gradient(params, jax.tree.map(lambda leaf, own=worker: leaf[own], batch), keys[worker])
+        for a, b in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
+            np.testing.assert_allclose(a[worker], b, atol=1e-6)
+
+
+# --- dropout of a run
+
+
+def test_frozen_masks_are_one_per_place_for_all_workers_and_rounds():
+    task = tiny_task(dropout="frozen", dropout_rate=0.3, byzantine_data="twin")
+    params, batch = large(task.init(KEY)), task.sample(task.data, KEY)
+    loss = jax.jit(jax.vmap(task.loss, (None, 0, 0)))
+    first, later = (
+        loss(params, batch, jax.random.split(KEY, 6)),
+        loss(params, batch, jax.random.split(jax.random.key(7), 6)),
+    )
+    np.testing.assert_array_equal(first, later)
+    np.testing.assert_array_equal(first[4:], first[:2])
+    swapped = {**batch, **{name: batch[name][:, ::-1] for name in ("token", "target")}}
+    assert (loss(params, swapped, jax.random.split(KEY, 6)) != first).all(), "a mask belongs to a place in the batch"
+    other = tiny_task(dropout="frozen", dropout_rate=0.3, byzantine_data="twin", dropout_key=jax.random.key(1))
+    assert (loss(params, other.sample(other.data, KEY), jax.random.split(KEY, 6)) != first).all()
+    np.testing.assert_array_equal(task.data["dropout_key"], jax.random.key_data(jax.random.key(0)))
+
+
+def test_frozen_masks_are_those_of_their_key():
+    task = tiny_task(dropout="frozen", dropout_rate=0.3, dropout_key=jax.random.key(5, impl="rbg"))
+    params, batch = task.init(KEY), task.sample(task.data, KEY)
+    one = jax.tree.map(lambda leaf: leaf[1], batch)
+    logits = gpt(**TINY, dropout=0.3).apply(params, one["token"], key=jax.random.key(5, impl="rbg"))
+    expected = -jnp.take_along_axis(jax.nn.log_softmax(logits), one["target"][..., None], axis=-1).mean()
+    np.testing.assert_allclose(task.loss(params, one, None), expected, rtol=1e-6)
+
+
+def test_fresh_masks_are_each_worker_s_and_round_s_own():
+    task = tiny_task(dropout_rate=0.3, byzantine_data="twin")
+    assert "dropout_key" not in task.data
+    params, batch = large(task.init(KEY)), task.sample(task.data, KEY)
+    loss = jax.jit(jax.vmap(task.loss, (None, 0, 0)))
+    first = loss(params, batch, jax.random.split(KEY, 6))
+    assert (first != loss(params, batch, jax.random.split(jax.random.key(7), 6))).all()
+    assert (first[4:] != first[:2]).all()
+
+
+# --- evaluation
+
+
+def test_a_model_that_knows_nothing_has_the_vocabulary_s_perplexity():
+    task = tiny_task()
+    params = jax.tree.map(jnp.zeros_like, task.init(KEY))
+    scores = jax.jit(task.evaluate)(task.data, params)
+    assert set(scores) == {"val_loss", "val_perplexity", "test_loss", "test_perplexity"}
+    np.testing.assert_allclose(scores["val_perplexity"], 11, rtol=1e-5)
+    np.testing.assert_allclose(scores["test_perplexity"], 11, rtol=1e-5)
+
+
+@pytest.mark.parametrize("batch", [4, 64])
+def test_evaluation_against_numpy(batch, monkeypatch):
+    monkeypatch.setattr("byzjax.tasks.language._EVAL_BATCH", batch)
+    task = tiny_task(val="rest", eval_blocks=9, dropout_rate=0.5)
+    params = large(task.init(KEY))
+    rest = np.concatenate([TEXT.val, TEXT.test])
+    starts = range(0, 9 * 8, 8)
+    logits = numpy_gpt(params, [rest[s : s + 8] for s in starts], num_heads=2)
+    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    expected = -np.mean([log_p[i, t, rest[s + t + 1]] for i, s in enumerate(starts) for t in range(8)])
+    scores = jax.jit(task.evaluate)(task.data, params)
+    assert set(scores) == {"val_loss", "val_perplexity"}
+    np.testing.assert_allclose(scores["val_loss"], expected, rtol=1e-5)
+    np.testing.assert_allclose(scores["val_perplexity"], np.exp(expected), rtol=1e-4)
+
+
+def test_validation_and_test_are_halves_of_the_rest():
+    task = tiny_task()
+    for split, ids in (("val", TEXT.val), ("test", TEXT.test)):
+        blocks = np.asarray(task.data[f"{split}_blocks"])
+        np.testing.assert_array_equal(blocks[:, :8].ravel(), ids[: 8 * ((len(ids) - 1) // 8)])
+
+
+# --- workers in turn
+
+
+def gradients(task, worker_batch, mesh=None):
+    layout = Layout(mesh, task.num_workers)
+    function = layout.map_workers(jax.value_and_grad(task.loss), worker_batch)
+    values = layout.put_everywhere(
+        (task.init(KEY), task.sample(task.data, KEY), jax.random.split(KEY, task.num_workers))
+    )
+    return jax.jit(lambda p, *own: layout.everywhere(layout.workers(function(p, *layout.workers(own)))))(*values)
+
+
+def wide_task(num_workers, num_byzantine, worker_batch=None):
+    """One that compiles in no time, and whose activations are much larger than its gradients."""
+
+    def loss(x, batch, key):
+        return jnp.square(jnp.tanh(jnp.outer(batch["slope"], x))).mean() + jax.random.normal(key) * x.sum()
+
+    return dataclasses.replace(tasks.quartic(num_workers, num_byzantine, dim=300), loss=loss, worker_batch=worker_batch)
+
+
+def assert_alike(one, two):
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+@pytest.mark.parametrize("worker_batch", [1, 4, 9])
+def test_workers_in_turn_give_the_same_gradients(worker_batch):
+    task = tiny_task()
+    assert_alike(gradients(task, worker_batch), gradients(task, None))
+
+
+@pytest.mark.parametrize("num_workers", [4, 3])
+def test_workers_in_turn_on_several_devices(num_workers):
+    task = wide_task(num_workers, 1)
+    mesh = byzjax.sharding.make_mesh(workers=2)
+    assert_alike(gradients(task, 1, mesh), gradients(task, None))
+
+
+def test_workers_in_turn_take_less_memory():
+    def temporaries(worker_batch):
+        task = wide_task(20, 3, worker_batch)
+        method = methods.momentum_sgd(0.1, aggregator=agg.mean())
+        state = jax.eval_shape(lambda key: init_state(task, method, attacks.none(), key=key), KEY)
+        step = jax.jit(lambda t, s: make_round(t, method, attacks.none(), byzantine=jnp.arange(20) >= 17)(s))
+        return step.lower(task, state).compile().memory_analysis().temp_size_in_bytes
+
+    assert temporaries(None) > 20 * 300 * 300 * 4
+    assert temporaries(2) < 0.3 * temporaries(None)
+
+
+# --- training
+
+
+def test_perplexity_falls_under_attack():
+    text = texts.encode("the quick brown fox jumps over the lazy dog. " * 60)
+    task = tiny_task(6, 2, text, model=gpt(1, 32, 4, 8, 28), batch_size=4)
+    result = byzjax.run(
+        task,
+        methods.byz_nsgdm(0.5, aggregator=byzjax.chain(agg.nnm(f=2), agg.geometric_median())),
+        attacks.bit_flip(),
+        byzantine=jnp.arange(6) >= 4,
+        key=KEY,
+        num_rounds=20,
+        eval_every=10,
+        progress=False,
+    )
+    before = float(task.evaluate(task.data, task.init(KEY))["val_perplexity"])
+    ten, twenty = map(float, result.evals["val_perplexity"])
+    assert text.vocab_size == 28
+    assert 24 < before < 35, "about as many as there are characters"
+    assert twenty < ten < 0.75 * before
+
+
+def test_from_the_command_line(tmp_path):
+    spec = "shakespeare(model=small, block_size=4, batch_size=2, eval_blocks=5, dropout=frozen)"
+    command = ["run", "--task", spec, "--num-workers", "5", "--num-byzantine", "1", "--attack", "bit_flip"]
+    command += ["--aggregator", "mean"]
+    done = CliRunner().invoke(app, [*command, "--num-rounds", "2", "--eval-every", "1", "--out", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    assert "val_perplexity" in done.output
+    dataset = byzjax.results.load(tmp_path / "run.nc")
+    assert dataset.val_perplexity.attrs["long_name"] == "validation perplexity"
+    assert dataset.val_perplexity.shape == dataset.test_perplexity.shape == (2,)
+
+
+def test_hyperparameters_are_chosen_by_validation_perplexity():
+    import xarray
+
+    from byzjax.plotting.choices import default_score
+
+    values = {
+        "val_perplexity": ("learning_rate", [9.0, 7.0, 8.0]),
+        "test_perplexity": ("learning_rate", [6.0, 8.0, 7.0]),
+    }
+    dataset = xarray.Dataset(values, {"learning_rate": [0.1, 0.2, 0.3]})
+    assert default_score(dataset) == "val_perplexity"
+    best = byzjax.select(dataset, over="learning_rate", by="val_perplexity", reduce=None)
+    assert float(best.learning_rate) == 0.2
+    with pytest.raises(ValueError, match="test_perplexity"):
+        byzjax.select(dataset, over="learning_rate", by="test_perplexity", reduce=None)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: tiny_task(2, 2), "num_byzantine = 2"),
+        (lambda: tiny_task(num_workers=300), "224 blocks do not suffice for 298 workers"),
+        (lambda: tiny_task(block_size=1800), "block_size = 1800 is too long for the training part of 1800 characters"),
+        (lambda: tiny_task(block_size=100), "too long for the val part of 100 characters"),
+        (lambda: tiny_task(batch_size=0), "batch_size = 0"),
+        (lambda: tiny_task(block_size=1.5), "block_size = 1.5"),
+        (lambda: tiny_task(eval_blocks=0), "eval_blocks = 0"),
+        (lambda: tiny_task(model="huge"), "model = 'huge' is unknown; use one of .'gpt', 'small'."),
+        (lambda: tiny_task(byzantine_data="all"), "byzantine_data = 'all'"),
+        (lambda: tiny_task(dropout="none"), "dropout = 'none' must be 'fresh' or 'frozen'"),
+        (lambda: tiny_task(val="all"), "val = 'all'"),
+        (lambda: tiny_task(dropout="frozen", dropout_key=3), "dropout_key: needs a PRNG key, not 3"),
+        (lambda: tiny_task(dropout="frozen", model=deterministic()), "not stochastic"),
+        (lambda: tiny_task(worker_batch=0), "worker_batch = 0"),
+        (lambda: gpt(width=10), "width = 10 must be a multiple of num_heads = 4"),
+        (lambda: gpt(num_layers=0), "num_layers = 0"),
+        (lambda: gpt(dropout=1.0), "dropout = 1.0"),
+        (lambda: gpt(compute_dtype="int8"), "compute_dtype = 'int8'"),
+        (lambda: gpt(compute_dtype="half-ish"), "compute_dtype = 'half-ish'"),
+    ],
+)
+def test_bad_input_is_named(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+def deterministic():
+    from flax import nnx
+
+    return functional(lambda rngs: nnx.Embed(11, 11, rngs=rngs))
+
+
+def test_a_model_of_one_s_own_needs_no_dropout():
+    task = tiny_task(model=deterministic())
+    losses, grads = gradients(task, 1)
+    assert losses.shape == (6,)
+    assert jax.tree.leaves(grads)[0].shape == (6, 11, 11)
+
+
+def test_there_are_no_labels_to_flip():
+    task = tiny_task()
+    with pytest.raises(ValueError, match="no 'label' to flip"):
+        attacks.label_flip().poison(task.sample(task.data, KEY), byzantine=jnp.arange(6) >= 4, key=KEY)
