@@ -88,10 +88,10 @@ def _part(
     import dataclasses
 
     from byzjax.experiments.experiment import reduced
-    from byzjax.experiments.registry import QUICK
+    from byzjax.experiments.registry import quick as piece
 
     if quick:
-        experiment = reduced(experiment, **QUICK[experiment.name, experiment.variant])
+        experiment = piece(experiment)
     if not references:
         experiment = dataclasses.replace(experiment, references=False)
     return reduced(

@@ -1,15 +1,19 @@
-"""What several of the paper's experiments share: the three methods that it compares."""
+"""What several of the paper's experiments share: the three methods that it compares, and masks that never change."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Literal
 
+import jax
+
 from byzjax import methods
-from byzjax.base import Aggregator, Method, Numeric
+from byzjax.base import Aggregator, Method, Numeric, Task
 from byzjax.experiments.experiment import Recipe
 
+_MASKS = 0x6D61736B
 BASE, DECAY, OURS = "Base", "Decay", "Byz-NSGDM"
 
 
@@ -38,3 +42,9 @@ def algorithm_1(
         DECAY: recipe(DECAY, functools.partial(methods.momentum_sgd, decay=True)),
         OURS: recipe(OURS, methods.byz_nsgdm),
     }
+
+
+def frozen_masks(task: Task, seed: jax.Array) -> Task:
+    """A task with frozen dropout, with the masks of one run."""
+    key = jax.random.key_data(jax.random.fold_in(jax.random.key(seed), _MASKS))
+    return dataclasses.replace(task, data={**task.data, "dropout_key": key})

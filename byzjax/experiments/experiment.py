@@ -135,6 +135,7 @@ def reduced(
     num_seeds: int | None = None,
     num_rounds: int | None = None,
     learning_rates: tuple[float, ...] = (),
+    lanes: Mapping[str, tuple[float, ...]] | None = None,
 ) -> Experiment:
     """Part of an experiment: some of its attacks, rules and methods, fewer seeds and rates, shorter runs.
 
@@ -144,6 +145,7 @@ def reduced(
       num_seeds: the first so many, and more than the experiment has: the integers after its largest.
       num_rounds: rounded to whole evaluations.
       learning_rates: in place of every method's.
+      lanes: in place of the values of other axes.
 
     Raises:
       ValueError: an unknown label, or a number out of range.
@@ -168,6 +170,7 @@ def reduced(
         attacks=_picked(experiment.attacks, attacks, "attack"),
         aggregators=_picked(experiment.aggregators, aggregators, "aggregator"),
         methods=recipes,
+        lanes={**experiment.lanes, **(lanes or {})},
         seeds=seeds,
         num_rounds=rounds,
         tuning=tuning._replace(

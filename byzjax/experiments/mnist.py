@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import jax
@@ -11,12 +10,11 @@ import jax.numpy as jnp
 import byzjax
 from byzjax import aggregators as agg
 from byzjax import attacks, stacked, tasks
-from byzjax.base import Attack, Params, Stacked, Task
-from byzjax.experiments.common import BASE, DECAY, OURS, algorithm_1
+from byzjax.base import Attack, Params, Stacked
+from byzjax.experiments.common import BASE, DECAY, OURS, algorithm_1, frozen_masks
 from byzjax.experiments.experiment import Experiment, Metric, Tuning, Variant
 
 N, B = 20, 3
-_MASKS = 0x6D61736B
 RECORD = ("loss", "aggregate_norm", "honest_norm", "aggregation_error", "attackers_kept")
 
 
@@ -128,9 +126,3 @@ def mimicked(seed: jax.Array) -> jax.Array:
     other = jax.random.randint(jax.random.key(seed), (), 0, N - B)
     found = known == jnp.asarray(seed, jnp.uint32)
     return jnp.where(found.any(), targets[jnp.argmax(found)], other)
-
-
-def frozen_masks(task: Task, seed: jax.Array) -> Task:
-    """The task with the dropout masks of a run."""
-    key = jax.random.key_data(jax.random.fold_in(jax.random.key(seed), _MASKS))
-    return dataclasses.replace(task, data={**task.data, "dropout_key": key})

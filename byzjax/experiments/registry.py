@@ -2,41 +2,43 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
-from byzjax.experiments import ablation, mnist, quartic
-from byzjax.experiments.experiment import VARIANTS, Experiment, Variant
+from byzjax.experiments import ablation, mnist, quartic, shakespeare
+from byzjax.experiments.common import BASE, OURS
+from byzjax.experiments.experiment import VARIANTS, Experiment, Variant, reduced
 from byzjax.specs import nearest
 
 REGISTRY: dict[str, Callable[[Variant], Experiment]] = {
     "quartic": quartic.experiment,
     "mnist": mnist.experiment,
+    "shakespeare": shakespeare.experiment,
     "ablation": ablation.experiment,
 }
 
 # Small enough for two cores and some minutes, all experiments together.
-QUICK: dict[tuple[str, Variant], dict[str, Any]] = {
-    ("quartic", "paper"): {"num_rounds": 300, "num_seeds": 3, "learning_rates": (0.01, 0.1, 1.0)},
-    ("quartic", "released"): {"num_rounds": 500, "num_seeds": 3, "learning_rates": (0.01, 0.02, 0.1)},
-    ("mnist", "paper"): {
-        "num_rounds": 60,
-        "num_seeds": 1,
-        "learning_rates": (0.1,),
-        "attacks": ("BF",),
-        "aggregators": ("RFA",),
-    },
-    ("mnist", "released"): {
-        "num_rounds": 30,
-        "num_seeds": 1,
-        "learning_rates": (0.1,),
-        "attacks": ("BF",),
-        "aggregators": ("RFA",),
-        "methods": ("Byz-NSGDM",),
-    },
-    ("ablation", "released"): {"num_rounds": 30, "num_seeds": 1, "learning_rates": (0.1,)},
+_ONE = {"num_seeds": 1, "learning_rates": (0.1,), "attacks": ("BF",), "aggregators": ("RFA",)}
+_QUICK: dict[tuple[str, Variant], dict[str, Any]] = {
+    ("quartic", "paper"): {"num_rounds": 300, "num_seeds": 3, "learning_rates": (0.01, 0.1), "methods": (BASE, OURS)},
+    ("quartic", "released"): {"num_rounds": 500, "num_seeds": 3, "learning_rates": (0.01, 0.02), "attacks": ("BF",)},
+    ("mnist", "paper"): {**_ONE, "num_rounds": 60},
+    ("mnist", "released"): {**_ONE, "num_rounds": 30, "methods": (OURS,)},
+    ("shakespeare", "paper"): {**_ONE, "num_rounds": 21, "methods": (OURS,)},
+    ("shakespeare", "released"): {**_ONE, "num_rounds": 21, "methods": (OURS,)},
     ("ablation", "paper"): {"num_rounds": 60, "num_seeds": 1, "learning_rates": (0.1,)},
+    ("ablation", "released"): {"num_rounds": 30, "num_seeds": 1, "learning_rates": (0.1,), "lanes": {"beta": (0.9,)}},
 }
+
+
+def quick(experiment: Experiment) -> Experiment:
+    """A piece of an experiment that takes a minute or so; the language model is a small one on the embedded plays."""
+    part = reduced(experiment, **_QUICK[experiment.name, experiment.variant])
+    if experiment.name != "shakespeare":
+        return part
+    return dataclasses.replace(part, task=functools.partial(shakespeare.small, experiment.variant))
 
 
 def experiments(name: str, variant: str) -> list[Experiment]:
