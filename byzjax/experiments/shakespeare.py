@@ -19,8 +19,8 @@ def experiment(variant: Variant) -> Experiment:
     """The language model of section 6.5.
 
     Args:
-      variant: ``"paper"`` is the text, with one grid of learning rates for all, chosen on validation text and reported
-        on test text. ``"released"`` is what the released code runs: dropout masks that never change, attackers who share
+      variant: ``"paper"`` is the text, with one grid of rates for all, chosen on validation text and reported on test
+        text. ``"released"`` is what the released code runs: dropout masks that never change, attackers who share
         the batches of the first workers, ALIE with the other sign, and perplexity on the text that chose the rate.
     """
     return _paper() if variant == "paper" else _released()
