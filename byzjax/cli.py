@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from byzjax import cli_store, cli_sweep
+from byzjax import cli_reproduce, cli_store, cli_sweep
 from byzjax.console import console as _console
 from byzjax.console import polite as _polite
 from byzjax.console import table as _table
@@ -254,6 +254,7 @@ def list_(kind: Annotated[Kind | None, typer.Argument(help="Only these.", show_d
 
 app.command("sweep")(cli_sweep.sweep)
 app.command("plot")(cli_sweep.plot)
+app.command("reproduce")(cli_reproduce.reproduce)
 
 
 def _slug(*parts: Any) -> str:

@@ -51,6 +51,11 @@ def aggregate_norm(info: RoundInfo) -> jax.Array:
     return global_norm(info.aggregate)
 
 
+def honest_norm(info: RoundInfo) -> jax.Array:
+    """``‖v̄_G‖`` of the honest mean: what the aggregate's norm would be without attack and without a rule."""
+    return global_norm(info.honest_mean)
+
+
 def aggregation_error(info: RoundInfo) -> jax.Array:
     """``‖v − v̄_G‖``, the distance of the aggregate from the honest mean: what the attack achieved."""
     return global_norm(jax.tree.map(jnp.subtract, info.aggregate, info.honest_mean))
@@ -103,6 +108,7 @@ def attackers_kept(info: RoundInfo) -> jax.Array:
 REGISTRY: dict[str, Callable[[RoundInfo], jax.Array]] = {
     "loss": loss,
     "aggregate_norm": aggregate_norm,
+    "honest_norm": honest_norm,
     "aggregation_error": aggregation_error,
     "honest_spread": honest_spread,
     "finite": finite,

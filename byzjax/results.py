@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 # name -> (long_name, units): what axes and readers of a file are told. Anything else goes by its own name.
 DESCRIPTIONS: dict[str, tuple[str, str]] = {
     "aggregate_norm": ("norm of the aggregate", "1"),
+    "honest_norm": ("norm of the honest mean", "1"),
     "aggregation_error": ("distance of the aggregate from the honest mean", "1"),
     "honest_spread": ("mean distance of honest updates from their mean", "1"),
     "loss": ("mean loss of the honest workers on their batches", "1"),

@@ -121,7 +121,8 @@ def _literal(node: ast.expr, text: str) -> Any:
 def _malformed(text: str) -> ValueError:
     return ValueError(
         f"{text!r} is not a specification; write name, or name(argument=value), e.g. krum or ipm(scale=10.0), "
-        "and for an aggregator several with commas between them, e.g. nnm,rfa."
+        "and for an aggregator several with commas between them, e.g. nnm,rfa. What is not a plain word wants quotes, "
+        "e.g. classification('tfds:cifar10')."
     )
 
 

@@ -40,6 +40,12 @@ def test_what_is_no_specification(text):
         specs.parse_chain(text)
 
 
+def test_a_name_with_a_colon_wants_quotes():
+    assert specs.parse("classification('tfds:emnist/letters')").args == ("tfds:emnist/letters",)
+    with pytest.raises(ValueError, match=r"wants quotes, e.g. classification\('tfds:cifar10'\)"):
+        specs.parse("classification(tfds:cifar10)")
+
+
 def test_nothing_is_evaluated(tmp_path):
     witness = tmp_path / "evaluated"
     with pytest.raises(ValueError, match="is not a literal"):
@@ -129,6 +135,7 @@ REQUIRED = {
     "mimic": "(reverse)",
     "nnm": ",rfa",
     "byzantine_sgd": "(deviation=1, diameter=9, num_rounds=9)",
+    "classification": "(mnist)",
 }
 
 

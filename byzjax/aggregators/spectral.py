@@ -27,6 +27,7 @@ from byzjax.base import (
     promises,
 )
 from byzjax.sorting import lowest
+from byzjax.spectrum import eigh
 from byzjax.stacked import Geometry
 
 
@@ -69,7 +70,7 @@ def caf(f: Numeric) -> Aggregator:
             mean = c / c.sum()
             centred = _about(gram, mean)
             root = jnp.sqrt(c)
-            values, vectors = jnp.linalg.eigh(root[:, None] * centred * root[None, :] / c.sum())
+            values, vectors = eigh(root[:, None] * centred * root[None, :] / c.sum())
             along = (centred * (root * vectors[:, -1])[None, :]).sum(-1)
             return mean, values[-1], jnp.abs(along) * finite
 
@@ -147,7 +148,7 @@ def dnc(f: Numeric, *, num_iters: int = 1, sub_dim: int = 10_000, filter_frac: N
             rows = geometry.finite.astype(geometry.gram.dtype)
             keep = geometry.finite[:, None] & geometry.finite[None, :]
             centred = jnp.where(keep, _about(geometry.rows, rows / jnp.maximum(rows.sum(), 1.0)), 0.0)
-            along = jnp.square(jnp.linalg.eigh(centred)[1][:, -1])
+            along = jnp.square(eigh(centred)[1][:, -1])
             return lowest(jnp.where(geometry.finite, along, jnp.inf), n - dropped)
 
         times = jax.lax.map(good, jax.random.split(key, num_iters)).sum(0)

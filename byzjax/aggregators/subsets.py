@@ -15,6 +15,7 @@ import numpy as np
 
 from byzjax.aggregators.kernels import mean_of_lowest, weights_rule
 from byzjax.base import Aggregator, Numeric, Weights, check_f, check_majority, concrete, nan_unless_minority, promises
+from byzjax.spectrum import eigvalsh
 from byzjax.stacked import Geometry, Lengths, matmul
 
 MAX_SUBSETS = 1_000_000
@@ -81,7 +82,7 @@ def smea(f: int) -> Aggregator:
         gram = geometry.rows
         weights = member.astype(gram.dtype)
         centring = jnp.diag(weights) - weights[:, None] * weights[None, :] / weights.sum()
-        return jnp.linalg.eigvalsh(matmul(matmul(centring, gram), centring))[-1]
+        return eigvalsh(matmul(matmul(centring, gram), centring))[-1]
 
     return _best_subset(f, spread, "smea", _least_spread)
 

@@ -12,13 +12,13 @@ class Dataset(NamedTuple):
     """A labelled image data set in host memory; the arrays are read-only.
 
     Pixels stay `uint8`: a quarter of the memory of float32, and converting a minibatch inside a
-    jitted function costs nothing.
+    jitted function costs nothing. Labels are integers of any type, from 0 to `num_classes` − 1.
     """
 
-    train_images: np.ndarray  # uint8[num_train, height, width]
-    train_labels: np.ndarray  # uint8[num_train]
-    test_images: np.ndarray  # uint8[num_test, height, width]
-    test_labels: np.ndarray  # uint8[num_test]
+    train_images: np.ndarray  # uint8[num_train, height, width], or [num_train, height, width, channels]
+    train_labels: np.ndarray  # integers [num_train]
+    test_images: np.ndarray  # uint8[num_test, height, width], or [num_test, height, width, channels]
+    test_labels: np.ndarray  # integers [num_test]
     num_classes: int
 
 

@@ -163,8 +163,9 @@ def _difference(texts: list[str]) -> tuple[str, list[str]] | None:
     from byzjax.specs import parse_chain
 
     chains = [parse_chain(text) for text in texts]
-    calls = [chain[0] for chain in chains if len(chain) == 1 and not chain[0].args]
-    if len(calls) < max(2, len(texts)) or len({(call.name, tuple(sorted(call.kwargs))) for call in calls}) > 1:
+    calls = [chain[0] for chain in chains if len(chain) == 1]
+    kinds = {(call.name, repr(call.args), tuple(sorted(call.kwargs))) for call in calls}
+    if len(calls) < max(2, len(texts)) or len(kinds) > 1:
         return None
     keys = [key for key in calls[0].kwargs if len({repr(call.kwargs[key]) for call in calls}) > 1]
     if len(keys) != 1:

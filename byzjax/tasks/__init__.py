@@ -10,6 +10,7 @@ from byzjax.tasks.quartic import quartic
 REGISTRY: dict[str, Callable[..., Task]] = {
     "quartic": quartic,
     "mnist": mnist,
+    "classification": classification,
     "shakespeare": shakespeare,
     "tiny_shakespeare": tiny_shakespeare,
 }

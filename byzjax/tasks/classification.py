@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +15,7 @@ from byzjax.tasks.models import MODELS, Model
 from byzjax.tasks.partitions import ByzantineData, Partition, partition
 from byzjax.tasks.quartic import check_workers
 
-_EVAL_BATCH = 1000  # images evaluated at a time: bounds the memory of a vmapped sweep
+Dropout = Literal["fresh", "frozen"]
 
 
 def mnist(
@@ -23,9 +25,14 @@ def mnist(
     model: str | Model = "mlp",
     batch_size: int = 64,
     scheme: Partition = "label_sorted",
+    alpha: float | None = None,
+    gamma: float | None = None,
+    equal_shards: bool = False,
     byzantine_data: ByzantineData = "iid",
     val_size: int = 5000,
+    test_size: int | None = None,
     split_seed: int = 0,
+    dropout: Dropout = "fresh",
 ) -> Task:
     """MNIST, sorted by label and cut among the honest workers: the paper's heterogeneous task.
 
@@ -36,19 +43,29 @@ def mnist(
     Args:
       num_workers: n.
       num_byzantine: b. The first n − b workers share the whole training set.
-      model: ``"mlp"``, or any `Model`.
+      model: ``"mlp"`` (784-128-64-10), ``"cnn"`` (see `byzjax.tasks.models`; with dropout), or any `Model`.
       batch_size: B.
-      scheme: ``"label_sorted"`` or ``"iid"``.
+      scheme: ``"label_sorted"``, ``"iid"``, ``"dirichlet"`` with ``alpha``, or ``"gamma_similarity"`` with ``gamma``:
+        see `byzjax.tasks.partitions`.
+      alpha: α > 0; the smaller, the more heterogeneous.
+      gamma: γ in [0, 1]: the fraction of the data that is dealt IID, the rest is sorted by label.
+      equal_shards: repeat the first samples of the order so that all shards are equally large.
       byzantine_data: what the last b workers hold: ``"iid"``, a draw of the whole set (the released code), or
         ``"shard"``, their part of an n-way split. Label-sorted, the latter silently removes whole classes from the
         honest objective (at n = 20, b = 3: all of the 9s and half of the 8s).
-      val_size: training images held out for validation, a uniform draw. Tune on it, never on the test set.
+      val_size: training images held out for validation, a uniform draw. Tune on it, never on the test set. 0 trains on
+        all images and evaluates nothing but the test set.
+      test_size: evaluate on as many test images, the first when they are sorted by label (stably): the highest labels
+        are cut off. All by default.
       split_seed: of the hold-out and of the split; they belong to the task, not to a run.
+      dropout: for models that have it. ``"fresh"`` draws masks for every worker and round. ``"frozen"`` draws them
+        once, one per place in the batch, the same for all workers and rounds, from ``task.data["dropout_key"]`` (raw
+        key data; of key 0 unless a caller puts in another).
 
     Evaluation: ``test_accuracy``, ``test_loss``, ``test_accuracy_per_class`` [10], and the same with ``val_``.
 
     Raises:
-      ValueError: no honest worker, an empty shard, a batch or validation size out of range, an unknown option.
+      ValueError: no honest worker, an empty shard, a size out of range, an unknown, missing or superfluous option.
 
     >>> task = mnist(num_workers=20, num_byzantine=3)
     >>> task.data["images"].dtype, task.data["test_images"].shape
@@ -61,9 +78,14 @@ def mnist(
         model=model,
         batch_size=batch_size,
         scheme=scheme,
+        alpha=alpha,
+        gamma=gamma,
+        equal_shards=equal_shards,
         byzantine_data=byzantine_data,
         val_size=val_size,
+        test_size=test_size,
         split_seed=split_seed,
+        dropout=dropout,
         mean=0.1307,
         std=0.3081,
         name="mnist",
@@ -71,40 +93,50 @@ def mnist(
 
 
 def classification(
-    dataset: datasets.Dataset,
+    dataset: datasets.Dataset | str,
     num_workers: int = 20,
     num_byzantine: int = 0,
     *,
     model: str | Model = "mlp",
     batch_size: int = 64,
     scheme: Partition = "label_sorted",
+    alpha: float | None = None,
+    gamma: float | None = None,
+    equal_shards: bool = False,
     byzantine_data: ByzantineData = "iid",
     val_size: int = 5000,
+    test_size: int | None = None,
     split_seed: int = 0,
+    dropout: Dropout = "fresh",
     mean: float = 0.5,
     std: float = 0.5,
-    name: str = "classification",
+    name: str | None = None,
 ) -> Task:
     """Classification of any uint8 image data set; see `mnist` for the options.
 
     Args:
-      dataset: images uint8 ``[N, …]`` and labels ``[N]``, for training and test.
+      dataset: images uint8 ``[N, …]`` and labels ``[N]``, for training and test; or a name that `byzjax.data.load`
+        knows, e.g. ``"tfds:fashion_mnist"``.
       mean, std: of the pixels in units of 255.
-      name: what reports call the task.
+      name: what reports call the task; the data set's name by default.
+
+    Raises:
+      ValueError: as `mnist`, as `byzjax.data.load`, or a data set of other images or labels.
+
+    >>> task = classification("mnist", num_workers=10, num_byzantine=2, scheme="dirichlet", alpha=0.5)
+    >>> task.name, task.data["table"].shape[0]
+    ('mnist', 10)
     """
+    name = name or (dataset if isinstance(dataset, str) else "classification")
+    dataset = _checked(datasets.load(dataset) if isinstance(dataset, str) else dataset, name)
     check_workers(num_workers, num_byzantine, name)
     total = len(dataset.train_labels)
     if batch_size < 1:
         raise ValueError(f"{name}: batch_size = {batch_size} must be at least 1.")
-    if not 0 < val_size < total:
-        raise ValueError(
-            f"{name}: val_size = {val_size} must be between 1 and {total - 1}; tuning needs held-out data."
-        )
-    if isinstance(model, str):
-        if model not in MODELS:
-            raise ValueError(f"{name}: model = {model!r} is unknown; use one of {sorted(MODELS)} or a Model.")
-        model = MODELS[model]()
-    net = model
+    if not 0 <= val_size < total:
+        raise ValueError(f"{name}: val_size = {val_size} must be between 0 and {total - 1}.")
+    net = _model(model, dataset, name)
+    frozen = _frozen(dropout, net, name)
 
     order = np.random.default_rng(split_seed).permutation(total)
     val, train = np.sort(order[:val_size]), np.sort(order[val_size:])
@@ -113,42 +145,53 @@ def classification(
         num_workers,
         num_byzantine,
         scheme=scheme,
+        alpha=alpha,
+        gamma=gamma,
+        equal_shards=equal_shards,
         byzantine_data=byzantine_data,
         seed=split_seed,
     )
+    test = _test(dataset.test_labels, test_size, name)
     data = {
         "images": jnp.asarray(dataset.train_images[train]),
         "labels": jnp.asarray(dataset.train_labels[train], jnp.int32),
         "table": jnp.asarray(table),
         "sizes": jnp.asarray(sizes),
-        "val_images": jnp.asarray(dataset.train_images[val]),
-        "val_labels": jnp.asarray(dataset.train_labels[val], jnp.int32),
-        "test_images": jnp.asarray(dataset.test_images),
-        "test_labels": jnp.asarray(dataset.test_labels, jnp.int32),
+        "test_images": jnp.asarray(dataset.test_images[test]),
+        "test_labels": jnp.asarray(dataset.test_labels[test], jnp.int32),
     }
-    num_classes = int(max(dataset.train_labels.max(), dataset.test_labels.max())) + 1
+    if val_size:
+        data["val_images"] = jnp.asarray(dataset.train_images[val])
+        data["val_labels"] = jnp.asarray(dataset.train_labels[val], jnp.int32)
+    if frozen:
+        data["dropout_key"] = jax.random.key_data(jax.random.key(0))
 
-    def logits(params, images: jax.Array) -> jax.Array:
+    def logits(params, images: jax.Array, **extra) -> jax.Array:
         scaled = (images.astype(jnp.float32) * jnp.float32(1 / 255) - mean) * jnp.float32(1 / std)
-        return net.apply(params, scaled)
+        return net.apply(params, scaled, **extra)
 
     def sample(data: dict, key: jax.Array) -> dict:
         place = jax.random.randint(key, (num_workers, batch_size), 0, data["sizes"][:, None])
         index = jnp.take_along_axis(data["table"], place, axis=1)
-        return {"image": data["images"][index], "label": data["labels"][index]}
+        batch = {"image": data["images"][index], "label": data["labels"][index]}
+        if frozen:
+            batch["dropout_key"] = jnp.broadcast_to(data["dropout_key"], (num_workers, *data["dropout_key"].shape))
+        return batch
 
     def loss(params, batch: dict, key: jax.Array) -> jax.Array:
-        del key
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits(params, batch["image"]), batch["label"])
-        return losses.mean()
+        if frozen:
+            key = jax.random.wrap_key_data(batch["dropout_key"])
+        extra = {"key": key} if net.stochastic else {}
+        values = logits(params, batch["image"], **extra)
+        return optax.softmax_cross_entropy_with_integer_labels(values, batch["label"]).mean()
 
     def evaluate(data: dict, params) -> dict[str, jax.Array]:
         scores = {}
-        for split in ("test", "val"):
+        for split in ("test", "val") if val_size else ("test",):
             images, labels = data[f"{split}_images"], data[f"{split}_labels"]
-            values = jax.lax.map(lambda image: logits(params, image[None])[0], images, batch_size=_EVAL_BATCH)
+            values = jax.lax.map(lambda image: logits(params, image[None])[0], images, batch_size=net.eval_batch)
             hit = (values.argmax(-1) == labels).astype(jnp.float32)
-            member = jax.nn.one_hot(labels, num_classes)
+            member = jax.nn.one_hot(labels, dataset.num_classes)
             scores |= {
                 f"{split}_accuracy": hit.mean(),
                 f"{split}_loss": optax.softmax_cross_entropy_with_integer_labels(values, labels).mean(),
@@ -157,3 +200,46 @@ def classification(
         return scores
 
     return Task(data, net.init, sample, loss, evaluate, num_workers, name)
+
+
+def _checked(dataset: datasets.Dataset | datasets.Text, where: str) -> datasets.Dataset:
+    if isinstance(dataset, datasets.Text):
+        raise ValueError(f"{where}: the data set is a text, not images; use tasks.language_model.")
+    for split in ("train", "test"):
+        images, labels = getattr(dataset, f"{split}_images"), getattr(dataset, f"{split}_labels")
+        if images.dtype != np.uint8 or images.ndim < 2 or len(images) == 0 or labels.shape != images.shape[:1]:
+            raise ValueError(
+                f"{where}: {split}_images {images.dtype}{list(images.shape)} and {split}_labels "
+                f"{list(labels.shape)} must be uint8[N, …] and [N], N ≥ 1."
+            )
+        if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= dataset.num_classes:
+            raise ValueError(
+                f"{where}: {split}_labels must be integers from 0 to num_classes − 1 = {dataset.num_classes - 1}."
+            )
+    return dataset
+
+
+def _model(model: str | Model, dataset: datasets.Dataset, where: str) -> Model:
+    """A model by name, of the size that the data set needs."""
+    if not isinstance(model, str):
+        return model
+    if model not in MODELS:
+        raise ValueError(f"{where}: model = {model!r} is unknown; use one of {sorted(MODELS)} or a Model.")
+    return MODELS[model](dataset.train_images.shape[1:], dataset.num_classes)
+
+
+def _frozen(dropout: Dropout, net: Model, where: str) -> bool:
+    if dropout not in ("fresh", "frozen"):
+        raise ValueError(f"{where}: dropout = {dropout!r} must be 'fresh' or 'frozen'.")
+    if dropout == "frozen" and not net.stochastic:
+        raise ValueError(f"{where}: dropout = 'frozen' has no effect, the model has no dropout; use model='cnn'.")
+    return dropout == "frozen"
+
+
+def _test(labels: np.ndarray, test_size: int | None, where: str) -> np.ndarray | slice:
+    """Which test images are evaluated."""
+    if test_size is None:
+        return slice(None)
+    if not 1 <= test_size <= len(labels):
+        raise ValueError(f"{where}: test_size = {test_size} must be between 1 and {len(labels)}, or None for all.")
+    return np.argsort(labels, kind="stable")[:test_size]

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import typing
 from typing import Literal
 
 import numpy as np
 
-Partition = Literal["label_sorted", "iid"]
+from byzjax.base import check_number
+
+Partition = Literal["label_sorted", "iid", "dirichlet", "gamma_similarity"]
 ByzantineData = Literal["iid", "shard"]
 ByzantineBlocks = Literal["honest", "twin", "shard", "iid"]
+
+_SCHEMES = typing.get_args(Partition)
+_TRIES = 1000  # Dirichlet draws before giving up on one without an empty shard
 
 
 def partition(
@@ -17,6 +23,9 @@ def partition(
     num_byzantine: int = 0,
     *,
     scheme: Partition = "label_sorted",
+    alpha: float | None = None,
+    gamma: float | None = None,
+    equal_shards: bool = False,
     byzantine_data: ByzantineData = "iid",
     seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -30,24 +39,42 @@ def partition(
       labels: i[N].
       num_workers: n.
       num_byzantine: b.
-      scheme: ``"label_sorted"`` sorts by label (stably) and cuts consecutive shards, the paper's heterogeneous split;
-        ``"iid"`` shuffles first.
+      scheme: who gets what.
+
+        * ``"label_sorted"`` sorts by label (stably) and cuts consecutive shards, the paper's heterogeneous split.
+        * ``"iid"`` shuffles and cuts.
+        * ``"gamma_similarity"`` (Karimireddy et al.; ByzFL) deals a uniform draw of ``gamma`` N samples as ``"iid"``
+          does, and the rest as ``"label_sorted"``: γ = 0 and γ = 1 are those two.
+        * ``"dirichlet"`` draws for every *class* how it is shared, Dir(α, …, α) over the workers, so that shards
+          differ in size (Yurochkin et al.; Li et al.; ByzFL). Hsu et al., to whom the name is often given, draw for
+          every *worker* of which classes it is made, and keep shards equal. A split with an empty shard is drawn
+          again from the same stream, so that a seed still means one split.
+      alpha: α > 0 of ``"dirichlet"``: small is heterogeneous, large is nearly IID.
+      gamma: γ in [0, 1] of ``"gamma_similarity"``: 0 is heterogeneous, 1 is IID.
+      equal_shards: repeat the first samples of the order at its end until it can be cut evenly, as PyTorch's
+        ``DistributedSampler`` does; for ``"label_sorted"`` and ``"iid"``. By default shards of these differ by at most
+        one sample, and no sample is repeated.
       byzantine_data: what the last b workers hold.
       seed: of the shuffles; the split is part of the task.
 
     Returns:
       ``(table, sizes)``: i32[n, S] of sample indices, each row padded by repeating it, and i32[n] with how many
-      entries of a row are its own. Shards differ by at most one sample and lose none.
+      entries of a row are its own. No sample is lost.
 
     Raises:
-      ValueError: a shard would be empty, or an unknown option.
+      ValueError: a shard would be empty, or an unknown, missing or superfluous option.
 
     >>> table, sizes = partition(np.array([1, 0, 1, 0]), 2)
     >>> table.tolist(), sizes.tolist()
     ([[1, 3], [0, 2]], [2, 2])
+
+    References:
+      Karimireddy et al., "SCAFFOLD", 2020, and "Byzantine-robust learning on heterogeneous datasets via bucketing",
+      2022. Yurochkin et al., "Bayesian nonparametric federated learning of neural networks", 2019. Li et al.,
+      "Federated learning on non-IID data silos", 2022. Hsu et al., "Measuring the effects of non-identical data
+      distribution for federated visual classification", 2019.
     """
-    if scheme not in ("label_sorted", "iid"):
-        raise ValueError(f"partition: scheme = {scheme!r} must be 'label_sorted' or 'iid'.")
+    _check(scheme, alpha, gamma, equal_shards)
     if byzantine_data not in ("iid", "shard"):
         raise ValueError(f"partition: byzantine_data = {byzantine_data!r} must be 'iid' or 'shard'.")
     sharing = num_workers - num_byzantine if byzantine_data == "iid" else num_workers
@@ -58,10 +85,16 @@ def partition(
             "Use fewer workers or more data."
         )
     rng = np.random.default_rng(seed)
-    order = np.argsort(labels, kind="stable") if scheme == "label_sorted" else rng.permutation(total)
-    shards = np.array_split(order, sharing)
+    usual = -(-total // sharing)
+    if alpha is not None:
+        shards = _dirichlet(labels, sharing, alpha, rng)
+    elif gamma is not None:
+        shards = _gamma_similarity(labels, sharing, gamma, rng)
+    else:
+        order = _sorted(labels, np.arange(total)) if scheme == "label_sorted" else rng.permutation(total)
+        shards = np.array_split(np.resize(order, usual * sharing) if equal_shards else order, sharing)
+    shards = [*shards, *(rng.choice(total, size=usual, replace=False) for _ in range(num_workers - sharing))]
     largest = max(len(shard) for shard in shards)
-    shards += [rng.choice(total, size=largest, replace=False) for _ in range(num_workers - sharing)]
     table = np.stack([np.resize(shard, largest) for shard in shards])
     return table.astype(np.int32), np.array([len(shard) for shard in shards], np.int32)
 
@@ -115,3 +148,56 @@ def partition_blocks(
     shares += [shares[worker % sharing] for worker in range(len(shares), num_workers)]
     table = np.stack([np.resize(share, len(shares[sharing - 1])) for share in shares])
     return table.astype(np.int32), np.array([len(share) for share in shares], np.int32)
+
+
+def _sorted(labels: np.ndarray, samples: np.ndarray) -> np.ndarray:
+    """Samples by label, and within a label in the order of the data set."""
+    samples = np.sort(samples)
+    return samples[np.argsort(labels[samples], kind="stable")]
+
+
+def _gamma_similarity(labels: np.ndarray, sharing: int, gamma: float, rng: np.random.Generator) -> list[np.ndarray]:
+    shuffled = rng.permutation(len(labels))
+    dealt, rest = np.split(shuffled, [round(gamma * len(labels))])
+    similar = np.array_split(dealt, sharing)
+    # What a worker lacks to an even share of the whole, so that shards differ by at most one sample.
+    lacks = [len(share) - len(has) for share, has in zip(np.array_split(shuffled, sharing), similar, strict=True)]
+    sorted_ = np.split(_sorted(labels, rest), np.cumsum(lacks)[:-1])
+    return [np.concatenate(both) for both in zip(similar, sorted_, strict=True)]
+
+
+def _dirichlet(labels: np.ndarray, sharing: int, alpha: float, rng: np.random.Generator) -> list[np.ndarray]:
+    classes = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    for _ in range(_TRIES):
+        parts = []
+        for samples in classes:
+            ends = np.cumsum(rng.dirichlet(np.full(sharing, alpha)))[:-1]
+            parts.append(np.split(rng.permutation(samples), np.rint(ends * len(samples)).astype(int)))
+        shards = [np.concatenate(own) for own in zip(*parts, strict=True)]
+        if min(len(shard) for shard in shards) > 0:
+            return shards
+    raise ValueError(
+        f"partition: none of {_TRIES} draws with alpha = {alpha:g} gave each of {sharing} workers a sample of "
+        f"{len(classes)} classes; use a larger alpha or fewer workers."
+    )
+
+
+def _check(scheme: str, alpha: float | None, gamma: float | None, equal_shards: bool) -> None:
+    if scheme not in _SCHEMES:
+        raise ValueError(f"partition: scheme = {scheme!r} must be one of {', '.join(map(repr, _SCHEMES))}.")
+    for name, value, owner, example in (
+        ("alpha", alpha, "dirichlet", 0.5),
+        ("gamma", gamma, "gamma_similarity", 0.5),
+    ):
+        if scheme == owner and value is None:
+            raise ValueError(f"partition: scheme = {scheme!r} needs {name}, e.g. {name}={example}.")
+        if scheme != owner and value is not None:
+            raise ValueError(f"partition: {name} = {value} is for scheme = {owner!r}; leave it out for {scheme!r}.")
+    if alpha is not None:
+        check_number(alpha, "alpha", "partition", least=0, open_below=True)
+    if gamma is not None:
+        check_number(gamma, "gamma", "partition", least=0)
+        if gamma > 1:
+            raise ValueError(f"partition: gamma = {gamma} must be between 0 and 1; it is a fraction of the data.")
+    if equal_shards and scheme not in ("label_sorted", "iid"):
+        raise ValueError(f"partition: equal_shards is for 'label_sorted' and 'iid', not for scheme = {scheme!r}.")

@@ -7,7 +7,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from byzjax.base import Numeric, Task, concrete
+from byzjax.base import Numeric, Task, check_number, concrete
 from byzjax.transforms.normalize import global_norm
 
 PAPER_NOISE_SCALE = math.sqrt(1e-5)
@@ -22,6 +22,8 @@ def quartic(
     noise_scale: Numeric = PAPER_NOISE_SCALE,
     shift_scale: Numeric = PAPER_SHIFT_SCALE,
     shift_key: jax.Array | None = None,
+    shifts: jax.Array | None = None,
+    radius: Numeric | None = None,
 ) -> Task:
     """``f(x) = ‖x‖⁴`` in R^d from x⁰ = (1, …, 1), with noisy, shifted worker gradients.
 
@@ -39,11 +41,15 @@ def quartic(
         the released code uses 1e-6 for all honest workers but the last, which balances the others. Here the mean is
         subtracted from all, so that no worker is special.
       shift_key: draws the shifts, which are part of the task and not of a run; ``jax.random.key(0)`` by default.
+      shifts: ``[n − b, d]``, in place of drawn ones; not scaled, and not centred.
+      radius: beyond ``‖x‖ = radius`` f grows like a quadratic, with the gradient ``4 x radius²``, so that the gradient
+        is ``4 x min(‖x‖, radius)²`` everywhere; may be traced. The released code has 100; by default it never ends.
 
     Evaluation: the *true* ``gradient_norm`` 4‖x‖³, ``objective`` ‖x‖⁴ and ``distance`` ‖x‖ to the optimum.
 
     Raises:
-      ValueError: no honest worker, dim < 1, or a scale that is negative or not finite.
+      ValueError: no honest worker, dim < 1, a scale that is negative or not finite, a radius that is not positive, or
+        shifts of another shape.
 
     >>> task = quartic(num_workers=5, num_byzantine=1)
     >>> float(task.evaluate(task.data, jnp.ones(10))["objective"])
@@ -57,9 +63,15 @@ def quartic(
         if value is not None and not 0 <= value < math.inf:
             raise ValueError(f"quartic: {argument} = {scale} must be finite and ≥ 0.")
 
+    if radius is not None:
+        check_number(radius, "radius", "quartic", least=0, open_below=True)
     honest = num_workers - num_byzantine
-    shifts = jax.random.normal(jax.random.key(0) if shift_key is None else shift_key, (honest, dim))
-    shifts = (shifts - shifts.mean(0, keepdims=True)) * jnp.asarray(shift_scale, shifts.dtype)
+    if shifts is None:
+        shifts = jax.random.normal(jax.random.key(0) if shift_key is None else shift_key, (honest, dim))
+        shifts = (shifts - shifts.mean(0, keepdims=True)) * jnp.asarray(shift_scale, shifts.dtype)
+    if jnp.shape(shifts) != (honest, dim):
+        raise ValueError(f"quartic: shifts have shape {jnp.shape(shifts)}; one per honest worker is ({honest}, {dim}).")
+    shifts = jnp.asarray(shifts, jnp.result_type(float))
     shifts = jnp.concatenate([shifts, jnp.zeros((num_byzantine, dim))])
     data = {"shifts": shifts, "noise_scale": jnp.asarray(noise_scale, shifts.dtype)}
 
@@ -73,12 +85,21 @@ def quartic(
 
     def loss(x: jax.Array, batch: dict, key: jax.Array) -> jax.Array:
         del key
-        return jnp.square(jnp.vdot(x, x)) + jnp.vdot(batch["slope"], x)
+        return objective(jnp.vdot(x, x)) + jnp.vdot(batch["slope"], x)
+
+    def objective(square: jax.Array) -> jax.Array:
+        if radius is None:
+            return jnp.square(square)
+        edge = jnp.square(jnp.asarray(radius, square.dtype))
+        return jnp.where(square <= edge, jnp.square(square), (2 * square - edge) * edge)
 
     def evaluate(data: dict, x: jax.Array) -> dict[str, jax.Array]:
         del data
         distance = global_norm(x)
-        return {"gradient_norm": 4 * distance**3, "objective": distance**4, "distance": distance}
+        if radius is None:
+            return {"gradient_norm": 4 * distance**3, "objective": distance**4, "distance": distance}
+        norm = 4 * distance * jnp.square(jnp.minimum(distance, jnp.asarray(radius, distance.dtype)))
+        return {"gradient_norm": norm, "objective": objective(jnp.square(distance)), "distance": distance}
 
     return Task(data, init, sample, loss, evaluate, num_workers, "quartic")
 

@@ -1,0 +1,43 @@
+"""Eigenvalues under vmap: right, and one matrix at a time on a CPU."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from byzjax import aggregators as agg
+from byzjax import spectrum
+from byzjax.testing import rule_cases
+
+SPECTRAL = [case for case in rule_cases() if case.id.split("(")[0] in ("smea", "caf", "dnc")]
+
+
+def batch(count=6, n=5):
+    x = np.random.default_rng(0).normal(size=(count, n, n)).astype(np.float32)
+    return jnp.asarray(x + x.swapaxes(1, 2))
+
+
+def test_a_batch_is_right():
+    matrices = batch()
+    values, vectors = jax.vmap(spectrum.eigh)(matrices)
+    np.testing.assert_allclose(values, np.linalg.eigvalsh(matrices), atol=1e-5)
+    again = np.einsum("bij,bj,bkj->bik", vectors, values, vectors)
+    np.testing.assert_allclose(again, matrices, atol=1e-5)
+    np.testing.assert_allclose(jax.vmap(jax.vmap(spectrum.eigvalsh))(matrices[None])[0], values, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", SPECTRAL, ids=lambda case: case.id)
+def test_rules_hand_lapack_one_matrix_at_a_time(case):
+    """Batches deadlock where several devices or programs share a thread pool, see `spectrum.eigh`."""
+    rule, stacks = case.make(2, 9), jnp.ones((3, 9, 4))
+    text = jax.jit(jax.vmap(lambda x: rule.update(x, rule.init(x[0]), x[0], key=jax.random.key(0))[0])).lower(stacks)
+    calls = re.findall(r"syevd_ffi\(.*?: \((tensor<[\dx]+xf32>)\)", text.as_text())
+    assert calls, "the rule does not use LAPACK; then this test is not needed"
+    assert all(re.fullmatch(r"tensor<\d+x\d+xf32>", call) for call in calls), calls
+
+
+def test_the_rules_are_there():
+    assert {case.id.split("(")[0] for case in SPECTRAL} == {"smea", "caf", "dnc"}
+    assert agg.REGISTRY["smea"] is agg.smea
