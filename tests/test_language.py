@@ -5,8 +5,6 @@ import hashlib
 import importlib.util
 import math
 import os
-import sys
-import types
 from pathlib import Path
 
 import jax
@@ -118,18 +116,15 @@ def test_tiny_shakespeare_comes_from_a_file_or_the_gateway_and_from_nothing_else
     np.testing.assert_array_equal(data.load("tiny_shakespeare").train, given.train)
     monkeypatch.delenv(texts.VARIABLE)
     asked = []
-    gateway = types.ModuleType("byzjax.data.gateway")
-    gateway.load_text = lambda name: asked.append(name) or content
-    monkeypatch.setitem(sys.modules, "byzjax.data.gateway", gateway)
-    np.testing.assert_array_equal(data.load("tiny_shakespeare").train, given.train)
-    assert asked == ["tiny_shakespeare"]
+    monkeypatch.setattr("byzjax.data.gateway.load_text", lambda *asks: asked.append(asks) or content)
+    np.testing.assert_array_equal(data.load("tiny_shakespeare", "folder").train, given.train)
+    assert asked == [("tiny_shakespeare", "folder")]
 
 
-def test_loaders_name_options_that_they_do_not_take():
-    with pytest.raises(ValueError, match="mnist: no option 'path'; it takes none"):
-        data.load("mnist", path="x")
-    with pytest.raises(ValueError, match="tiny_shakespeare: no option 'file'; it takes path"):
-        data.load("tiny_shakespeare", file="x")
+@pytest.mark.parametrize("name", ["mnist", "shakespeare", "tfds:fashion_mnist"])
+def test_only_tiny_shakespeare_is_read_from_a_path(name):
+    with pytest.raises(ValueError, match=f"path='x': {name} is not read from a path"):
+        data.load(name, path="x")
 
 
 @needs_the_file
@@ -514,6 +509,7 @@ def test_hyperparameters_are_chosen_by_validation_perplexity():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
+        (lambda: tasks.classification("shakespeare"), "shakespeare: the data set is a text, not images"),
         (lambda: tiny_task(2, 2), "num_byzantine = 2"),
         (lambda: tiny_task(num_workers=300), "224 blocks do not suffice for 298 workers"),
         (lambda: tiny_task(block_size=1800), "block_size = 1800 is too long for the training part of 1800 characters"),

@@ -6,9 +6,9 @@
 """
 
 import difflib
-import functools
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal, overload
 
 from byzjax.data import gateway, mnist, text
@@ -27,10 +27,14 @@ REGISTRY: dict[str, Callable[..., Dataset | Text]] = {
 @overload
 def load(name: Literal["mnist"]) -> Dataset: ...
 @overload
-def load(name: Literal["shakespeare", "tiny_shakespeare"], **options: Any) -> Text: ...
+def load(name: Literal["shakespeare"]) -> Text: ...
 @overload
-def load(name: str, **options: Any) -> Dataset | Text: ...
-def load(name: str, **options: Any) -> Dataset | Text:
+def load(
+    name: Literal["tiny_shakespeare"], data_dir: str | Path | None = None, *, path: str | Path | None = None
+) -> Text: ...
+@overload
+def load(name: str, data_dir: str | Path | None = None, *, path: str | Path | None = None) -> Dataset | Text: ...
+def load(name: str, data_dir: str | Path | None = None, *, path: str | Path | None = None) -> Dataset | Text:
     """Returns the data set called `name`.
 
     What ships with the package is read and verified once; its arrays are shared between calls. All arrays are
@@ -39,8 +43,8 @@ def load(name: str, **options: Any) -> Dataset | Text:
     Args:
       name: a key of `REGISTRY`, or `tfds:NAME` for an image classification data set of tensorflow-datasets,
         see `byzjax.data.gateway`.
-      **options: what its loader takes: ``data_dir=``, where data sets of tensorflow-datasets are kept
-        (`$BYZJAX_DATA_DIR`, else `~/.cache/byzjax` by default), or ``path=`` of ``"tiny_shakespeare"``.
+      data_dir: where data sets of tensorflow-datasets are kept; `$BYZJAX_DATA_DIR`, else `~/.cache/byzjax` by default.
+      path: of the file, for `tiny_shakespeare`.
 
     Returns:
       Images, a `Dataset`: `train_images: uint8[num_train, height, width]`, colour images with a last axis of 3,
@@ -48,8 +52,8 @@ def load(name: str, **options: Any) -> Dataset | Text:
       Or a text, a `Text`: `train: uint8[num_train]`, `val`, `test`, and the `vocabulary`.
 
     Raises:
-      ValueError: if `name` is unknown, an option is not known, a file of the data set is missing or corrupt, or it
-        cannot be prepared.
+      ValueError: if `name` is unknown, a file of the data set is missing or corrupt, it cannot be prepared, or it is
+        not read from a `path`.
 
     >>> import byzjax
     >>> mnist = byzjax.data.load("mnist")
@@ -59,16 +63,16 @@ def load(name: str, **options: Any) -> Dataset | Text:
     63
     """
     if str(name).startswith(gateway.PREFIX):
-        return _loaded(str(name), functools.partial(gateway.load, name), ["data_dir"], options)
+        if path is not None:
+            raise ValueError(f"path={str(path)!r}: {name} is not read from a path; use data_dir.")
+        return gateway.load(name, data_dir)
     if name not in REGISTRY:
         near = difflib.get_close_matches(str(name).lower(), REGISTRY, n=1, cutoff=0.0)[0]
         known = ", ".join(sorted(REGISTRY))
         raise ValueError(f"name={name!r} is not a data set; nearest: {near!r}. Known: {known}, tfds:NAME.")
-    return _loaded(name, REGISTRY[name], list(inspect.signature(REGISTRY[name]).parameters), options)
-
-
-def _loaded(name: str, loader: Callable[..., Any], takes: list[str], options: dict[str, Any]) -> Any:
-    for option in options:
-        if option not in takes:
-            raise ValueError(f"{name}: no option {option!r}; it takes {', '.join(takes) or 'none'}.")
-    return loader(**options)
+    loader = REGISTRY[name]
+    takes = inspect.signature(loader).parameters
+    if path is not None and "path" not in takes:
+        raise ValueError(f"path={str(path)!r}: {name} is not read from a path; leave it out.")
+    given: dict[str, Any] = {"data_dir": data_dir, "path": path}
+    return loader(**{option: value for option, value in given.items() if option in takes})

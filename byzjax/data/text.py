@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from byzjax.data import gateway
 from byzjax.data.base import read_xz
 
 PLAYS = Path(__file__).parent / "files" / "shakespeare" / "plays.txt.xz"
@@ -113,21 +114,20 @@ def load_shakespeare() -> Text:
     return encode(read_xz(PLAYS, PLAYS_SHA256).decode("ascii"))
 
 
-def load_tiny_shakespeare(path: str | Path | None = None) -> Text:
+def load_tiny_shakespeare(path: str | Path | None = None, data_dir: str | Path | None = None) -> Text:
     """Tiny Shakespeare: 1 115 394 characters, 65 different ones; not in the package.
 
     Args:
       path: of the file. By default the environment variable ``BYZJAX_TINY_SHAKESPEARE`` says where it is, and without
         that tensorflow-datasets fetches it.
+      data_dir: where tensorflow-datasets keeps it, see `byzjax.data.load`.
 
     Raises:
       ValueError: the file cannot be read or holds something else, or it could not be fetched.
     """
     path = path or os.environ.get(VARIABLE)
     if path is None:
-        from byzjax.data.gateway import load_text  # type: ignore[import-not-found]
-
-        return encode(load_text("tiny_shakespeare"))
+        return encode(gateway.load_text("tiny_shakespeare", data_dir))
     text = _read(path)
     found = hashlib.sha256(text.encode()).hexdigest()
     if found != TINY_SHA256:

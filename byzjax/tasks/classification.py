@@ -204,7 +204,7 @@ def classification(
 
 def _checked(dataset: datasets.Dataset | datasets.Text, where: str) -> datasets.Dataset:
     if isinstance(dataset, datasets.Text):
-        raise ValueError(f"{where}: a text has no images to classify; use byzjax.tasks.language_model.")
+        raise ValueError(f"{where}: the data set is a text, not images; use tasks.language_model.")
     for split in ("train", "test"):
         images, labels = getattr(dataset, f"{split}_images"), getattr(dataset, f"{split}_labels")
         if images.dtype != np.uint8 or images.ndim < 2 or len(images) == 0 or labels.shape != images.shape[:1]:

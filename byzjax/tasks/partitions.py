@@ -99,6 +99,57 @@ def partition(
     return table.astype(np.int32), np.array([len(shard) for shard in shards], np.int32)
 
 
+def partition_blocks(
+    num_blocks: int,
+    num_workers: int,
+    num_byzantine: int = 0,
+    *,
+    byzantine_data: ByzantineBlocks = "honest",
+    seed: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Split the consecutive blocks of a text among workers.
+
+    Those who share it get ⌊N/m⌋ consecutive blocks each, and the last of them the remainder, too.
+
+    Args:
+      num_blocks: N.
+      num_workers: n.
+      num_byzantine: b.
+      byzantine_data: what the last b workers hold: ``"honest"`` or ``"twin"``, the blocks of the first b (and on from
+        the first again, should b > n − b); ``"shard"``, their part of an n-way split; ``"iid"``, a random draw of
+        all blocks, as many as the last honest worker has.
+      seed: of the random draw.
+
+    Returns:
+      ``(table, sizes)`` as in `partition`.
+
+    Raises:
+      ValueError: a worker would have no block, or an unknown option.
+
+    >>> table, sizes = partition_blocks(5, 3, 1)
+    >>> table.tolist(), sizes.tolist()
+    ([[0, 1, 0], [2, 3, 4], [0, 1, 0]], [2, 3, 2])
+    """
+    if byzantine_data not in ("honest", "twin", "shard", "iid"):
+        raise ValueError(
+            f"partition_blocks: byzantine_data = {byzantine_data!r} must be 'honest', 'twin', 'shard' or 'iid'."
+        )
+    sharing = num_workers if byzantine_data == "shard" else num_workers - num_byzantine
+    if num_blocks < sharing:
+        raise ValueError(
+            f"partition_blocks: {num_blocks} blocks do not suffice for {sharing} workers; one would have none. "
+            "Use fewer workers, shorter blocks or more text."
+        )
+    each = num_blocks // sharing
+    shares = np.split(np.arange(num_blocks), each * np.arange(1, sharing))
+    if byzantine_data == "iid":
+        rng = np.random.default_rng(seed)
+        shares += [rng.choice(num_blocks, len(shares[-1]), replace=False) for _ in range(num_byzantine)]
+    shares += [shares[worker % sharing] for worker in range(len(shares), num_workers)]
+    table = np.stack([np.resize(share, len(shares[sharing - 1])) for share in shares])
+    return table.astype(np.int32), np.array([len(share) for share in shares], np.int32)
+
+
 def _sorted(labels: np.ndarray, samples: np.ndarray) -> np.ndarray:
     """Samples by label, and within a label in the order of the data set."""
     samples = np.sort(samples)
@@ -150,54 +201,3 @@ def _check(scheme: str, alpha: float | None, gamma: float | None, equal_shards: 
             raise ValueError(f"partition: gamma = {gamma} must be between 0 and 1; it is a fraction of the data.")
     if equal_shards and scheme not in ("label_sorted", "iid"):
         raise ValueError(f"partition: equal_shards is for 'label_sorted' and 'iid', not for scheme = {scheme!r}.")
-
-
-def partition_blocks(
-    num_blocks: int,
-    num_workers: int,
-    num_byzantine: int = 0,
-    *,
-    byzantine_data: ByzantineBlocks = "honest",
-    seed: int = 0,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Split the consecutive blocks of a text among workers.
-
-    Those who share it get ⌊N/m⌋ consecutive blocks each, and the last of them the remainder, too.
-
-    Args:
-      num_blocks: N.
-      num_workers: n.
-      num_byzantine: b.
-      byzantine_data: what the last b workers hold: ``"honest"`` or ``"twin"``, the blocks of the first b (and on from
-        the first again, should b > n − b); ``"shard"``, their part of an n-way split; ``"iid"``, a random draw of
-        all blocks, as many as the last honest worker has.
-      seed: of the random draw.
-
-    Returns:
-      ``(table, sizes)`` as in `partition`.
-
-    Raises:
-      ValueError: a worker would have no block, or an unknown option.
-
-    >>> table, sizes = partition_blocks(5, 3, 1)
-    >>> table.tolist(), sizes.tolist()
-    ([[0, 1, 0], [2, 3, 4], [0, 1, 0]], [2, 3, 2])
-    """
-    if byzantine_data not in ("honest", "twin", "shard", "iid"):
-        raise ValueError(
-            f"partition_blocks: byzantine_data = {byzantine_data!r} must be 'honest', 'twin', 'shard' or 'iid'."
-        )
-    sharing = num_workers if byzantine_data == "shard" else num_workers - num_byzantine
-    if num_blocks < sharing:
-        raise ValueError(
-            f"partition_blocks: {num_blocks} blocks do not suffice for {sharing} workers; one would have none. "
-            "Use fewer workers, shorter blocks or more text."
-        )
-    each = num_blocks // sharing
-    shares = np.split(np.arange(num_blocks), each * np.arange(1, sharing))
-    if byzantine_data == "iid":
-        rng = np.random.default_rng(seed)
-        shares += [rng.choice(num_blocks, len(shares[-1]), replace=False) for _ in range(num_byzantine)]
-    shares += [shares[worker % sharing] for worker in range(len(shares), num_workers)]
-    table = np.stack([np.resize(share, len(shares[sharing - 1])) for share in shares])
-    return table.astype(np.int32), np.array([len(share) for share in shares], np.int32)
