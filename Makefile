@@ -28,13 +28,14 @@ require = $(1) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
 	echo "error: byzjax needs Python 3.11 or newer, but '$(1) --version' says:" \
 	"$$($(1) --version 2>&1 | head -n 1). Fix: $(2)" >&2; exit 1; }
 
-.PHONY: help demo test check bench clean
+.PHONY: help demo test check bench reproduce-quick clean
 
 help:
 	@echo "make demo    train on MNIST with 3 of 20 workers lying; figures in demo/ (ARGS=--quick: one minute)"
 	@echo "make test    the test suite, in N=$(N) processes (ARGS='-k data': a part of it)"
 	@echo "make check   lint, format and types"
 	@echo "make bench   speed of one round, as JSON and a table"
+	@echo "make reproduce-quick   every experiment of the paper at a reduced size, and its report in reproduction-quick/"
 	@echo "make clean   remove caches, builds and demo/, but not $(VENV)"
 	@echo "PYTHON=python3.12 before the first of these chooses the interpreter."
 
@@ -51,6 +52,10 @@ check: $(DEV)
 
 bench: $(RUNTIME)
 	$(BIN)/python benchmarks/round.py $(ARGS)
+
+reproduce-quick: $(RUNTIME)
+	$(BIN)/byzjax reproduce all --variant both --quick --store reproduction-quick $(ARGS)
+	$(BIN)/byzjax report reproduction-quick
 
 clean:
 	rm -rf build dist demo .cache .pytest_cache .ruff_cache

@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
-# Everything that a machine with an accelerator is asked for: the test suite, the demo, and the time of rounds and rules.
+# Everything that a machine with an accelerator is asked for: the time of rounds and rules, the demo, the paper's MNIST and language model, and
+# the test suite.
 #
 # usage: benchmarks/gpu.sh [OUT]      writes OUT/tests.log, OUT/demo/ and tables of round, aggregators and scaling (default: gpu-results)
+# The store OUT/paper is resumable: call it again after a limit. Tiny Shakespeare is fetched, or read from $BYZJAX_TINY_SHAKESPEARE.
 # Needs an environment with byzjax, its dev extra and a JAX that sees the accelerator; PYTHON chooses the interpreter.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -21,5 +23,15 @@ $python benchmarks/round.py --no-peers --out "$out" || status=1
 $python benchmarks/aggregators.py --no-peers --dim 10000000 --out "$out" || status=1  # coordinate rules against a copy
 $python benchmarks/scaling.py --out "$out" || status=1
 $python -m byzjax demo --out "$out/demo" || status=1
+# Table 1 of MNIST in the text's semantics; as released, the cells of Byz-NSGDM and of the baselines at the authors' rates.
+reproduce() { $python -m byzjax reproduce "$@" --store "$out/paper" --code-version gpu || status=1; }
+reproduce mnist --variant paper
+rates() { for rate in "$@"; do echo "--learning-rate $rate"; done; }
+reproduce mnist --variant released --no-references --method Byz-NSGDM $(rates 0.1 0.2 0.5 1)
+reproduce shakespeare --variant released --no-references --method Byz-NSGDM $(rates 0.5)
+reproduce shakespeare --variant released --no-references --method Base $(rates 0.01 0.05 0.1)
+reproduce mnist --variant released --no-references --method Base $(rates 0.001 0.002 0.005 0.01)
+reproduce mnist --variant released --no-references --method Decay $(rates 0.005 0.01 0.1 0.2)
+$python -m byzjax report "$out/paper" || status=1
 $python -m pytest -q -p no:cacheprovider 2>&1 | tee "$out/tests.log" || status=1
 exit $status

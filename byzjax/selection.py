@@ -56,7 +56,8 @@ def select(
 
     Warns:
       EdgeWarning: the best value is the smallest or largest of its grid.
-      DivergedWarning: all candidates diverged somewhere; the smallest is given there.
+      DivergedWarning: all candidates diverged somewhere; the smallest is given there. Not where nothing was run, by the
+        coordinate ``ran`` that sweeps of grid files have.
 
     >>> import xarray
     >>> accuracy = [[[0.1, 0.2], [0.9, 0.7], [0.8, 0.9]]]
@@ -82,7 +83,8 @@ def select(
         axis: score.isel(dict.fromkeys(axes, 0), drop=True).copy(data=place)
         for axis, place in zip(axes, places, strict=True)
     }
-    _warn(ranked, axes, chosen, lost=np.asarray(np.isinf(flat).all(-1)))
+    scoreless = np.asarray(np.isinf(flat).all(-1))
+    _warn(ranked, axes, chosen, scoreless, lost=scoreless & _ran(dataset, axes, chosen[axes[0]]))
     names = {axis: chosen[axis].copy(data=np.asarray(ranked[axis])[chosen[axis].values]) for axis in axes}
     return dataset.sel(names)
 
@@ -144,14 +146,28 @@ def _parsed(reduce: str, score: xarray.DataArray) -> tuple[str, str]:
     return said[1], names[0]
 
 
-def _warn(score: xarray.DataArray, axes: list[str], chosen: dict[str, xarray.DataArray], lost: np.ndarray) -> None:
+def _ran(dataset: xarray.Dataset, axes: list[str], like: xarray.DataArray) -> np.ndarray:
+    """Where anything was run at all: a grid may leave cells out."""
+    if "ran" not in dataset.coords:
+        return np.ones(like.shape, bool)
+    ran = dataset["ran"].any([axis for axis in axes if axis in dataset["ran"].dims])
+    return np.asarray((like.copy(data=np.ones(like.shape, bool)) & ran).transpose(*like.dims))
+
+
+def _warn(
+    score: xarray.DataArray,
+    axes: list[str],
+    chosen: dict[str, xarray.DataArray],
+    scoreless: np.ndarray,
+    lost: np.ndarray,
+) -> None:
     for axis in axes:
         values = np.asarray(score[axis])
         if len(values) < 2 or values.dtype.kind not in "iuf":
             continue
         places = chosen[axis].values
         for end, which in ((0, "smallest"), (len(values) - 1, "largest")):
-            there = (places == end) & ~lost
+            there = (places == end) & ~scoreless
             if there.any():
                 where = _where(chosen[axis], there)
                 warnings.warn(

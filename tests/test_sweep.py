@@ -675,6 +675,18 @@ def test_when_all_candidates_diverged_it_is_said():
     assert chosen["learning_rate"].values.tolist() == [1.0, 0.1]
 
 
+def test_what_was_not_run_did_not_diverge():
+    values = np.array(INSIDE)
+    values[1] = np.nan
+    dataset = scored(values)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        chosen = choose(dataset.assign_coords(ran=("rule", [True, False])))
+    assert chosen["learning_rate"].values.tolist() == [1.0, 0.1]
+    with pytest.warns(DivergedWarning, match="for rule=median"):
+        choose(dataset.assign_coords(ran=("rule", [True, True])))
+
+
 def test_equal_scores_give_the_smaller_value():
     tied = scored([[[0.1, 0.1], [0.5, 0.5], [0.5, 0.5], [0.2, 0.2]]], rates=(0.1, 10.0, 1.0, 100.0))
     assert float(choose(tied)["learning_rate"][0]) == 1.0

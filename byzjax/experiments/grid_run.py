@@ -149,11 +149,8 @@ def _rehearse(grid: GridConfig, result: Result) -> None:
 
 def choose(grid: GridConfig, dataset: xarray.Dataset) -> xarray.Dataset:
     """A grid's data set at the hyperparameters that its ``[sweep.select]`` chooses; see `byzjax.select`."""
-    from byzjax.plotting.choices import no_false_alarm
-
     assert grid.select is not None
-    with no_false_alarm(dataset):
-        return byzjax.select(dataset, **{**dataclasses.asdict(grid.select), "over": list(grid.select.over)})
+    return byzjax.select(dataset, **{**dataclasses.asdict(grid.select), "over": list(grid.select.over)})
 
 
 def function(grid: GridConfig, tasks: Tasks, skipped: Iterable[Invalid] = ()) -> Callable[..., Result]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -22,7 +20,7 @@ from byzjax.plotting.summaries import (
     plus_minus,
     summarize,
 )
-from byzjax.selection import DivergedWarning, select
+from byzjax.selection import select
 
 if TYPE_CHECKING:
     import xarray
@@ -242,21 +240,11 @@ def at_best(
         scores = scores.mean(over, skipna=False)
     if worst in reduced:
         scores = (scores.min if higher_is_better(by) else scores.max)(worst, skipna=False)
-    with no_false_alarm(dataset):
-        best = select(scores.to_dataset(name=by), over=list(choose), by=by, reduce=None, last=last)
+    table = scores.to_dataset(name=by)
+    if "ran" in dataset.coords:
+        table = table.assign_coords(ran=dataset["ran"].any([axis for axis in reduced if axis in dataset["ran"].dims]))
+    best = select(table, over=list(choose), by=by, reduce=None, last=last)
     return dataset[[metric]].sel({axis: best[axis] for axis in choose})
-
-
-@contextlib.contextmanager
-def no_false_alarm(dataset: xarray.Dataset) -> Iterator[None]:
-    """Drop the warning that all candidates of a cell diverged where nothing did: the cell was not run."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        yield
-    nothing = "diverged" in dataset and not bool(dataset["diverged"].any())
-    for one in caught:
-        if not (nothing and issubclass(one.category, DivergedWarning)):
-            warnings.warn(one.message, one.category, stacklevel=4)
 
 
 def chosen_lines(
