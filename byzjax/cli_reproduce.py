@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from byzjax.console import console, polite
+from byzjax.console import console, polite, warn
 
 if TYPE_CHECKING:
     from byzjax.experiments.experiment import Experiment
@@ -64,42 +64,40 @@ def reproduce(
     from byzjax.experiments.reproduce import path_of
     from byzjax.experiments.reproduce import reproduce as run
 
-    chosen = [
-        _part(experiment, quick, attack, aggregator, method, learning_rate, seeds, rounds, references)
-        for experiment in registry.experiments(name, variant.value)
-    ]
+    picked = {
+        "attacks": tuple(attack or ()),
+        "aggregators": tuple(aggregator or ()),
+        "methods": tuple(method or ()),
+        "learning_rates": tuple(sorted(learning_rate or ())),
+        "num_seeds": seeds,
+        "num_rounds": rounds,
+    }
+    picked = {name: value for name, value in picked.items() if value not in (None, ())}
+    chosen = _parts(registry.experiments(name, variant.value), picked, quick, references)
+    for experiment in chosen if len(chosen) > 1 else ():
+        experiment.task()  # what cannot be had is said before hours of something else
     for experiment in chosen:
         run(experiment, store, batch_size=batch_size or "auto", code_version=code_version)
         console().print(f"Written: {path_of(experiment, store)}", soft_wrap=True)
     console().print(f"Next: byzjax report {store}", soft_wrap=True)
 
 
-def _part(
-    experiment: Experiment,
-    quick: bool,
-    attack: list[str] | None,
-    aggregator: list[str] | None,
-    method: list[str] | None,
-    learning_rate: list[float] | None,
-    seeds: int | None,
-    rounds: int | None,
-    references: bool,
-) -> Experiment:
+def _parts(experiments: list[Experiment], picked: dict[str, Any], quick: bool, references: bool) -> list[Experiment]:
     import dataclasses
 
+    from byzjax.experiments import registry
     from byzjax.experiments.experiment import reduced
-    from byzjax.experiments.registry import quick as piece
 
-    if quick:
-        experiment = piece(experiment)
-    if not references:
-        experiment = dataclasses.replace(experiment, references=False)
-    return reduced(
-        experiment,
-        attacks=tuple(attack or ()),
-        aggregators=tuple(aggregator or ()),
-        methods=tuple(method or ()),
-        learning_rates=tuple(sorted(learning_rate or ())),
-        num_seeds=seeds,
-        num_rounds=rounds,
-    )
+    found, lacking = [], []
+    for experiment in experiments:
+        try:
+            part = (registry.quick if quick else reduced)(experiment, **picked)
+        except ValueError as error:
+            lacking.append(f"{experiment.name} ({experiment.variant}): {error}")
+            continue
+        found.append(part if references else dataclasses.replace(part, references=False))
+    if not found:
+        raise ValueError(lacking[0])
+    for line in lacking:
+        warn(f"left out: {line}")
+    return found

@@ -105,6 +105,23 @@ def attackers_kept(info: RoundInfo) -> jax.Array:
     return _honest_average(kept, info.byzantine) if len(mixing) == len(info.byzantine) else kept.mean()
 
 
+def worker_kept(info: RoundInfo) -> jax.Array:
+    """In which share of the honest workers' mixed rows each worker is contained, f32[n]: whom NNM drops.
+
+    Over all rows where rows are not workers.
+
+    Raises:
+      ValueError: a rule without a pre-aggregation that mixes rows.
+    """
+    mixing = info.trust.mixing
+    if mixing is None:
+        raise ValueError("record: worker_kept needs a pre-aggregation that mixes rows, e.g. chain(nnm(f), …).")
+    kept = (mixing != 0).astype(mixing.dtype)
+    if len(mixing) != len(info.byzantine):
+        return kept.mean(0)
+    return jnp.where(info.byzantine[:, None], 0.0, kept).sum(0) / (~info.byzantine).sum().astype(kept.dtype)
+
+
 REGISTRY: dict[str, Callable[[RoundInfo], jax.Array]] = {
     "loss": loss,
     "aggregate_norm": aggregate_norm,
@@ -114,6 +131,7 @@ REGISTRY: dict[str, Callable[[RoundInfo], jax.Array]] = {
     "finite": finite,
     "attacker_weight": attacker_weight,
     "attackers_kept": attackers_kept,
+    "worker_kept": worker_kept,
 }
 
 

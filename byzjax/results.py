@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 # name -> (long_name, units): what axes and readers of a file are told. Anything else goes by its own name.
 DESCRIPTIONS: dict[str, tuple[str, str]] = {
     "aggregate_norm": ("norm of the aggregate", "1"),
+    "worker_kept": ("share of the honest workers' mixed rows that contain a worker", "1"),
     "honest_norm": ("norm of the honest mean", "1"),
     "aggregation_error": ("distance of the aggregate from the honest mean", "1"),
     "honest_spread": ("mean distance of honest updates from their mean", "1"),
@@ -129,6 +130,8 @@ def dims_of(name: str, ndim: int, leading: str | None) -> tuple[str, ...]:
     """The dimensions of a variable with ``ndim`` axes, of which the first is ``leading`` if that is not None."""
     if ndim == 2 and leading is not None and name.endswith("_per_class"):
         return leading, "class"
+    if ndim == 2 and leading is not None and name.startswith("worker_"):
+        return leading, "worker"
     named = () if leading is None else (leading,)
     return *named, *(f"{name}_axis{axis}" for axis in range(len(named), ndim))
 

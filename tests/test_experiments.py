@@ -6,10 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
-from byzjax import methods, metrics, simulate
-from byzjax.experiments import quartic, registry
+from byzjax import aggregators as agg
+from byzjax import metrics, results, simulate
+from byzjax.cli import app
+from byzjax.experiments import published, quartic, registry
 from byzjax.experiments.experiment import MEAN, NONE, reduced
+from byzjax.experiments.published import Place
 from byzjax.experiments.reproduce import lane, parts, path_of, precision, reproduce
 from byzjax.keys import round_keys
 
@@ -144,6 +148,24 @@ def test_a_reproduction_is_its_runs_and_resumes(tmp_path, monkeypatch):
         np.testing.assert_array_equal(dataset[name], again[name])
 
 
+def test_a_data_set_grows_and_is_never_replaced_by_a_part(tmp_path):
+    both = small(learning_rates=(0.005, 0.01), methods=("Base", "Byz-NSGDM"), aggregators=("CM",))
+    options = {"progress": False, "batch_size": 4}
+    reproduce(reduced(both, methods=("Byz-NSGDM",)), tmp_path, **options)
+    reproduce(reduced(both, methods=("Base",), learning_rates=(0.01,)), tmp_path, **options)
+    part = results.load(path_of(both, tmp_path))
+    assert part["method"].values.tolist() == ["Base", "Byz-NSGDM"]
+    assert part["tried"].isel(case=0, seed=0).values.tolist() == [[False, True], [True, True]]
+    whole = reproduce(both, tmp_path, **options)
+    assert bool(whole["tried"].all())
+    np.testing.assert_array_equal(part["aggregate_norm"][1], whole["aggregate_norm"][1])
+    assert part["attack"].values.tolist() == whole["attack"].values.tolist() == ["ALIE", "none", "ALIE"]
+    with pytest.raises(
+        ValueError, match=r"is of another setting \(num_rounds = 40 there, 20 here\); use another store"
+    ):
+        reproduce(reduced(both, num_rounds=20), tmp_path, **options)
+
+
 def test_methods_may_have_grids_of_their_own(tmp_path):
     experiment = small(methods=("Base", "Decay"), aggregators=("CM",))
     grids = {"Base": (0.002, 0.01), "Decay": (0.01, 0.02)}
@@ -170,7 +192,7 @@ def test_more_seeds_than_the_authors_had():
     ("options", "message"),
     [
         ({"attacks": ("XY",)}, "attack = 'XY' is not in this experiment; it has"),
-        ({"num_rounds": 3}, "num_rounds = 3 must be at least 20"),
+        ({"num_rounds": 3}, "num_rounds = 3 must be between 20"),
         ({"num_seeds": 0}, "num_seeds = 0 must be at least 1"),
     ],
 )
@@ -194,9 +216,75 @@ def test_the_released_shifts_balance():
 
 
 def test_a_recipe_takes_the_momentum_of_a_lane():
-    experiment = registry.experiment("ablation", "paper")
-    rule = experiment.aggregators["RFA"]
-    assert isinstance(experiment.methods["Byz-NSGDM"].build(0.1, rule, beta=0.3), methods.Method)
+    build = registry.experiment("ablation", "paper").methods["Byz-NSGDM"].build
+    moved = []
+    for beta in (0.3, 0.9):
+        worker = build(0.1, agg.mean(), beta=beta).worker
+        state = worker.init(jnp.zeros(2))
+        moved.append(float(worker.update(jnp.ones(2), state)[0][0]))
+    np.testing.assert_allclose(moved, [0.7, 0.1], rtol=1e-6)
+
+
+def test_the_released_clip_binds():
+    """At a rate at which Decay overshoots, as its authors' runs did."""
+    with precision("float64"):
+        experiment = registry.experiment("quartic", "released")
+        task, key = experiment.task(), jax.random.key(3)
+        slopes = np.asarray([task.sample(task.data, round_keys(key, jnp.asarray(k)).data)["slope"] for k in range(12)])
+        attack, rule = parts(experiment, ("ALIE", "CM"), jnp.asarray(0))
+        build = experiment.methods["Decay"].build
+        options = {"byzantine": jnp.arange(N) >= H, "num_rounds": 12, "record": metrics.record("aggregate_norm")}
+        result = simulate(task, build(0.1, rule), attack, key=key, **options)
+        _, norms = released("Decay", "ALIE", "CM", 0.1, slopes)
+    assert max(norms) == pytest.approx(1000.0)
+    np.testing.assert_allclose(result.history["aggregate_norm"], norms, rtol=1e-5)
+
+
+def test_the_first_rounds_are_those_of_the_authors_code():
+    """Where gradients are so large that noise does not matter, seeds do not either."""
+    with precision("float64"):
+        experiment = registry.experiment("quartic", "released")
+        task = experiment.task()
+        for rule in experiment.aggregators:
+            place = Place("BF", rule, "Base")
+            curve, rate = published.curves("quartic")[place], published.table1("quartic")[place].learning_rate
+            attack, rule_ = parts(experiment, ("BF", rule), jnp.asarray(0))
+            build = experiment.methods["Base"].build
+            options = {"byzantine": jnp.arange(N) >= H, "num_rounds": 61, "record": metrics.record("aggregate_norm")}
+            result = simulate(task, build(rate, rule_), attack, key=jax.random.key(0), **options)
+            for point in curve[:2]:  # rounds 1 and 61
+                ours = result.history["aggregate_norm"][point.round - 1]
+                np.testing.assert_allclose(ours, point.values["aggregate_norm"], rtol=1e-4, err_msg=rule)
+
+
+@pytest.mark.parametrize("name", ["mnist", "shakespeare", "ablation"])
+def test_the_command_line_runs_pieces(tmp_path, name):
+    store = str(tmp_path)
+    command = ["reproduce", name, "--quick", "--no-references", "--store", store, "--rounds", "30", "--batch-size", "1"]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    dataset = results.load(tmp_path / f"{name}-paper.nc")
+    config = results.config_of(dataset)
+    assert config["piece"]
+    assert config["num_rounds"] <= 30
+    assert bool(np.isfinite(dataset[config["metric"]["name"]]).all())
+    assert 0 <= float(dataset["worker_kept"].min()) <= float(dataset["worker_kept"].max()) <= 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["mnist", "--attack", "ALIE"], "attack = 'ALIE' is not in this experiment; it has ['BF', 'LF', 'Mimic']"),
+        (["quartic", "--learning-rate", "-0.1"], "learning_rate = -0.1 must be a finite number > 0"),
+        (["quartic", "--rounds", "5000"], "num_rounds = 5000 must be between 100"),
+        (["quark"], "experiment = 'quark' is unknown; nearest: quartic"),
+    ],
+)
+def test_the_command_line_refuses_in_one_line(tmp_path, options, message):
+    done = CliRunner().invoke(app, ["reproduce", *options, "--store", str(tmp_path)])
+    assert done.exit_code == 2
+    assert message in done.output
+    assert done.output.count("\n") == 1
 
 
 def test_the_released_mnist_keeps_all_attackers_from_the_start():

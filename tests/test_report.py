@@ -293,7 +293,17 @@ class TestVerdicts:
         assert verdicts.modes(np.array([1.0, 9.0])) is None
         assert verdicts.modes(np.array([])) is None
 
-    @pytest.mark.parametrize(("size", "most"), [(3, 0.1), (4, 0.1), (5, 0.025), (20, 0.005)])
+    @pytest.mark.parametrize("size", [20, 100])
+    def test_two_groups_are_seen_among_many_seeds(self, size):
+        rng = np.random.default_rng(0)
+        low = size // 4
+        for _ in range(20):
+            values = np.concatenate([rng.normal(size=low) + 88.0, rng.normal(size=size - low) + 97.0])
+            groups = verdicts.modes(rng.permutation(values))
+            assert groups is not None
+            assert (groups.low.size, groups.high.size) == (low, size - low)
+
+    @pytest.mark.parametrize(("size", "most"), [(3, 0.1), (4, 0.1), (5, 0.025), (20, 0.02), (50, 0.002)])
     def test_normal_samples_rarely_look_like_two_groups(self, size, most):
         samples = 10.0 + np.random.default_rng(0).normal(size=(2000, size))
         assert np.mean([verdicts.modes(sample) is not None for sample in samples]) < most

@@ -14,7 +14,7 @@ from byzjax.base import Aggregator, Method, Numeric, Task
 from byzjax.experiments.experiment import Recipe
 
 _MASKS = 0x6D61736B
-BASE, DECAY, OURS = "Base", "Decay", "Byz-NSGDM"
+BASE, DECAY, OURS = METHODS = ("Base", "Decay", "Byz-NSGDM")
 
 
 def algorithm_1(

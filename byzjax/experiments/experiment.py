@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 
-from byzjax.base import Aggregator, Attack, Method, Task
+from byzjax.base import Aggregator, Attack, Method, Task, check_number
 
 Variant = Literal["paper", "released"]
 VARIANTS: tuple[Variant, ...] = ("paper", "released")
@@ -83,6 +83,7 @@ class Experiment:
       precision: of all numbers.
       references: also run without attack, and with the plain mean.
       notes: what a reader has to know.
+      piece: of something smaller than the paper's task; not to be compared with published numbers.
     """
 
     name: str
@@ -104,6 +105,7 @@ class Experiment:
     precision: Literal["float32", "float64"] = "float32"
     references: bool = True
     notes: tuple[str, ...] = ()
+    piece: bool = False
 
     @property
     def cases(self) -> tuple[tuple[str, str], ...]:
@@ -117,6 +119,8 @@ class Experiment:
         return {
             "experiment": self.name,
             "variant": self.variant,
+            "piece": self.piece,
+            "num_byzantine": self.num_byzantine,
             "num_rounds": self.num_rounds,
             "eval_every": self.eval_every,
             "metric": self.metric._asdict(),
@@ -151,10 +155,13 @@ def reduced(
       ValueError: an unknown label, or a number out of range.
     """
     evals = experiment.num_rounds if num_rounds is None else num_rounds
-    if not experiment.eval_every <= evals:
+    if not experiment.eval_every <= evals <= experiment.num_rounds:
         raise ValueError(
-            f"num_rounds = {num_rounds} must be at least {experiment.eval_every}, the rounds between evaluations."
+            f"num_rounds = {num_rounds} must be between {experiment.eval_every}, the rounds between evaluations, and "
+            f"{experiment.num_rounds}, the experiment's."
         )
+    for rate in learning_rates:
+        check_number(rate, "learning_rate", experiment.name, least=0, open_below=True)
     if num_seeds is not None and num_seeds < 1:
         raise ValueError(f"num_seeds = {num_seeds} must be at least 1.")
     seeds = experiment.seeds

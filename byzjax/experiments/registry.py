@@ -33,9 +33,15 @@ _QUICK: dict[tuple[str, Variant], dict[str, Any]] = {
 }
 
 
-def quick(experiment: Experiment) -> Experiment:
-    """A piece of an experiment that takes a minute or so; the language model is a small one on the embedded plays."""
-    part = reduced(experiment, **_QUICK[experiment.name, experiment.variant])
+def quick(experiment: Experiment, **more: Any) -> Experiment:
+    """A piece of an experiment that takes a minute or so; the language model is a small one on the embedded plays.
+
+    Args:
+      experiment: the whole.
+      **more: what `reduced` takes, in place of the piece's own.
+    """
+    part = reduced(experiment, **{**_QUICK[experiment.name, experiment.variant], **more})
+    part = dataclasses.replace(part, piece=True)
     if experiment.name != "shakespeare":
         return part
     return dataclasses.replace(part, task=functools.partial(shakespeare.small, experiment.variant))

@@ -164,8 +164,8 @@ def norms(study: Study) -> str:
         "that of the honest objective's gradient, in either direction. The true norm is taken after the round, the "
         "aggregate's in it."
         if true == "gradient_norm"
-        else "The norm of the mean of what honest workers sent is what the server would have seen without attackers, "
-        "in the same round."
+        else "The true gradient norm was not computed. The norm of the mean of what honest workers sent, their "
+        "momenta, is what the server would have seen without attackers, in the same round and at the same parameters."
     )
     names = [long_name(study.chosen, name) for name in (true, "aggregate_norm")]
     heads = ["attack", "rule", "method", *names, "ratio", *([f"{names[0]}, the authors' code"] if theirs else [])]
@@ -227,12 +227,25 @@ def attackers(study: Study) -> str:
             continue
         tenth = max(1, one.shape[1] // _TENTHS)
         cells = [spread(part.mean(1), 2) for part in (one[:, :tenth], one, one[:, -tenth:])]
-        lines.append([*case_names(*study.cases[place]), study.methods[method], *cells])
-    heads = ["attack", "rule", "method", "first tenth", "whole run", "last tenth"]
+        lines.append([*case_names(*study.cases[place]), study.methods[method], *cells, _dropped(study, place, method)])
+    heads = ["attack", "rule", "method", "first tenth", "whole run", "last tenth", "honest workers dropped most"]
     return (
         "How many attackers are among the rows that NNM averages for an honest worker, mean over honest workers and "
-        "the rounds that were recorded. Who is kept costs an honest worker its place.\n\n" + grid(heads, lines)
+        "the rounds that were recorded. Who is kept costs an honest worker its place: the last column names those "
+        "(counted from 0) that are missing from more than a third of the averages, and from how many.\n\n"
+        + grid(heads, lines)
     )
+
+
+def _dropped(study: Study, place: int, method: int) -> str:
+    """Honest workers that are often missing, the rarest first; three at most."""
+    if not study.has("worker_kept"):
+        return "–"
+    kept = study.chosen["worker_kept"].isel({"case": place, "method": method})
+    honest = kept.sizes["worker"] - study.config["num_byzantine"]
+    share = np.asarray(kept.mean(["seed", "eval"]), float)[:honest]
+    often = [worker for worker in np.argsort(share) if share[worker] < 2 / 3][:3]
+    return ", ".join(f"{worker} ({100 * (1 - share[worker]):.0f} %)" for worker in often) or "none"
 
 
 def divergence(study: Study) -> str:
@@ -296,7 +309,7 @@ SECTIONS: dict[str, Callable[[Study], str]] = {
     "The chosen learning rates": rates,
     "Sensitivity to the learning rate": sensitivity,
     "Best and last evaluation": best_and_final,
-    "The true norm beside the aggregate's": norms,
+    "The honest norm beside the aggregate's": norms,
     "Loss beside accuracy": losses,
     "Which classes are lost": classes,
     "Attackers kept by NNM": attackers,

@@ -15,11 +15,15 @@ import numpy as np
 import byzjax
 from byzjax import aggregators, attacks, metrics, results
 from byzjax.base import Task
+from byzjax.experiments.common import METHODS
 from byzjax.experiments.experiment import MEAN, NONE, Experiment
 from byzjax.simulate import Result, simulate
 
 if TYPE_CHECKING:
     import xarray
+
+# As Table 1 orders them; the reference without attack comes first.
+ATTACKS, AGGREGATORS = (NONE, "BF", "LF", "Mimic", "ALIE"), ("RFA", "Krum", "CM")
 
 
 def reproduce(
@@ -38,16 +42,21 @@ def reproduce(
       progress: show a bar.
       batch_size, code_version: see `byzjax.sweep`.
 
+    A store has one data set of an experiment, and it grows: what an earlier call added and this one does not run stays.
+
     Returns:
       A data set with the dimensions ``method``, ``case`` (with the coordinates ``attack`` and ``aggregator``),
       ``learning_rate``, ``seed``, and ``eval``. A method is NaN at learning rates that it was not tried at; ``tried``
       says so.
 
     Raises:
-      ValueError, OSError, KeyboardInterrupt: see `byzjax.sweep`.
+      ValueError: the store holds runs of another length or task of this experiment; see `byzjax.sweep`.
+      OSError, KeyboardInterrupt: see `byzjax.sweep`.
     """
     with precision(experiment.precision):
         task = experiment.task()
+        config = {**experiment.described(), **_size_of(task)}
+        before = _before(path_of(experiment, store), config)
         parts = [
             byzjax.sweep(
                 lane(experiment, task, method),
@@ -60,13 +69,15 @@ def reproduce(
                 batch_size=batch_size,
                 store=store,
                 progress=progress,
-                config={**experiment.described(), "method": method, "eval_every": experiment.eval_every},
+                config={**config, "method": method},
                 name=f"{experiment.name} ({experiment.variant}), {method}",
                 code_version=code_version,
             )
             for method, recipe in experiment.methods.items()
         ]
-    dataset = _joined(experiment, parts)
+    dataset = _joined(experiment, config, parts)
+    if before is not None:
+        dataset = _grown(dataset, before)
     results.save(dataset, path_of(experiment, store))
     return dataset
 
@@ -111,9 +122,12 @@ def parts(experiment: Experiment, case: tuple[str, str], seed: jax.Array) -> tup
     )
 
 
+_MIXED = ("attackers_kept", "worker_kept")
+
+
 def _recordable(experiment: Experiment, rule: str) -> tuple[str, ...]:
     """Whom a mixing kept can only be told where there is one."""
-    return tuple(name for name in experiment.record if rule != MEAN or name != "attackers_kept")
+    return tuple(name for name in experiment.record if rule != MEAN or name not in _MIXED)
 
 
 @contextlib.contextmanager
@@ -127,7 +141,55 @@ def precision(name: str) -> Iterator[None]:
         jax.config.update("jax_enable_x64", before)
 
 
-def _joined(experiment: Experiment, parts: list[xarray.Dataset]) -> xarray.Dataset:
+def _size_of(task: Task) -> dict[str, Any]:
+    params = jax.eval_shape(task.init, jax.random.key(0))
+    return {
+        "task": task.name,
+        "num_workers": task.num_workers,
+        "num_parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
+    }
+
+
+def _before(path: Path, config: dict[str, Any]) -> xarray.Dataset | None:
+    """What the store holds of the experiment."""
+    if not path.exists():
+        return None
+    dataset = results.load(path)
+    there, here = results.config_of(dataset), json.loads(results.encode(config))
+    other = [f"{key} = {there.get(key)} there, {here[key]} here" for key in here if there.get(key) != here[key]]
+    if other:
+        raise ValueError(
+            f"{path} is of another setting ({'; '.join(other)}); pass another store, or move the file away."
+        )
+    return dataset
+
+
+def _grown(dataset: xarray.Dataset, before: xarray.Dataset) -> xarray.Dataset:
+    """Both, in the order of the paper; where they overlap, the new one."""
+    both = dataset.combine_first(before)
+    for name in ("diverged", "tried"):
+        both[name] = both[name].fillna(False).astype(bool).assign_attrs(dataset[name].attrs)
+    methods = sorted(map(str, both["method"].values), key=lambda label: _rank(label, METHODS))
+    both = both.sel({"method": methods, "case": sorted(map(str, both["case"].values), key=_place)})
+    attack, rule = zip(*(str(case).split(" / ") for case in both["case"].values), strict=True)
+    both = both.assign_coords(attack=("case", list(attack)), aggregator=("case", list(rule)))
+    seconds = {name: dataset.attrs[name] + before.attrs[name] for name in ("compile_seconds", "run_seconds")}
+    counts = {"lanes": int(both["tried"].sum()), "diverged": int(both["diverged"].sum())}
+    both.attrs = {**dataset.attrs, **seconds, **counts}
+    return both
+
+
+def _place(case: str) -> tuple[int, ...]:
+    """As in the paper's table, and then the references."""
+    attack, rule = case.split(" / ")
+    return int(rule == MEAN), _rank(attack, ATTACKS), _rank(rule, AGGREGATORS)
+
+
+def _rank(label: str, known: tuple[str, ...]) -> int:
+    return known.index(label) if label in known else len(known)
+
+
+def _joined(experiment: Experiment, config: dict[str, Any], parts: list[xarray.Dataset]) -> xarray.Dataset:
     import xarray
 
     labels = list(experiment.methods)
@@ -145,7 +207,7 @@ def _joined(experiment: Experiment, parts: list[xarray.Dataset]) -> xarray.Datas
     for part in parts:
         for name in part.variables:
             dataset[name].attrs.update(part[name].attrs)
-    dataset.attrs = {**parts[0].attrs, "config": results.encode(experiment.described())}
+    dataset.attrs = {**parts[0].attrs, "config": results.encode(config)}
     seconds = {name: float(sum(part.attrs[name] for part in parts)) for name in ("compile_seconds", "run_seconds")}
     counts = {name: int(sum(part.attrs[name] for part in parts)) for name in ("lanes", "diverged")}
     dataset.attrs.update(**seconds, **counts, batch_size=json.dumps([part.attrs["batch_size"] for part in parts]))

@@ -12,7 +12,7 @@ from byzjax.experiments.common import algorithm_1, frozen_masks
 from byzjax.experiments.experiment import Experiment, Metric, Tuning, Variant
 
 N, B = 20, 3
-RECORD = ("loss", "aggregate_norm", "honest_norm", "aggregation_error", "attackers_kept")
+RECORD = ("loss", "aggregate_norm", "honest_norm", "aggregation_error", "attackers_kept", "worker_kept")
 ROUNDS = 700  # the text does not say; 100 epochs of 7 batches in the released code
 _RELEASED = {"val": "rest", "eval_blocks": 768, "dropout": "frozen", "byzantine_data": "twin"}
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import xarray
 
 Word = Literal["agrees", "differs", "chaotic", "diverged", "not run", "another setting", "unpublished"]
+MANY, APART = 20, 5.0  # `modes`: of normal samples of 20 values one in a hundred is cut in two, of 50 hardly any
+_NOTHING = np.empty(0)
 STANDARD_ERRORS = 3.0  # differences up to here are put down to the seeds
 
 
@@ -38,6 +40,8 @@ class Row(NamedTuple):
       at_edge: of the rates that were tried, see `byzjax.experiments.choice.chosen`.
       cell: as published; None where nothing was.
       word: the verdict.
+      compared: values at the published learning rate, where that was tried: the verdict is about the method, and not
+        about another choice of the rate. Otherwise, and with nothing published, ``values``.
     """
 
     place: Place
@@ -47,6 +51,7 @@ class Row(NamedTuple):
     at_edge: str
     cell: Cell | None
     word: Word
+    compared: np.ndarray
 
     @property
     def mean(self) -> float:
@@ -60,7 +65,7 @@ class Row(NamedTuple):
     @property
     def distance(self) -> float:
         """Our mean minus the recomputed one, in standard errors of that difference."""
-        return standard_errors(self.values, self.cell) if self.cell is not None else math.nan
+        return standard_errors(self.compared, self.cell) if self.cell is not None else math.nan
 
 
 class Ranking(NamedTuple):
@@ -72,6 +77,7 @@ class Ranking(NamedTuple):
       published: the order of the published means of the same methods, recomputed; empty where there are none.
       margin: by how much the first is better than the second, in the units of the table.
       error: standard error of that, from differences at the same seed.
+      seeds: how many.
     """
 
     attack: str
@@ -80,30 +86,35 @@ class Ranking(NamedTuple):
     published: tuple[str, ...]
     margin: float
     error: float
+    seeds: int
 
     @property
     def word(self) -> str:
-        """Whether the published order holds."""
-        return "–" if not self.published else "holds" if self.order == self.published else "differs"
+        """Whether the published order holds; nothing is said where the best diverged."""
+        known = self.published and math.isfinite(self.margin)
+        return "–" if not known else "holds" if self.order == self.published else "differs"
 
     @property
     def clear(self) -> bool:
-        """Whether the first is better than the second by more than the standard error."""
-        return self.margin > self.error
+        """Whether zero is below the 95 % interval of the lead; the best was picked first, so this is generous."""
+        from scipy.special import stdtrit
+
+        return self.seeds > 1 and self.margin > float(stdtrit(self.seeds - 1, 0.975)) * self.error
 
 
-def rows(dataset: xarray.Dataset) -> list[Row]:
+def rows(dataset: xarray.Dataset, whole: xarray.Dataset | None = None) -> list[Row]:
     """Every cell of an experiment's table, and those that were published and not run.
 
     Args:
       dataset: that `byzjax.experiments.choice.chosen` made, without more axes than method, case, seed and eval.
+      whole: what it was made from, with all rates.
     """
     config = results.config_of(dataset)
     cells = published.table1(config["experiment"])
-    made = [_row(part, config, cells) for part in _table_cells(dataset)]
+    made = [_row(part, config, cells, whole) for part in _table_cells(dataset)]
     there = {row.place for row in made}
     missing = [place for place in cells if place not in there]
-    return made + [Row(place, np.empty(0), 0, math.nan, "", cells[place], "not run") for place in missing]
+    return made + [Row(place, _NOTHING, 0, math.nan, "", cells[place], "not run", _NOTHING) for place in missing]
 
 
 def final(dataset: xarray.Dataset) -> xarray.DataArray:
@@ -128,16 +139,37 @@ def _table_cells(dataset: xarray.Dataset) -> Iterator[xarray.Dataset]:
             yield from (one.isel({"method": method}) for method in range(dataset.sizes["method"]))
 
 
-def _row(part: xarray.Dataset, config: dict, cells: dict[Place, Cell]) -> Row:
+def _row(part: xarray.Dataset, config: dict, cells: dict[Place, Cell], whole: xarray.Dataset | None) -> Row:
     place = Place(*(str(part[name].item()) for name in ("attack", "aggregator", "method")))
-    values = np.atleast_1d(np.asarray(final(part), float))
+    (kept, diverged), cell = _split(final(part)), cells.get(place)
+    compared, lost = kept, diverged
+    if cell is not None and whole is not None:
+        same = whole.sel({"method": place.method, "case": part["case"].item()})
+        rates = np.asarray(same["learning_rate"])
+        near = np.flatnonzero(np.isclose(rates, cell.learning_rate, rtol=1e-5))
+        if near.size and bool(same["tried"].isel(learning_rate=near[0]).all()):
+            compared, lost = _split(final(same.isel(learning_rate=near[0])))
+    word = verdict(
+        compared,
+        lost,
+        cell,
+        variant=config["variant"],
+        num_rounds=config["num_rounds"],
+        piece=config.get("piece", False),
+    )
+    return Row(place, kept, diverged, float(part["learning_rate"]), str(part["at_edge"].item()), cell, word, compared)
+
+
+def _split(runs: xarray.DataArray) -> tuple[np.ndarray, int]:
+    """The finite ones, and how many others there are."""
+    values = np.atleast_1d(np.asarray(runs, float))
     kept = values[np.isfinite(values)]
-    diverged, cell = values.size - kept.size, cells.get(place)
-    word = verdict(kept, diverged, cell, variant=config["variant"], num_rounds=config["num_rounds"])
-    return Row(place, kept, diverged, float(part["learning_rate"]), str(part["at_edge"].item()), cell, word)
+    return kept, values.size - kept.size
 
 
-def verdict(values: np.ndarray, diverged: int, cell: Cell | None, *, variant: str, num_rounds: int) -> Word:
+def verdict(
+    values: np.ndarray, diverged: int, cell: Cell | None, *, variant: str, num_rounds: int, piece: bool = False
+) -> Word:
     """A cell in a word.
 
     - ``unpublished``: there is nothing to compare with.
@@ -155,10 +187,11 @@ def verdict(values: np.ndarray, diverged: int, cell: Cell | None, *, variant: st
       cell: the published one.
       variant: of the experiment.
       num_rounds: of our runs.
+      piece: ours are of something smaller.
     """
     if cell is None:
         return "unpublished"
-    if variant != "released" or num_rounds != cell.num_rounds:
+    if piece or variant != "released" or num_rounds != cell.num_rounds:
         return "another setting"
     if cell.source == "rerun" and not cell.reproduces:
         return "chaotic"
@@ -203,8 +236,11 @@ def modes(values: np.ndarray) -> Modes | None:
 
     The largest gap between neighbours must be more than half of the range, more than one per cent of the mean, and more
     than k times the range within either group; k = 20 for three values and 5 for more. Of normal samples this marks one
-    in twelve with three or four values and one in sixty with five; fewer than three values are never marked. With
-    many seeds it is cautious: only groups that are much narrower than their distance are seen.
+    in twelve with three or four values and one in sixty with five; fewer than three values are never marked.
+
+    Ranges grow with the number of seeds, so from `MANY` on another sign will do: cut where the sum of squares within
+    the two groups is least, their means are more than `APART` of their standard deviations (root mean square) from each
+    other, and neither has less than a tenth of the seeds.
 
     Args:
       values: of the seeds, finite.
@@ -223,7 +259,18 @@ def modes(values: np.ndarray) -> Modes | None:
     within = max(float(np.ptp(low)), float(np.ptp(high)))
     factor = 20 if ordered.size == 3 else 5
     least = max(float(np.ptp(ordered)) / 2, factor * within, 0.01 * abs(float(ordered.mean())))
-    return Modes(low, high) if gaps[place] > least else None
+    if gaps[place] > least:
+        return Modes(low, high)
+    return _two_means(ordered) if ordered.size >= MANY else None
+
+
+def _two_means(ordered: np.ndarray) -> Modes | None:
+    fewest = max(2, math.ceil(ordered.size / 10))
+    cuts = [(ordered[:cut], ordered[cut:]) for cut in range(fewest, ordered.size - fewest + 1)]
+    low, high = min(cuts, key=lambda cut: sum(part.size * part.var() for part in cut))
+    width = math.sqrt((low.var(ddof=1) + high.var(ddof=1)) / 2)
+    distance = float(high.mean() - low.mean())
+    return Modes(low, high) if distance > max(APART * width, 0.01 * abs(float(ordered.mean()))) else None
 
 
 def rankings(dataset: xarray.Dataset) -> list[Ranking]:
@@ -248,7 +295,9 @@ def rankings(dataset: xarray.Dataset) -> list[Ranking]:
         scores = np.where(np.isfinite(runs).all(1), runs.mean(1), -np.inf)
         order = np.argsort(-scores, kind="stable")
         means = {label: cells[place].mean for label in labels if (place := Place(attack, rule, label)) in cells}
-        paired = runs[order[0]] - runs[order[1]]
+        # A finite best has no finite lead over what diverged, and a diverged one leads nobody.
+        lead = bool(np.isfinite(scores[order[:2]]).all())
+        paired = runs[order[0]] - runs[order[1]] if lead else np.full(runs.shape[1], np.nan)
         made.append(
             Ranking(
                 attack,
@@ -257,6 +306,7 @@ def rankings(dataset: xarray.Dataset) -> list[Ranking]:
                 tuple(sorted(means, key=lambda label: -sign * means[label])) if len(means) == len(labels) else (),
                 float(paired.mean()),
                 float(paired.std(ddof=1) / math.sqrt(paired.size)) if paired.size > 1 else math.nan,
+                paired.size,
             )
         )
     return made
