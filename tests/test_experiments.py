@@ -257,13 +257,17 @@ def test_the_first_rounds_are_those_of_the_authors_code():
                 np.testing.assert_allclose(ours, point.values["aggregate_norm"], rtol=1e-4, err_msg=rule)
 
 
-@pytest.mark.parametrize("name", ["mnist", "shakespeare", "ablation"])
-def test_the_command_line_runs_pieces(tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "variant"),
+    [("mnist", "paper"), ("shakespeare", "paper"), ("shakespeare", "released"), ("ablation", "paper")],
+)
+def test_the_command_line_runs_pieces(tmp_path, name, variant):
     store = str(tmp_path)
-    command = ["reproduce", name, "--quick", "--no-references", "--store", store, "--rounds", "30", "--batch-size", "1"]
+    command = ["reproduce", name, "--quick", "--no-references", "--store", store, "--batch-size", "1"]
+    command += ["--variant", variant, "--rounds", "14" if name == "shakespeare" else "30"]
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 0, done.output
-    dataset = results.load(tmp_path / f"{name}-paper.nc")
+    dataset = results.load(tmp_path / f"{name}-{variant}.nc")
     config = results.config_of(dataset)
     assert config["piece"]
     assert config["num_rounds"] <= 30

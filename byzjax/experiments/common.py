@@ -9,7 +9,10 @@ from typing import Literal
 
 import jax
 
+import byzjax
+from byzjax import aggregators as agg
 from byzjax import methods
+from byzjax.aggregators.distance import Neighbors, Power
 from byzjax.base import Aggregator, Method, Numeric, Task
 from byzjax.experiments.experiment import Recipe
 
@@ -41,6 +44,21 @@ def algorithm_1(
         BASE: recipe(BASE, methods.momentum_sgd),
         DECAY: recipe(DECAY, functools.partial(methods.momentum_sgd, decay=True)),
         OURS: recipe(OURS, methods.byz_nsgdm),
+    }
+
+
+def rules(f: int, *, power: Power = 2, neighbors: Neighbors = "n-f-2") -> dict[str, Aggregator]:
+    """The three rules of Table 1, each after NNM; the geometric median makes 8 steps from zero with smoothing 0.1.
+
+    Args:
+      f: how many liars they tolerate.
+      power, neighbors: Krum's convention, see `byzjax.aggregators.krum`.
+    """
+    nnm = agg.nnm(f)
+    return {
+        "RFA": byzjax.chain(nnm, agg.geometric_median(num_iters=8, smoothing=0.1, init="zero")),
+        "Krum": byzjax.chain(nnm, agg.krum(f, power=power, neighbors=neighbors)),
+        "CM": byzjax.chain(nnm, agg.median()),
     }
 
 

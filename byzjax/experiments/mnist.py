@@ -7,11 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-import byzjax
-from byzjax import aggregators as agg
 from byzjax import attacks, stacked, tasks
 from byzjax.base import Attack, Params, Stacked
-from byzjax.experiments.common import BASE, DECAY, OURS, algorithm_1, frozen_masks
+from byzjax.experiments.common import BASE, DECAY, OURS, algorithm_1, frozen_masks, rules
 from byzjax.experiments.experiment import Experiment, Metric, Tuning, Variant
 
 N, B = 20, 3
@@ -35,7 +33,6 @@ def experiment(variant: Variant) -> Experiment:
 
 
 def _paper() -> Experiment:
-    nnm = agg.nnm(B)
     return Experiment(
         name="mnist",
         variant="paper",
@@ -46,11 +43,7 @@ def _paper() -> Experiment:
             "LF": lambda seed: attacks.label_flip("shift", shift=5),
             "Mimic": lambda seed: attacks.mimic("reverse", warmup=50),
         },
-        aggregators={
-            "RFA": byzjax.chain(nnm, agg.geometric_median()),
-            "Krum": byzjax.chain(nnm, agg.krum(B)),
-            "CM": byzjax.chain(nnm, agg.median()),
-        },
+        aggregators=rules(B),
         methods=algorithm_1((0.003, 0.01, 0.03, 0.1, 0.3, 1.0)),
         num_byzantine=B,
         seeds=(0, 1, 2),
@@ -64,7 +57,6 @@ def _paper() -> Experiment:
 
 
 def _released() -> Experiment:
-    nnm = agg.nnm(B)
     return Experiment(
         name="mnist",
         variant="released",
@@ -77,11 +69,7 @@ def _released() -> Experiment:
             "LF": lambda seed: without_momentum(attacks.label_flip("mirror")),
             "Mimic": lambda seed: attacks.mimic("fixed", worker=mimicked(seed)),
         },
-        aggregators={
-            "RFA": byzjax.chain(nnm, agg.geometric_median(num_iters=8, smoothing=0.1, init="zero")),
-            "Krum": byzjax.chain(nnm, agg.krum(B, power=4, neighbors="n-f-2")),
-            "CM": byzjax.chain(nnm, agg.median()),
-        },
+        aggregators=rules(B, power=4, neighbors="n-f-2"),
         methods=algorithm_1(
             {
                 BASE: (0.001, 0.002, 0.005, 0.01),

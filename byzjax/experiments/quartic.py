@@ -11,11 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-import byzjax
-from byzjax import aggregators as agg
 from byzjax import attacks, methods, tasks
 from byzjax.base import Aggregator, Method, Numeric, Task
-from byzjax.experiments.common import BASE, DECAY, OURS, algorithm_1
+from byzjax.experiments.common import BASE, DECAY, OURS, algorithm_1, rules
 from byzjax.experiments.experiment import Experiment, Metric, Recipe, Tuning, Variant
 from byzjax.transforms import normalize_by_global_norm
 
@@ -37,7 +35,6 @@ def experiment(variant: Variant) -> Experiment:
 
 
 def _paper() -> Experiment:
-    nnm = agg.nnm(B)
     rates = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0)
     return Experiment(
         name="quartic",
@@ -49,11 +46,7 @@ def _paper() -> Experiment:
             "Mimic": lambda seed: attacks.mimic("reverse", warmup=50),
             "ALIE": lambda seed: attacks.alie(1.0),
         },
-        aggregators={
-            "RFA": byzjax.chain(nnm, agg.geometric_median()),
-            "Krum": byzjax.chain(nnm, agg.krum(B)),
-            "CM": byzjax.chain(nnm, agg.median()),
-        },
+        aggregators=rules(B),
         methods=algorithm_1(rates),
         num_byzantine=B,
         seeds=tuple(range(100)),
@@ -69,7 +62,6 @@ def _paper() -> Experiment:
 
 
 def _released() -> Experiment:
-    nnm = agg.nnm(B)
     base, others = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5), (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
     return Experiment(
         name="quartic",
@@ -83,11 +75,7 @@ def _released() -> Experiment:
             "Mimic": lambda seed: attacks.ipm(0.0),
             "ALIE": lambda seed: attacks.alie(1.0, sign=-1, ddof=0),
         },
-        aggregators={
-            "RFA": byzjax.chain(nnm, agg.geometric_median(num_iters=8, smoothing=0.1, init="zero")),
-            "Krum": byzjax.chain(nnm, agg.krum(B, power=1, neighbors="n-f-1")),
-            "CM": byzjax.chain(nnm, agg.median()),
-        },
+        aggregators=rules(B, power=1, neighbors="n-f-1"),
         methods={
             BASE: Recipe(functools.partial(server_momentum, decay=False, normalize=False), base),
             DECAY: Recipe(functools.partial(server_momentum, decay=True, normalize=False), others),

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import jax
 
-import byzjax
-from byzjax import aggregators as agg
 from byzjax import attacks, tasks
 from byzjax.base import Task
-from byzjax.experiments.common import algorithm_1, frozen_masks
+from byzjax.experiments.common import algorithm_1, frozen_masks, rules
 from byzjax.experiments.experiment import Experiment, Metric, Tuning, Variant
 
 N, B = 20, 3
@@ -39,7 +37,6 @@ def at_a_time() -> int:
 
 
 def _paper() -> Experiment:
-    nnm = agg.nnm(B)
     return Experiment(
         name="shakespeare",
         variant="paper",
@@ -50,11 +47,7 @@ def _paper() -> Experiment:
             "Mimic": lambda seed: attacks.mimic("reverse", warmup=50),
             "ALIE": lambda seed: attacks.alie(1.0),
         },
-        aggregators={
-            "RFA": byzjax.chain(nnm, agg.geometric_median()),
-            "Krum": byzjax.chain(nnm, agg.krum(B)),
-            "CM": byzjax.chain(nnm, agg.median()),
-        },
+        aggregators=rules(B),
         methods=algorithm_1((0.01, 0.03, 0.1, 0.3, 1.0, 3.0)),
         num_byzantine=B,
         seeds=(0, 1, 2),
@@ -68,7 +61,6 @@ def _paper() -> Experiment:
 
 
 def _released() -> Experiment:
-    nnm = agg.nnm(B)
     return Experiment(
         name="shakespeare",
         variant="released",
@@ -80,11 +72,7 @@ def _released() -> Experiment:
             "Mimic": lambda seed: attacks.mimic("reverse", warmup=49),
             "ALIE": lambda seed: attacks.alie(1.0, sign=-1, ddof=1),
         },
-        aggregators={
-            "RFA": byzjax.chain(nnm, agg.geometric_median(num_iters=8, smoothing=0.1, init="zero")),
-            "Krum": byzjax.chain(nnm, agg.krum(B, power=4, neighbors="n-f-2")),
-            "CM": byzjax.chain(nnm, agg.median()),
-        },
+        aggregators=rules(B, power=4, neighbors="n-f-2"),
         methods=algorithm_1((0.01, 0.05, 0.1, 0.5), momentum="heavy_ball"),
         num_byzantine=B,
         seeds=(0, 42, 123),
