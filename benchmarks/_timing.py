@@ -26,10 +26,11 @@ class Timing(NamedTuple):
 
 
 class Arm(NamedTuple):
-    """One contestant. ``run`` does ``units`` units of work and returns when all of it is done."""
+    """One contestant. ``run`` does ``units`` units of work and returns when all is done; ``before`` is not timed."""
 
     run: Callable[[], Any]
     units: int = 1
+    before: Callable[[], Any] = lambda: None
 
 
 def interleaved(arms: dict[str, Arm], reps: int) -> dict[str, Timing]:
@@ -42,7 +43,9 @@ def interleaved(arms: dict[str, Arm], reps: int) -> dict[str, Timing]:
     for rep in range(reps):
         for name in list(arms) if rep % 2 == 0 else reversed(arms):
             arm = arms[name]
+            arm.before()
             arm.run()
+            arm.before()
             start = time.perf_counter()
             arm.run()
             seconds[name].append((time.perf_counter() - start) / arm.units)

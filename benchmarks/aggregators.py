@@ -253,8 +253,14 @@ def make_arms(
                 continue
             torch = peers["torch"]
             device = "cuda" if jax.default_backend() == "gpu" else "cpu"
-            tensors = [torch.from_numpy(x.copy()).to(device) for x in stacks]  # copies: some peers write into them
-            add(arms, slow, f"{peer} {name}", synchronised(make(), torch, device), tensors)
+            tensors = [torch.from_numpy(x.copy()).to(device) for x in stacks]
+
+            def restore(tensors=tensors, torch=torch) -> None:
+                """Some peers overwrite their input, and would find their work done the second time."""
+                for tensor, x in zip(tensors, stacks, strict=True):
+                    tensor.copy_(torch.from_numpy(x))
+
+            add(arms, slow, f"{peer} {name}", synchronised(make(), torch, device), tensors, restore)
     return arms, slow, compiling
 
 
@@ -267,7 +273,14 @@ def synchronised(rule: Callable, torch: Any, device: str) -> Callable[[Any], Non
     return call
 
 
-def add(arms: dict[str, Arm], slow: dict[str, float], name: str, call: Callable[[Any], Any], inputs: list) -> None:
+def add(
+    arms: dict[str, Arm],
+    slow: dict[str, float],
+    name: str,
+    call: Callable[[Any], Any],
+    inputs: list,
+    before: Callable[[], None] = lambda: None,
+) -> None:
     """An arm over all inputs; or, if one call takes long, just its time: medians of minutes would take hours."""
     start = time.perf_counter()
     try:
@@ -284,7 +297,7 @@ def add(arms: dict[str, Arm], slow: dict[str, float], name: str, call: Callable[
         slow[name] = first
     else:
         inputs = inputs if first < FAST else inputs[:2]
-        arms[name] = Arm(lambda: [call(x) for x in inputs], len(inputs))
+        arms[name] = Arm(lambda: [call(x) for x in inputs], len(inputs), before)
 
 
 @contextlib.contextmanager

@@ -74,21 +74,29 @@ class Weights(NamedTuple):
 
     A rule that only asks for ``geometry.squared_norms(about)`` says about what: ``"origin"``, ``"previous"`` or a row.
     Alone it then gets `Lengths`, which are cheaper than a `Geometry`.
+
+    An ``affine`` rule has weights that sum to 1 and asks for nothing but the rows and their median: the origin is then
+    not measured, which saves a tenth of the time. A rule that ``picks`` gives all its weight to one row: no other is
+    read again.
     """
 
     weights: Callable[[Any, jax.Array | None], jax.Array]
     anchor: Literal["previous", "median"] | None = None
     about: Literal["origin", "previous"] | Numeric | None = None
+    affine: bool = False
+    picks: bool = False
 
 
 class Mixing(NamedTuple):
     """A pre-aggregation that mixes rows: ``matrix: (geometry, key) -> f32[m, n]``.
 
-    ``measures`` is false where the matrix only needs to know how many rows there are.
+    ``measures`` is false where the matrix only needs to know how many rows there are. ``affine`` as in `Weights`, of
+    every row of the matrix.
     """
 
     matrix: Callable[[Any, jax.Array | None], jax.Array]
     measures: bool = True
+    affine: bool = False
 
 
 class Scaling(NamedTuple):

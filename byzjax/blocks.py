@@ -22,6 +22,8 @@ SMALL_LEAF = 1 << 16  # leaves with fewer coordinates are joined into one matrix
 UNROLL = 64  # rows that are summed one by one
 LANE = 128  # coordinates per partial product on a CPU: see `partial_products`
 
+_WIDE = 1 << 14  # coordinates from which on a product over few workers is worth its call
+
 HIGHEST = jax.lax.Precision.HIGHEST  # the default float32 product on accelerators is TF32
 
 
@@ -79,12 +81,71 @@ def add(rows: list[jax.Array]) -> jax.Array:
     return rows[0]
 
 
+def as_product(x: jax.Array, dtype: jnp.dtype) -> bool:
+    """Whether sums over the worker axis of ``x`` (``[n, d]``) are faster as a matrix product, on a CPU by a third.
+
+    A product needs the stack in memory as it is, and cannot skip a row of NaN.
+    """
+    return jax.default_backend() == "cpu" and x.dtype == dtype and x.shape[1] >= _WIDE
+
+
+@jax.custom_jvp
+def product(weights: jax.Array, x: jax.Array) -> jax.Array:
+    """``Σ_i w_i x_i`` as a matrix product where it is one stack, row by row where ``vmap`` makes it many.
+
+    A batch of products of a vector with a matrix runs at a quarter of the speed of one on a CPU.
+    """
+    return _product(weights, x)
+
+
+@product.defjvp
+def _(primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    (weights, x), (d_weights, d_x) = primals, tangents  # vmap rules of one's own cannot be transposed
+    return product(weights, x), matmul(d_weights, x) + matmul(weights, d_x)
+
+
+@jax.custom_batching.custom_vmap
+def _product(weights: jax.Array, x: jax.Array) -> jax.Array:
+    return matmul(weights, x)
+
+
+@_product.def_vmap
+def _(size: int, batched: list[bool], weights: jax.Array, x: jax.Array) -> tuple[jax.Array, bool]:
+    del size
+    by_rows = x.shape[-2] <= UNROLL
+    one = (lambda w, x: add([w[i] * x[i] for i in range(len(w))])) if by_rows else matmul
+    return jax.vmap(one, tuple(0 if b else None for b in batched))(weights, x), True
+
+
+def mended(sums: jax.Array, spoilt: jax.Array, again: Callable[[jax.Array], jax.Array]) -> jax.Array:
+    """``again(sums)`` where a product was ``spoilt`` by rows that it should not have read, else ``sums``.
+
+    A loop of at most one turn: a conditional would run both ways under ``vmap``.
+    """
+    done = jax.lax.while_loop(lambda s: s[1], lambda s: (again(s[0]), jnp.zeros((), bool)), (sums, spoilt))
+    return done[0]
+
+
 def weighted_sum(weights: jax.Array, x: jax.Array) -> jax.Array:
     """``Σ_i w_i x_i``, in the dtype of the weights, where a weight of 0 removes its row, be it NaN."""
     n = x.shape[0]
-    if n <= UNROLL:
-        return add([jnp.where(weights[i] != 0, weights[i] * x[i].astype(weights.dtype), 0.0) for i in range(n)])
-    return map_blocks(lambda block: matmul(weights, jnp.where((weights != 0)[:, None], block, 0.0)), x, weights.dtype)
+
+    def skipping() -> jax.Array:
+        if n <= UNROLL:
+            return add([jnp.where(weights[i] != 0, weights[i] * x[i].astype(weights.dtype), 0.0) for i in range(n)])
+        kept = (weights != 0)[:, None]
+        return map_blocks(lambda block: matmul(weights, jnp.where(kept, block, 0.0)), x, weights.dtype)
+
+    if not as_product(x, weights.dtype):
+        return skipping()
+    sums = product(weights, x)
+    return mended(sums, ~jnp.isfinite(sums).all(), lambda _: skipping())
+
+
+def picked(weights: jax.Array, x: jax.Array) -> jax.Array:
+    """`weighted_sum` where at most one weight is not 0."""
+    i = jnp.argmax(weights != 0)
+    return jnp.where(weights[i] != 0, weights[i] * x[i].astype(weights.dtype), 0.0)
 
 
 def fold_blocks(step: Callable[..., Any], carry: Any, x: jax.Array, dtype: jnp.dtype, numbers: int) -> Any:

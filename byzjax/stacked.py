@@ -12,20 +12,24 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from byzjax import geometry
+from byzjax import measuring
 from byzjax.base import Numeric, Params, Stacked, check_mask, num_workers_of
 from byzjax.blocks import (
     UNROLL,
     add,
+    as_product,
     cache_numbers,
     flatten,
     fold_blocks,
     map_blocks,
     matmul,
     memory_numbers,
+    mended,
     part_number,
     partial_products,
+    picked,
     place,
+    product,
     total,
     weighted_sum,
     wide_dtype,
@@ -34,9 +38,9 @@ from byzjax.geometry import Frame, Geometry, Lengths, touches_lost
 from byzjax.sorting import MAX_NETWORK, lowest
 from byzjax.spread import spreads
 
-measure = spreads(("plain", "frame"))(geometry.measure)
-measure_lengths = spreads(("plain", "frame"))(geometry.measure_lengths)
-distances = spreads("plain")(geometry.distances)
+measure = spreads(("plain", "frame"))(measuring.measure)
+measure_lengths = spreads(("plain", "frame"))(measuring.measure_lengths)
+distances = spreads("plain")(measuring.distances)
 
 _LARGE = 1 << 23  # numbers of a stack from which on it is reduced block by block
 
@@ -49,7 +53,9 @@ class Anchor(NamedTuple):
 
 
 @spreads("params")
-def combine(weights: jax.Array, updates: Stacked, frame: Frame, anchor: Anchor | None = None) -> Params:
+def combine(
+    weights: jax.Array, updates: Stacked, frame: Frame, anchor: Anchor | None = None, picks: bool = False
+) -> Params:
     """``Σ_i w_i x_i``, with far rows drawn back. Weight on a lost row is NaN, its absence exactly nothing.
 
     Args:
@@ -57,14 +63,16 @@ def combine(weights: jax.Array, updates: Stacked, frame: Frame, anchor: Anchor |
       updates: leaves ``[n, *p]``.
       frame: where the rows were placed.
       anchor: adds its weight times its point.
+      picks: at most one weight is not 0: read that row alone.
     """
     matrices, unflatten = flatten(updates)
     kept = weights * frame.reach
     spared = jnp.sum(weights * (1.0 - frame.reach), where=frame.finite)
     lost = jnp.where(jnp.any((weights != 0) & ~frame.finite), jnp.nan, 0.0).astype(kept.dtype)
     spared = spared + lost
+    some = picked if picks else weighted_sum
     sums = [
-        weighted_sum(kept, x) + (lost if c is None else jnp.where(spared != 0, spared * c, 0.0))
+        some(kept, x) + (lost if c is None else jnp.where(spared != 0, spared * c, 0.0))
         for x, c in zip(matrices, frame.centre, strict=True)
     ]
     if anchor is not None:
@@ -112,7 +120,13 @@ def mix(
 
         shape = x.shape[1:] if reduce is not None else (matrix.shape[0], x.shape[1])
         numbers = cache_numbers() if reduce is not None and len(matrix) > MAX_NETWORK else memory_numbers()
-        return fold_blocks(step, jnp.zeros(shape, kept.dtype), x, kept.dtype, numbers)
+
+        def again(out: jax.Array) -> jax.Array:
+            return fold_blocks(step, out, x, kept.dtype, numbers)
+
+        if reduce is not None or not as_product(x, kept.dtype):
+            return again(jnp.zeros(shape, kept.dtype))
+        return mended(matmul(kept, x), ~frame.finite.all() | (spared != 0).any(), again)
 
     return unflatten([mixed(x, c) for x, c in zip(matrices, frame.centre, strict=True)])
 
@@ -195,8 +209,8 @@ def _columns(updates: Stacked, chosen: jax.Array, widths: list[int], dtype: jnp.
 def row_mean(x: jax.Array) -> jax.Array:
     """``(1/n) Σ_i x_i``: ``[n, d] -> [d]``, NaN and all."""
     n = x.shape[0]
-    if n > UNROLL:
-        return matmul(jnp.full((n,), 1.0 / n, x.dtype), x)
+    if n > UNROLL or as_product(x, x.dtype):
+        return product(jnp.full((n,), 1.0 / n, x.dtype), x)
     return add(list(x)) / n
 
 
@@ -223,11 +237,9 @@ def masked_mean(updates: Stacked, mask: jax.Array) -> Params:
     mask = check_mask(mask, num_workers_of(updates))
     count = jnp.maximum(mask.sum(), 1)
 
-    def mean(block):
-        return weighted_sum(mask.astype(block.dtype), block) / count.astype(block.dtype)
-
     matrices, unflatten = flatten(updates)
-    return unflatten([map_blocks(mean, x, wide_dtype(matrices)) for x in matrices])
+    dtype = wide_dtype(matrices)
+    return unflatten([weighted_sum(mask.astype(dtype), x) / count.astype(dtype) for x in matrices])
 
 
 @spreads("params")

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from byzjax import stacked
+from byzjax import measuring, stacked
 from byzjax.sorting import MAX_NETWORK, ranks, sort_workers, sorting_network
 
 
@@ -147,3 +147,66 @@ def test_large_and_small_leaves_are_measured_together():
     }
     flat = np.concatenate([leaf.reshape(5, -1) for leaf in jax.tree.leaves(tree)], axis=1)
     np.testing.assert_allclose(stacked.distances(tree), true_distances(flat), rtol=1e-4)
+
+
+WIDE = (1 << 14) + 3  # sums over workers are matrix products from here on
+
+
+@pytest.mark.parametrize("vmapped", [False, True])
+@pytest.mark.parametrize("hostile", [[], [np.nan], [1e36], [np.nan, 1e36]], ids=["none", "lost", "far", "both"])
+def test_products_over_workers_skip_what_has_no_weight(hostile, vmapped):
+    x = np.random.default_rng(11).normal(size=(7, WIDE)).astype(np.float32)
+    for row, value in zip((2, 4), hostile, strict=False):
+        x[row, 5:] = value
+    _, frame = stacked.measure(jnp.asarray(x))
+    reach, centre = np.asarray(frame.reach, np.float64)[:, None], np.asarray(frame.centre[0], np.float64)
+    placed = np.where(np.isfinite(x), reach * np.where(np.isfinite(x), x, 0.0) + (1 - reach) * centre, 0.0)
+    lost = ~np.isfinite(x).all(1)
+    matrix = np.random.default_rng(12).random((3, 7)).astype(np.float32)
+    matrix[:, lost] = 0.0
+    one = np.eye(7, dtype=np.float32)[4]
+    for function, weights in (
+        (stacked.combine, matrix[0]),
+        (lambda w, x, frame: stacked.combine(w, x, frame, picks=True), one),
+        (stacked.mix, matrix),
+        (lambda w, x, frame: stacked.mix(w, x, frame, stacked.row_mean), matrix),
+    ):
+        got = jax.jit(jax.vmap(function) if vmapped else function)(
+            *jax.tree.map(lambda a: jnp.stack([a, a]) if vmapped else jnp.asarray(a), (weights, x, frame))
+        )
+        expected = weights @ placed
+        expected = expected if np.ndim(got[0] if vmapped else got) == expected.ndim else expected.mean(0)
+        np.testing.assert_allclose(got[1] if vmapped else got, expected, rtol=1e-4, atol=1e-4)
+    onto_lost = np.asarray(stacked.combine(jnp.full(7, 1 / 7), jnp.asarray(x), frame))
+    assert np.isfinite(onto_lost).all() == (not lost.any())
+
+
+def test_wide_means_have_gradients():
+    x = jnp.ones((3, WIDE))
+    np.testing.assert_allclose(jax.grad(lambda x: stacked.row_mean(x).sum())(x), jnp.full_like(x, 1 / 3), rtol=1e-6)
+    one = jax.vmap(jax.grad(lambda x: stacked.row_mean(x)[7]))(x[None])
+    assert one.sum() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("about", ["origin", "previous", 1])
+def test_lengths_are_the_same_in_blocks(about, monkeypatch):
+    x = jnp.asarray(np.random.default_rng(13).normal(size=(4, WIDE)), jnp.float32).at[3, 9].set(jnp.nan)
+    reference = jnp.asarray(np.random.default_rng(14).normal(size=WIDE), jnp.float32)
+    whole, _ = stacked.measure_lengths(x, about, reference)
+    monkeypatch.setattr(measuring, "_WHOLE", 0)
+    blocks, _ = stacked.measure_lengths(x, about, reference)
+    np.testing.assert_allclose(whole.squares, blocks.squares, rtol=1e-5)
+    assert whole.finite.tolist() == [True, True, True, False]
+
+
+@pytest.mark.parametrize("d", [6, 20_000])
+def test_the_origin_is_measured_when_it_is_asked_for(d):
+    x = jnp.asarray(np.random.default_rng(15).normal(size=(5, d)), jnp.float32)
+    with_origin, _ = stacked.measure(x)
+    without, _ = stacked.measure(x, origin=False)
+    assert with_origin.gram.shape == (6, 6)
+    assert without.gram.shape == (5, 5)
+    np.testing.assert_allclose(with_origin.distances, without.distances, rtol=1e-5)
+    averages = jnp.asarray([[0.5, 0.5, 0.0, 0.0, 0.0], [0.0, 0.2, 0.2, 0.3, 0.3]])
+    mixed = [geometry.mix(averages).distances for geometry in (with_origin, without)]
+    np.testing.assert_allclose(*mixed, rtol=1e-4)

@@ -7,8 +7,8 @@ import pytest
 
 import byzjax
 from byzjax import aggregators as agg
-from byzjax import attacks, methods, metrics, tasks
-from byzjax.base import Aggregator
+from byzjax import attacks, methods, metrics, stacked, tasks
+from byzjax.base import Aggregator, Mixing
 from byzjax.testing import rule_cases
 
 KEY = jax.random.key(0)
@@ -112,3 +112,22 @@ def test_attackers_kept_counts_them_in_honest_rows():
 def test_what_a_rule_cannot_tell_is_said(rule, name):
     with pytest.raises(ValueError, match=name):
         history(rule, [name])
+
+
+AFFINE = [case for case in rule_cases() if getattr(case.make(2, 11).kernel, "affine", False)]
+
+
+@pytest.mark.parametrize("case", AFFINE, ids=lambda case: case.id)
+def test_affine_kernels_distribute_all_of_their_weight(case):
+    """Or the rest would lie on an origin that was not measured."""
+    kernel = case.make(2, 11).kernel
+    for x in (stack(), stack().at[3].set(jnp.inf), stack().at[3].set(1e30)):
+        geometry, _ = stacked.measure(x, origin=False)
+        answer = kernel.matrix(geometry, KEY) if isinstance(kernel, Mixing) else kernel.weights(geometry, KEY)
+        np.testing.assert_allclose(answer.sum(-1), 1.0, rtol=1e-5)
+        if getattr(kernel, "picks", False):
+            assert sorted(answer.tolist()) == [0.0] * 10 + [1.0]
+
+
+def test_affine_kernels_are_known():
+    assert {case.name for case in AFFINE} >= {"krum", "multi_krum", "nnm", "bucketing", "mda", "smea", "caf", "auto_gm"}

@@ -197,7 +197,7 @@ def _fused(run: list[tuple[int, Any]]) -> Link:
         assert total is not None
         return total
 
-    mixing = Mixing(product)
+    mixing = Mixing(product, affine=all(isinstance(kernel, Mixing) and kernel.affine for _, kernel in mixings))
     if isinstance(last, Coordinatewise):
         return mixed_coordinate_rule(last, mixing)
     if not isinstance(last, Weights):

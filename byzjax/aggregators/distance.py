@@ -133,7 +133,7 @@ def bulyan(f: Numeric, *, power: Power = 2, neighbors: Neighbors = "n-f-2") -> A
             raise ValueError(
                 f"bulyan: f = {f} of n = {n} workers needs n ≥ 4f + 3; use f ≤ {max((n - 3) // 4, 0)} or more workers."
             )
-        geometry, frame = stacked.measure(updates)
+        geometry, frame = stacked.measure(updates, origin=False)
         selected = _select_by_krum(geometry.distances, f, n - 2 * f, power, less)
         valid = nan_unless(~jnp.any(selected & ~frame.finite))
         if known is None:
@@ -195,7 +195,7 @@ def _krum(f: Numeric, m: Numeric | None, power: int, neighbors: str, name: str) 
             valid = valid * nan_unless((count >= 1) & (selected >= 1) & (selected <= n))
         return mean_of_lowest(scores, selected) * valid
 
-    return weights_rule(Weights(weights))
+    return weights_rule(Weights(weights, affine=True, picks=m is not None and concrete(m) == 1))
 
 
 def _check_scores(f: Numeric, power: int, neighbors: str, name: str) -> int:

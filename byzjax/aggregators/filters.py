@@ -197,7 +197,7 @@ def safeguard(
     def weigh(updates: Stacked, state: SafeguardState, params=None, *, key: jax.Array | None = None, **extra):
         del params, extra
         _check_workers(updates, num_workers, name)
-        _, frame = stacked.measure(updates)
+        _, frame = stacked.measure(updates, origin=False)
         again = state.rounds % longer == 0
         before = (state.good | again) if reset else state.good
         dtype = frame.sizes.dtype
@@ -233,7 +233,7 @@ def _check_workers(updates: Stacked, num_workers: int, name: str) -> None:
 
 def _lengths(updates: Stacked) -> tuple[jax.Array, stacked.Frame]:
     """Distances between rows (not squared) in their own unit of length, and the frame."""
-    geometry, frame = stacked.measure(updates)
+    geometry, frame = stacked.measure(updates, origin=False)
     return jnp.sqrt(geometry.distances) * geometry.unit, frame
 
 

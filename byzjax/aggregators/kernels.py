@@ -63,7 +63,8 @@ def trusting_rule(kernel: Weights, mixing: Mixing | None) -> Aggregator:
         if mixing is None and kernel.about is not None:
             geometry, frame = stacked.measure_lengths(updates, kernel.about, previous)
         else:
-            geometry, frame = stacked.measure(updates, previous)
+            affine = kernel.affine and (mixing is None or mixing.affine)
+            geometry, frame = stacked.measure(updates, previous, origin=not affine)
         if mixing is not None:
             matrix = mixing.matrix(geometry, key)
             geometry = geometry.mix(matrix)  # type: ignore[union-attr]
@@ -74,7 +75,7 @@ def trusting_rule(kernel: Weights, mixing: Mixing | None) -> Aggregator:
         if kernel.anchor is not None:
             point = previous if previous is not None else stacked.centre_of(updates, frame)
             anchor = stacked.Anchor(answer[m], point)
-        result = stacked.combine(weights, updates, frame, anchor)
+        result = stacked.combine(weights, updates, frame, anchor, picks=kernel.picks and mixing is None)
         assert weights.shape == (n,)
         return result, state if previous is None else PreviousAggregate(result), Trust(weights, matrix)
 
@@ -87,7 +88,7 @@ def mixing_rule(kernel: Mixing) -> PreAggregator:
     def weigh(updates: Stacked, state, params=None, *, key: jax.Array | None = None, **extra):
         del params, extra
         num_workers_of(updates)
-        geometry, frame = stacked.measure(updates)
+        geometry, frame = stacked.measure(updates, origin=not kernel.affine)
         matrix = kernel.matrix(geometry, key)
         return stacked.mix(matrix, updates, frame), state, Trust(mixing=matrix)
 
@@ -100,7 +101,7 @@ def mixed_coordinate_rule(kernel: Coordinatewise, mixing: Mixing) -> Aggregator:
     def weigh(updates: Stacked, state, params=None, *, key: jax.Array | None = None, **extra):
         del params, extra
         num_workers_of(updates)
-        geometry, frame = stacked.measure(updates)
+        geometry, frame = stacked.measure(updates, origin=not mixing.affine)
         matrix = mixing.matrix(geometry, key)
         return stacked.mix(matrix, updates, frame, kernel.reduce), state, Trust(mixing=matrix)
 

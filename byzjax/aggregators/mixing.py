@@ -62,7 +62,7 @@ def nnm(f: Numeric) -> PreAggregator:
         mixed = mean_of_lowest(itself_first, n - f) * nan_unless_minority(f, n)
         return jnp.where(geometry.finite[:, None], mixed, jnp.eye(n, dtype=mixed.dtype))
 
-    return mixing_rule(Mixing(matrix))
+    return mixing_rule(Mixing(matrix, affine=True))
 
 
 @promises(permutation=False, stochastic=True, robust=False)
@@ -106,7 +106,7 @@ def bucketing(bucket_size: int) -> PreAggregator:
         buckets = stacked.mean_of_groups(order, bucket_size, updates)
         return buckets, state, Trust(mixing=bucket_matrix(order, bucket_size))
 
-    return PreAggregator.weighing(optax.init_empty_state, weigh, Mixing(matrix, measures=False))
+    return PreAggregator.weighing(optax.init_empty_state, weigh, Mixing(matrix, measures=False, affine=True))
 
 
 def bucket_matrix(order: jax.Array, bucket_size: int, dtype: jnp.dtype = jnp.float32) -> jax.Array:  # type: ignore[assignment]
@@ -159,4 +159,4 @@ def finite_guard(replace: Literal["mean", "zero"] = "mean") -> PreAggregator:
         instead = finite / finite.sum() if replace == "mean" else jnp.zeros_like(finite)
         return jnp.where(geometry.finite[:, None], jnp.eye(len(finite), dtype=finite.dtype), instead[None, :])
 
-    return mixing_rule(Mixing(matrix))
+    return mixing_rule(Mixing(matrix, affine=replace == "mean"))

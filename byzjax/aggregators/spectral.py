@@ -93,7 +93,7 @@ def caf(f: Numeric) -> Aggregator:
         _, _, (mean, _) = jax.lax.while_loop(lambda state: state[1], step, start)
         return mean * nan_unless_minority(f, n)
 
-    return weights_rule(Weights(weights))
+    return weights_rule(Weights(weights, affine=True))
 
 
 @promises(stochastic=True, robust=False)
@@ -144,7 +144,7 @@ def dnc(f: Numeric, *, num_iters: int = 1, sub_dim: int = 10_000, filter_frac: N
             raise ValueError(f"dnc: filter_frac = {filter_frac} times f = {f} drops all n = {n} rows; use less.")
 
         def good(key: jax.Array) -> jax.Array:
-            geometry, _ = stacked.measure(stacked.sample_coordinates(updates, sub_dim, key))
+            geometry, _ = stacked.measure(stacked.sample_coordinates(updates, sub_dim, key), origin=False)
             rows = geometry.finite.astype(geometry.gram.dtype)
             keep = geometry.finite[:, None] & geometry.finite[None, :]
             centred = jnp.where(keep, _about(geometry.rows, rows / jnp.maximum(rows.sum(), 1.0)), 0.0)
@@ -152,7 +152,7 @@ def dnc(f: Numeric, *, num_iters: int = 1, sub_dim: int = 10_000, filter_frac: N
             return lowest(jnp.where(geometry.finite, along, jnp.inf), n - dropped)
 
         times = jax.lax.map(good, jax.random.split(key, num_iters)).sum(0)
-        _, frame = stacked.measure(updates)
+        _, frame = stacked.measure(updates, origin=False)
         times = jnp.where(frame.finite, times, 0)
         chosen = ((times == times.max()) & frame.finite).astype(frame.sizes.dtype)
         weights = chosen / chosen.sum() * nan_unless_minority(f, n)

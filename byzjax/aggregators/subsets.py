@@ -20,7 +20,7 @@ from byzjax.stacked import Geometry, Lengths, matmul
 
 MAX_SUBSETS = 1_000_000
 _CHUNK = 1_024  # subsets looked at together
-_TURN = 32  # subsets whose eigenvalues are computed together
+_TURN = {"cpu": 4}  # subsets whose eigenvalues are computed together; one after the other on a CPU
 _POWER_STEPS = 12
 
 
@@ -159,12 +159,12 @@ def _best_subset(
         dtype = geometry.gram.dtype
         return members[best].astype(dtype) / jnp.asarray(n - f, dtype)
 
-    return weights_rule(Weights(weights))
+    return weights_rule(Weights(weights, affine=True))
 
 
 def _search(members: jax.Array, bounds: jax.Array, scores: Callable[[jax.Array], jax.Array]) -> jax.Array:
     """The first index of the least score, where only those are scored whose lower bound does not exceed the least."""
-    turn = min(_TURN, len(members))
+    turn = min(_TURN.get(jax.default_backend(), 32), len(members))
 
     def look(state):
         bounds, score, best = state

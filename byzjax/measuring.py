@@ -1,0 +1,396 @@
+"""Inner products and distances of the rows of a stack that a minority cannot spoil.
+
+**Numerically Byzantine-proof.** The textbook ``‖a‖² + ‖b‖² − 2⟨a, b⟩`` in float32 loses honest distances to
+cancellation, and centring on anything that attackers can move lets one huge row destroy them. Here
+
+1. rows are centred on the coordinate-wise median, which a minority cannot move out of the honest range;
+2. everything is measured in units of the median row's size, so nothing under- or overflows at any scale;
+3. a row beyond 2⁴⁶ units is drawn back to 2⁴⁶ units on its own ray (its direction, all that a far row can tell, is
+   kept); a row with NaN or inf is *lost*: distance +inf to all, weight exactly 0;
+4. rows so close together that their distance cancels are measured again about one of them, cluster by cluster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from byzjax.base import Numeric, Params, Stacked, num_workers_of
+from byzjax.blocks import (
+    add,
+    every,
+    flatten,
+    fold_blocks,
+    greatest,
+    matmul,
+    memory_numbers,
+    partial_products,
+    place,
+    total,
+    wide_dtype,
+)
+from byzjax.geometry import Frame, Geometry, Lengths, gram_distances, lose, mask_gram
+from byzjax.sorting import order_statistic, ranks
+
+_FAR = 2.0**46  # the largest distance from the centre, in units of the median row
+_NEAR = 2.0**90  # a squared size in units below which no row is drawn back
+_ORDINARY = (2.0**-80, 2.0**80)  # squared sizes that are summed in plain units
+_EXACT = 1 << 17  # n·n·d up to which all differences are formed
+_WHOLE = 1 << 23  # numbers of a stack up to which lengths are summed without blocks: few enough for plain sums
+_COMPARED = 1 << 13  # coordinates of two rows that are compared at a time
+_CANCELS = 2.0**-6  # a squared distance below this share of the squared norms is measured again
+
+
+class _Points(NamedTuple):
+    """One matrix of the stack with the points that are measured along with its rows."""
+
+    x: jax.Array  # [n, d]
+    centre: jax.Array  # [d]
+    fixed: jax.Array  # [p, d], from the centre
+
+
+def measure(updates: Stacked, reference: Params | None = None, origin: bool = True) -> tuple[Geometry, Frame]:
+    """The geometry of a stack, and the frame in which weights on it are applied.
+
+    Reads the stack once where its scale is ordinary and no two rows nearly coincide.
+
+    Args:
+      updates: leaves ``[n, *p]``.
+      reference: leaves ``[*p]``, a point to be measured along with the origin; finite.
+      origin: measure the origin along with the rows. Without it weights and mixtures must sum to 1.
+    """
+    assert origin or reference is None
+    matrices, _ = flatten(updates)
+    dtype = wide_dtype(matrices)
+    references: list[jax.Array | None] = [None] * len(matrices)
+    if reference is not None:
+        rows, _ = flatten(jax.tree.map(lambda leaf: leaf[None], reference))
+        references = [row[0].astype(dtype) for row in rows]
+    if matrices[0].shape[0] ** 2 * sum(x.shape[1] for x in matrices) <= _EXACT:
+        return _measure_small(matrices, references, origin, dtype)
+
+    seen = [_centre_and_products(x, r, origin, dtype) for x, r in zip(matrices, references, strict=True)]
+    plain = total(add([gram for _, gram in seen]))
+    parts = [
+        _Points(x, c, _fixed_points(c, r, origin)) for x, (c, _), r in zip(matrices, seen, references, strict=True)
+    ]
+    n = matrices[0].shape[0]
+    squares = jnp.diagonal(plain)
+    middle, largest = _order_statistic(squares[:n], n // 2), squares.max()
+    ordinary = (
+        (middle >= _ORDINARY[0]) & (largest <= jnp.minimum(_ORDINARY[1], middle * _NEAR)) & jnp.isfinite(plain).all()
+    )
+
+    def measure_scaled(state):
+        sizes = greatest(jnp.stack([_largest_coordinates(part, dtype) for part in parts]).max(0))
+        tallest = _tallest(parts)
+        unit = _median_size(sizes, tallest)
+        gram = total(add([_scaled_products(part, sizes, tallest, unit) for part in parts]))
+        return gram, sizes, tallest, jnp.zeros((), bool)
+
+    sizes, tallest = jnp.sqrt(squares[:n]), jnp.sqrt(squares[n:].max(initial=0.0))
+    unit = _median_size(sizes, tallest)
+    # At most one turn, none where the scale is ordinary; a conditional would run both ways under vmap.
+    gram, sizes, tallest, _ = jax.lax.while_loop(
+        lambda state: state[3], measure_scaled, (plain / unit / unit, sizes, tallest, ~ordinary)
+    )
+    unit = _median_size(sizes, tallest)
+    factor = _factor(sizes, unit)
+    frame = Frame([part.centre for part in parts], factor * unit, sizes)
+    finite = frame.finite
+    gram = mask_gram(0.5 * (gram + gram.T), finite)  # a product may round its halves differently; ties must be ties
+
+    def products_from(pivot: jax.Array) -> jax.Array:
+        return total(add([_products_from(part, pivot, factor, finite) for part in parts]))
+
+    def equal(i: jax.Array, j: jax.Array) -> jax.Array:
+        return every(jnp.stack([_equal(part.x, i, j) for part in parts]).all())
+
+    distances = _measure_again(gram, finite, equal, products_from)
+    return Geometry(gram, distances, finite, unit), frame
+
+
+def measure_lengths(updates: Stacked, about: Any, reference: Params | None = None) -> tuple[Lengths, Frame]:
+    """How far every row is from one point, and the frame in which weights are applied, in one reading.
+
+    Args:
+      updates: leaves ``[n, *p]``.
+      about: "origin", "previous" or the index of a row, which may be traced.
+      reference: the point that "previous" means, leaves ``[*p]``.
+    """
+    matrices, _ = flatten(updates)
+    dtype = wide_dtype(matrices)
+    n = matrices[0].shape[0]
+    points: list[jax.Array | None] = [None] * len(matrices)
+    if not isinstance(about, str):
+        points = [x[about].astype(dtype) for x in matrices]
+    elif about == "previous":
+        rows, _ = flatten(jax.tree.map(lambda leaf: leaf[None], reference))
+        points = [row[0].astype(dtype) for row in rows]
+
+    pairs = list(zip(matrices, points, strict=True))
+
+    def fold(measure_block: Callable[[jax.Array, jax.Array], jax.Array]) -> jax.Array:
+        """``measure_block(carry, offsets)`` over all blocks: ``f32[n]``."""
+        carry = jnp.zeros((n,), dtype)
+        for x, p in pairs:
+            if x.size <= _WHOLE:
+                block = x.astype(dtype)
+                carry = measure_block(carry, block if p is None else block - p[None])
+                continue
+
+            def step(carry: jax.Array, start: jax.Array, block: jax.Array, fresh: jax.Array, p=p) -> jax.Array:
+                if p is not None:
+                    block = block - jax.lax.dynamic_slice_in_dim(p, start, block.shape[1])[None]
+                return measure_block(carry, jnp.where(fresh[None], block, 0.0))
+
+            carry = fold_blocks(step, carry, x, dtype, memory_numbers())
+        return carry
+
+    plain = total(fold(lambda done, y: done + jnp.square(y).sum(1)))
+    middle = _order_statistic(plain, n // 2)
+    ordinary = (middle >= _ORDINARY[0]) & (plain <= jnp.minimum(_ORDINARY[1], middle * _NEAR)).all()
+
+    def measure_scaled(state):
+        sizes = greatest(fold(lambda largest, y: jnp.maximum(largest, _absolute(y).max(1, initial=0.0))))
+        factor = _factor(sizes, _median_size(sizes, jnp.zeros((), dtype)))[:, None]
+        squares = fold(lambda done, y: done + jnp.square(jnp.where(factor > 0, y * factor, 0.0)).sum(1))
+        return total(squares), sizes, jnp.zeros((), bool)
+
+    sizes = jnp.sqrt(plain)
+    unit = _median_size(sizes, jnp.zeros((), dtype))
+    squares, sizes, _ = jax.lax.while_loop(
+        lambda state: state[2], measure_scaled, (plain / unit / unit, sizes, ~ordinary)
+    )
+    unit = _median_size(sizes, jnp.zeros((), dtype))
+    frame = Frame(points, _factor(sizes, unit) * unit, sizes)
+    return Lengths(jnp.where(frame.finite, squares, jnp.inf), frame.finite, unit), frame
+
+
+def distances(updates: Stacked) -> jax.Array:
+    """Squared Euclidean distances between workers, f32[n, n].
+
+    ``D_ij = ‖x_i − x_j‖²``, to a relative error of 1e-4 for honest pairs whatever a minority of rows holds; +inf to
+    and from a row with NaN or inf. A row beyond 2⁴⁶ times the median row's size keeps its distance to the others to
+    three digits, not to other such rows. Squares beyond the range of float32 become inf.
+
+    >>> distances(jnp.array([[0.0, 0.0], [3.0, 4.0], [0.0, 1.0]])).tolist()
+    [[0.0, 25.0, 1.0], [25.0, 0.0, 18.0], [1.0, 18.0, 0.0]]
+    """
+    num_workers_of(updates)
+    geometry, frame = measure(updates)
+    # Seen from the honest rows, a far row's distance is that from the centre.
+    far = jnp.where(frame.finite, jnp.maximum(geometry.unit, frame.sizes / _FAR), geometry.unit)
+    stretch = jnp.maximum(far[:, None], far[None, :])
+    return geometry.distances * stretch * stretch  # in this order: the square of the stretch may be out of range
+
+
+def _measure_small(
+    matrices: list[jax.Array], references: list[jax.Array | None], origin: bool, dtype: jnp.dtype
+) -> tuple[Geometry, Frame]:
+    """All at once, always in robust units, all differences formed: no loops, which is what ``vmap`` likes."""
+    n = matrices[0].shape[0]
+    wide = [x.astype(dtype) for x in matrices]
+    centres = [order_statistic(x, (n - 1) // 2) for x in wide]
+    parts = [_Points(x, c, _fixed_points(c, r, origin)) for x, c, r in zip(wide, centres, references, strict=True)]
+    offsets = [part.x - part.centre[None] for part in parts]
+    sizes = greatest(jnp.stack([_absolute(y).max(1, initial=0.0) for y in offsets]).max(0))
+    tallest = _tallest(parts)
+    unit = _median_size(sizes, tallest)
+    factor, finite = _factor(sizes, unit), jnp.isfinite(sizes)
+    placed = [jnp.where(finite[:, None], y * factor[:, None], 0.0) for y in offsets]
+    fixed = _factor(tallest, unit)
+    points = [jnp.concatenate([y, part.fixed * fixed]) for y, part in zip(placed, parts, strict=True)]
+    gram = add([matmul(y, y.T) for y in points])
+    squared = add([jnp.square(y[:, None] - y[None, :]).sum(-1) for y in placed])
+    gram, squared = total((gram, squared))
+    return Geometry(gram, lose(squared, finite), finite, unit), Frame(centres, factor * unit, sizes)
+
+
+def _fixed_points(centre: jax.Array, reference: jax.Array | None, origin: bool) -> jax.Array:
+    """The origin, if it is asked for, and the reference, if there is one, as seen from the centre: ``[p, d]``."""
+    points = ([-centre] if origin else []) + ([] if reference is None else [reference - centre])
+    return jnp.stack(points) if points else jnp.zeros((0, *centre.shape), centre.dtype)
+
+
+def _tallest(parts: list[_Points]) -> jax.Array:
+    return greatest(jnp.stack([jnp.abs(part.fixed).max(initial=0.0) for part in parts]).max())
+
+
+def _absolute(y: jax.Array) -> jax.Array:
+    """``|y|``, +inf where it is not finite: a vectorised maximum may drop a NaN."""
+    return jnp.where(jnp.isfinite(y), jnp.abs(y), jnp.inf)
+
+
+def _centre_and_products(
+    x: jax.Array, reference: jax.Array | None, origin: bool, dtype: jnp.dtype
+) -> tuple[jax.Array, jax.Array]:
+    """In one reading: the coordinate-wise lower median f32[d], and the inner products about it of the rows and the
+    fixed points f32[n + p, n + p], in plain units.
+    """
+    n, d = x.shape
+    p = int(origin) + (reference is not None)
+
+    def step(carry, start: jax.Array, block: jax.Array, fresh: jax.Array):
+        centre, inner, cross, among = carry
+        centre = place(centre, start, order_statistic(block, (n - 1) // 2))
+        # Read back what was written, or the median is computed again in every row that is centred on it.
+        c = jax.lax.dynamic_slice_in_dim(centre, start, block.shape[1])
+        r = None if reference is None else jax.lax.dynamic_slice_in_dim(reference, start, block.shape[1])
+        rows = jnp.where(fresh[None], block - c[None], 0.0)
+        fixed = jnp.where(fresh[None], _fixed_points(c, r, origin), 0.0)
+        return (
+            centre,
+            inner + partial_products(rows, rows),
+            cross + partial_products(rows, fixed),
+            among + matmul(fixed, fixed.T),
+        )
+
+    start = tuple(jnp.zeros(shape, dtype) for shape in ((d,), (n, n), (n, p), (p, p)))
+    centre, inner, cross, among = fold_blocks(step, start, x, dtype, memory_numbers())
+    return centre, jnp.block([[inner, cross], [cross.T, among]])
+
+
+def _largest_coordinates(part: _Points, dtype: jnp.dtype) -> jax.Array:
+    """The largest coordinate of each centred row, f32[n]; +inf for lost rows."""
+
+    def step(sizes: jax.Array, start: jax.Array, block: jax.Array, fresh: jax.Array) -> jax.Array:
+        del fresh
+        c = jax.lax.dynamic_slice_in_dim(part.centre, start, block.shape[1])
+        return jnp.maximum(sizes, _absolute(block - c[None]).max(1))
+
+    return fold_blocks(step, jnp.zeros((part.x.shape[0],), dtype), part.x, dtype, memory_numbers())
+
+
+def _scaled_products(part: _Points, sizes: jax.Array, tallest: jax.Array, unit: jax.Array) -> jax.Array:
+    """Inner products of rows and fixed points, every one brought to units before anything is squared."""
+    factor, fixed_factor = _factor(sizes, unit), _factor(tallest, unit)
+    count = part.x.shape[0] + part.fixed.shape[0]
+
+    def step(gram: jax.Array, start: jax.Array, block: jax.Array, fresh: jax.Array) -> jax.Array:
+        c = jax.lax.dynamic_slice_in_dim(part.centre, start, block.shape[1])
+        fixed = jax.lax.dynamic_slice_in_dim(part.fixed, start, block.shape[1], axis=1)
+        rows = jnp.where(jnp.isfinite(sizes)[:, None], (block - c[None]) * factor[:, None], 0.0)
+        points = jnp.where(fresh[None], jnp.concatenate([rows, fixed * fixed_factor]), 0.0)
+        return gram + partial_products(points, points)
+
+    return fold_blocks(step, jnp.zeros((count, count), sizes.dtype), part.x, sizes.dtype, memory_numbers())
+
+
+def _products_from(part: _Points, pivot: jax.Array, factor: jax.Array, finite: jax.Array) -> jax.Array:
+    """Inner products of ``x_i − x_pivot(i)`` in units, f32[n, n]."""
+    n = part.x.shape[0]
+    moved, finite = (pivot != jnp.arange(n))[:, None], finite[:, None]
+    stretch = (factor - factor[pivot])[:, None]  # not 0 between rows that were drawn back by different factors
+
+    def step(gram: jax.Array, start: jax.Array, block: jax.Array, fresh: jax.Array) -> jax.Array:
+        c = jax.lax.dynamic_slice_in_dim(part.centre, start, block.shape[1])
+        at = block[pivot]
+        rows = (block - at) * factor[:, None] + jnp.where(stretch != 0, (at - c[None]) * stretch, 0.0)
+        rows = jnp.where(fresh[None] & moved & finite, rows, 0.0)
+        return gram + partial_products(rows, rows)
+
+    return fold_blocks(step, jnp.zeros((n, n), factor.dtype), part.x, factor.dtype, memory_numbers())
+
+
+def _factor(sizes: jax.Array, unit: jax.Array) -> jax.Array:
+    """What scales a centred row to units, at most `_FAR` of them; 0 for lost rows. Never a product that underflows."""
+    return jnp.where(jnp.isfinite(sizes), jnp.minimum(1.0 / unit, _FAR / jnp.maximum(sizes, unit)), 0.0)
+
+
+def _median_size(sizes: jax.Array, tallest: jax.Array) -> jax.Array:
+    """A power of two near the median row's size.
+
+    Where most rows are the centre itself, the smallest of the other sizes, the tallest fixed point's and 1. Whoever
+    owns that row, rows drawn back to it keep their order, while a unit too large would make honest rows coincide.
+    """
+    n = sizes.shape[0]
+    positive = (sizes > 0) & jnp.isfinite(sizes)
+    middle = _order_statistic(sizes, n // 2)
+    least_other = jnp.minimum(jnp.where(positive, sizes, jnp.inf).min(), jnp.where(tallest > 0, tallest, 1.0))
+    size = jnp.where((middle > 0) & jnp.isfinite(middle), middle, jnp.minimum(least_other, 1.0))
+    least = int(jnp.finfo(sizes.dtype).minexp)  # the inverse of the unit must not be subnormal: that flushes to 0
+    _, exponent = jnp.frexp(size)
+    return jnp.ldexp(jnp.ones((), sizes.dtype), jnp.clip(exponent - 1, least + 2, -least))
+
+
+def _order_statistic(values: jax.Array, k: Numeric) -> jax.Array:
+    """The k-th smallest of n numbers; NaN, as from a lost row, counts as +inf."""
+    values = jnp.where(jnp.isnan(values), jnp.inf, values)
+    return jnp.where(ranks(values) == k, values, 0.0).sum()
+
+
+def _measure_again(
+    gram: jax.Array,
+    finite: jax.Array,
+    equal: Callable[[jax.Array, jax.Array], jax.Array],
+    products_from: Callable[[jax.Array], jax.Array],
+) -> jax.Array:
+    """Distances from inner products, and again about a row nearby wherever they cancel.
+
+    Every row that is close to another takes the first such row as its pivot. Copies of their pivot, as colluders
+    send them, are recognised by reading the two rows. For the others one product about the pivots serves all
+    clusters at once, and clusters within clusters take another turn; none for rows in general position. The first row
+    that has a close one is the pivot of all that are close to it, so every turn settles at least one pair.
+
+    Args:
+      gram: f32[n + p, n + p].
+      finite: bool[n].
+      equal: ``(i, j) -> bool[]``, whether two rows are the same.
+      products_from: ``i32[n] -> f32[n, n]``, inner products of the rows about their pivots.
+    """
+    n = finite.shape[0]
+    index = jnp.arange(n)
+
+    def close(squared: jax.Array, scale: jax.Array) -> jax.Array:
+        return squared < _CANCELS * scale
+
+    def pivots(squared: jax.Array, scale: jax.Array) -> jax.Array:
+        near = close(squared, scale)
+        return jnp.where(near.any(1), jnp.minimum(jnp.argmax(near, axis=1), index), index)
+
+    def compare(state):
+        alias, pending = state
+        i = jnp.argmax(pending)
+        return jnp.where((index == i) & equal(i, first[i]), first[i], alias), pending & (index != i)
+
+    def again(state):
+        squared, scale = state
+        pivot = pivots(squared, scale)
+        inner = products_from(pivot)
+        inner = 0.5 * (inner + inner.T)
+        norms = jnp.diagonal(inner)
+        sums = norms[:, None] + norms[None, :]
+        to_pivot = (pivot[:, None] == index[None, :]) | (pivot[None, :] == index[:, None])
+        better = (pivot[:, None] == pivot[None, :]) & (to_pivot | (sums < scale))
+        squared = jnp.where(better, jnp.maximum(sums - 2.0 * inner, 0.0), squared)
+        return squared, jnp.where(better, jnp.where(to_pivot, 0.0, sums), scale)
+
+    squares = jnp.diagonal(gram)[:n]
+    squared = gram_distances(gram, finite)
+    scale = jnp.where(finite[:, None] & finite[None, :], squares[:, None] + squares[None, :], 0.0)
+    scale = jnp.where(jnp.eye(n, dtype=bool), 0.0, scale)
+    first = pivots(squared, scale)
+    alias, _ = jax.lax.while_loop(lambda state: state[1].any(), compare, (index, first != index))
+    own = alias == index
+    scale = jnp.where(own[:, None] & own[None, :], scale, 0.0)
+    squared, _ = jax.lax.while_loop(lambda state: close(*state).any(), again, (squared, scale))
+    return lose(squared[alias][:, alias], finite)
+
+
+def _equal(x: jax.Array, i: jax.Array, j: jax.Array) -> jax.Array:
+    """Whether two rows are the same, read up to the first block that differs."""
+    d = x.shape[1]
+    width = min(d, _COMPARED)
+
+    def step(state):
+        start, _ = state
+        at = jnp.minimum(start, d - width)
+        two = [jax.lax.dynamic_slice(x, (k, at), (1, width)) for k in (i, j)]
+        return start + width, (two[0] == two[1]).all()
+
+    start = (jnp.zeros((), jnp.int32), jnp.ones((), bool))
+    return jax.lax.while_loop(lambda state: state[1] & (state[0] < d), step, start)[1]
