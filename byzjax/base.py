@@ -75,9 +75,9 @@ class Weights(NamedTuple):
     A rule that only asks for ``geometry.squared_norms(about)`` says about what: ``"origin"``, ``"previous"`` or a row.
     Alone it then gets `Lengths`, which are cheaper than a `Geometry`.
 
-    An ``affine`` rule has weights that sum to 1 and asks for nothing but the rows and their median: the origin is then
-    not measured, which saves a tenth of the time. A rule that ``picks`` gives all its weight to one row: no other is
-    read again.
+    An ``affine`` rule has weights that sum to 1, asks for nothing but the rows and their median, and knows no absolute
+    length: the origin is then not measured, which saves a tenth of the time. A rule that ``picks`` gives all its weight
+    to one row: no other is read again.
     """
 
     weights: Callable[[Any, jax.Array | None], jax.Array]

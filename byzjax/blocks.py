@@ -11,12 +11,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 
 from byzjax.base import Stacked
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 SMALL_LEAF = 1 << 16  # leaves with fewer coordinates are joined into one matrix
 UNROLL = 64  # rows that are summed one by one
@@ -117,6 +119,14 @@ def _(size: int, batched: list[bool], weights: jax.Array, x: jax.Array) -> tuple
     return jax.vmap(one, tuple(0 if b else None for b in batched))(weights, x), True
 
 
+def in_turn(function: Function) -> Function:
+    """A function of large stacks that ``vmap`` on a CPU calls for one after the other.
+
+    Each alone fills the cores; and XLA copies a whole batch into every loop, were it one of no turns.
+    """
+    return jax.custom_batching.sequential_vmap(function) if jax.default_backend() == "cpu" else function
+
+
 def mended(sums: jax.Array, spoilt: jax.Array, again: Callable[[jax.Array], jax.Array]) -> jax.Array:
     """``again(sums)`` where a product was ``spoilt`` by rows that it should not have read, else ``sums``.
 
@@ -130,16 +140,20 @@ def weighted_sum(weights: jax.Array, x: jax.Array) -> jax.Array:
     """``Σ_i w_i x_i``, in the dtype of the weights, where a weight of 0 removes its row, be it NaN."""
     n = x.shape[0]
 
-    def skipping() -> jax.Array:
+    def skipping(weights: jax.Array, x: jax.Array) -> jax.Array:
         if n <= UNROLL:
             return add([jnp.where(weights[i] != 0, weights[i] * x[i].astype(weights.dtype), 0.0) for i in range(n)])
         kept = (weights != 0)[:, None]
         return map_blocks(lambda block: matmul(weights, jnp.where(kept, block, 0.0)), x, weights.dtype)
 
     if not as_product(x, weights.dtype):
-        return skipping()
-    sums = product(weights, x)
-    return mended(sums, ~jnp.isfinite(sums).all(), lambda _: skipping())
+        return skipping(weights, x)
+
+    def multiplied(weights: jax.Array, x: jax.Array) -> jax.Array:
+        sums = product(weights, x)
+        return mended(sums, ~jnp.isfinite(sums).all(), lambda _: skipping(weights, x))
+
+    return in_turn(multiplied)(weights, x)
 
 
 def picked(weights: jax.Array, x: jax.Array) -> jax.Array:

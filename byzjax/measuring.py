@@ -12,6 +12,7 @@ cancellation, and centring on anything that attackers can move lets one huge row
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ from byzjax.blocks import (
     flatten,
     fold_blocks,
     greatest,
+    in_turn,
     matmul,
     memory_numbers,
     partial_products,
@@ -71,7 +73,13 @@ def measure(updates: Stacked, reference: Params | None = None, origin: bool = Tr
         references = [row[0].astype(dtype) for row in rows]
     if matrices[0].shape[0] ** 2 * sum(x.shape[1] for x in matrices) <= _EXACT:
         return _measure_small(matrices, references, origin, dtype)
+    return in_turn(functools.partial(_measure_large, origin=origin, dtype=dtype))(matrices, references)
 
+
+def _measure_large(
+    matrices: list[jax.Array], references: list[jax.Array | None], *, origin: bool, dtype: jnp.dtype
+) -> tuple[Geometry, Frame]:
+    """In one reading, block by block, and again what that did not settle."""
     seen = [_centre_and_products(x, r, origin, dtype) for x, r in zip(matrices, references, strict=True)]
     plain = total(add([gram for _, gram in seen]))
     parts = [
@@ -123,7 +131,6 @@ def measure_lengths(updates: Stacked, about: Any, reference: Params | None = Non
     """
     matrices, _ = flatten(updates)
     dtype = wide_dtype(matrices)
-    n = matrices[0].shape[0]
     points: list[jax.Array | None] = [None] * len(matrices)
     if not isinstance(about, str):
         points = [x[about].astype(dtype) for x in matrices]
@@ -131,6 +138,15 @@ def measure_lengths(updates: Stacked, about: Any, reference: Params | None = Non
         rows, _ = flatten(jax.tree.map(lambda leaf: leaf[None], reference))
         points = [row[0].astype(dtype) for row in rows]
 
+    if sum(x.size for x in matrices) <= _EXACT:
+        return _measure_lengths(matrices, points, dtype)
+    return in_turn(functools.partial(_measure_lengths, dtype=dtype))(matrices, points)
+
+
+def _measure_lengths(
+    matrices: list[jax.Array], points: list[jax.Array | None], dtype: jnp.dtype
+) -> tuple[Lengths, Frame]:
+    n = matrices[0].shape[0]
     pairs = list(zip(matrices, points, strict=True))
 
     def fold(measure_block: Callable[[jax.Array, jax.Array], jax.Array]) -> jax.Array:

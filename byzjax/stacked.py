@@ -121,12 +121,10 @@ def mix(
         shape = x.shape[1:] if reduce is not None else (matrix.shape[0], x.shape[1])
         numbers = cache_numbers() if reduce is not None and len(matrix) > MAX_NETWORK else memory_numbers()
 
-        def again(out: jax.Array) -> jax.Array:
-            return fold_blocks(step, out, x, kept.dtype, numbers)
-
         if reduce is not None or not as_product(x, kept.dtype):
-            return again(jnp.zeros(shape, kept.dtype))
-        return mended(matmul(kept, x), ~frame.finite.all() | (spared != 0).any(), again)
+            return fold_blocks(step, jnp.zeros(shape, kept.dtype), x, kept.dtype, numbers)
+        spoilt = ~frame.finite.all() | (spared != 0).any()
+        return mended(matmul(kept, x), spoilt, lambda out: fold_blocks(step, out, x, kept.dtype, numbers))
 
     return unflatten([mixed(x, c) for x, c in zip(matrices, frame.centre, strict=True)])
 

@@ -70,7 +70,7 @@ def geometric_median(
         limit = None if tolerance is None else jnp.asarray(tolerance, start.dtype) / geometry.unit
         return _weiszfeld(geometry, uniform, start, num_iters, smoothing, limit)[0]
 
-    return weights_rule(Weights(weights, affine=init != "zero"))
+    return weights_rule(Weights(weights))
 
 
 rfa = geometric_median
@@ -146,7 +146,7 @@ def auto_gm(
         state = (jnp.zeros((), jnp.int32), found, away, jnp.ones((), bool))
         return jax.lax.while_loop(lambda state: state[3] & (state[0] < num_iters), turn, state)[1]
 
-    return weights_rule(Weights(weights, affine=True))
+    return weights_rule(Weights(weights))
 
 
 @promises(translation=False, scale=False, averaging=False, robust=False)
