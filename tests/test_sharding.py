@@ -212,7 +212,7 @@ def test_a_round_exchanges_the_stack_once_and_sums_one_gram_matrix(rule):
     points = N if rule == "krum" else N + 1  # of the rows, and of the origin for rules that start there
     assert [size for size in ordinary if size > N] == [points**2]
     # Loops that run where the scale is extraordinary or rows nearly coincide: no more than a Gram matrix a turn.
-    assert max(size for _, operation, size in found if operation == "all-reduce") == (N + 1) ** 2
+    assert max(size for _, operation, size in found if operation == "all-reduce") == points**2
 
 
 def test_coordinate_rules_need_no_sum_and_the_counting_can_fail():
