@@ -173,6 +173,16 @@ def inner(updates: Stacked, point: Params) -> jax.Array:
     return total(add([products(x, p) for x, p in zip(matrices, points, strict=True)]))
 
 
+@spreads(("plain", "plain"))
+def sign_counts(updates: Stacked) -> tuple[jax.Array, jax.Array]:
+    """How many coordinates of every row are positive, and how many negative: i32[n] each."""
+    matrices, _ = flatten(updates)
+    up, down = (
+        add([holds(x).sum(1, dtype=jnp.int32) for x in matrices]) for holds in (lambda x: x > 0, lambda x: x < 0)
+    )
+    return total(up), total(down)
+
+
 def sample_coordinates(updates: Stacked, count: int, key: jax.Array) -> jax.Array:
     """``count`` random coordinates of every row, the same for all: ``[n, min(count, d)]``.
 
@@ -313,5 +323,6 @@ __all__ = [
     "row_mean",
     "sample_coordinates",
     "scale_rows",
+    "sign_counts",
     "wide_dtype",
 ]

@@ -163,6 +163,12 @@ def test_too_many_lost_rows_give_nan_not_a_number():
         (lambda: byzjax.aggregate(agg.safeguard(4), jnp.ones((5, 1))), "num_workers = 4, but the updates have 5"),
         (lambda: byzjax.aggregate(agg.median(), jnp.ones((4, 1)), return_weights=True), "treats every coordinate"),
         (lambda: byzjax.aggregate(agg.mda(10), jnp.ones((30, 1))), "30045015 subsets"),
+        (lambda: byzjax.aggregate(agg.fltrust(reference=3), jnp.ones((3, 1))), "fltrust: reference = 3"),
+        (lambda: byzjax.aggregate(agg.fltrust(), jnp.ones((1, 1))), "fltrust: n = 1"),
+        (lambda: agg.signguard(lower=2.0), "signguard: lower = 2"),
+        (lambda: agg.foolsgold(4, reduce="median"), "reduce = .median."),
+        (lambda: byzjax.aggregate(agg.foolsgold(4), jnp.ones((5, 1))), "num_workers = 4, but the updates have 5"),
+        (lambda: agg.signguard(upper=0.5), "signguard: upper = 0.5"),
         (lambda: kappa("krum", num_workers=5, f=1), "no linear coefficient"),
         (lambda: kappa("median", num_workers=4, f=2), "2f < n"),
     ],
@@ -170,3 +176,44 @@ def test_too_many_lost_rows_give_nan_not_a_number():
 def test_bad_input_is_named(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+def test_fltrust_looks_at_directions_alone():
+    x = jnp.asarray(np.random.default_rng(5).normal(size=(6, 4)) + 1, jnp.float32)
+    rule = agg.fltrust(reference=2)
+    stretched = x * jnp.asarray([9.0, 1e-3, 1.0, 1e10, 2.0, 0.5])[:, None]
+    np.testing.assert_allclose(byzjax.aggregate(rule, stretched), byzjax.aggregate(rule, x), rtol=1e-5)
+    weights = byzjax.aggregate(rule, x, return_weights=True)[1]
+    assert weights[2] == 0
+    spoilt = x.at[4].set(jnp.nan).at[5].set(0.0)
+    assert byzjax.aggregate(rule, spoilt, return_weights=True)[1][4:].tolist() == [0, 0]
+    assert not np.isfinite(byzjax.aggregate(agg.fltrust(reference=4), spoilt)).any()
+    against = jnp.concatenate([x[2:3], jnp.repeat(-x[2:3], 3, 0)])
+    assert byzjax.aggregate(agg.fltrust(), against).tolist() == [0, 0, 0, 0]
+    swept = jax.vmap(lambda r: byzjax.aggregate(agg.fltrust(reference=r), x))(jnp.arange(6))
+    np.testing.assert_allclose(swept[2], byzjax.aggregate(rule, x), rtol=1e-5)
+
+
+def test_signguard_filters_by_length_and_by_signs():
+    rng = np.random.default_rng(6)
+    x = np.abs(rng.normal(size=(10, 40))) * np.where(rng.uniform(size=(10, 40)) < 0.8, 1, -1)
+    x[7] *= -1  # its signs are unlike the others', its length is not
+    x[8] *= 100.0  # the other way round
+    x[9] = np.nan
+    weights = byzjax.aggregate(agg.signguard(), jnp.asarray(x, jnp.float32), return_weights=True)[1]
+    assert (np.asarray(weights) > 0).tolist() == [True] * 7 + [False] * 3
+    wider = byzjax.aggregate(agg.signguard(upper=1e6), jnp.asarray(x, jnp.float32), return_weights=True)[1]
+    assert 0 < wider[8] < 0.01, "it is long, so it is shortened"
+    assert np.isfinite(byzjax.aggregate(agg.signguard(), jnp.zeros((4, 3)))).all()
+
+
+def test_signguard_leaves_the_cluster_out_of_account_rather_than_everybody():
+    x = jnp.asarray([[-1.0, -1.0], [-1.0, -1.0], [1e-3, 1e-3], [50.0, 50.0], [60.0, 60.0]])
+    weights = byzjax.aggregate(agg.signguard(), x, return_weights=True)[1]
+    assert (np.asarray(weights) > 0).tolist() == [True, True, False, False, False]
+
+
+def test_clustering_without_clipping_keeps_lengths():
+    x = jnp.asarray([[1.0, 0.1], [9.0, 0.0], [100.0, 1.0], [-5.0, 0.0]])
+    got = byzjax.aggregate(agg.clipped_clustering(None, linkage="complete"), x)
+    np.testing.assert_allclose(got, x[:3].mean(0), rtol=1e-5)

@@ -191,3 +191,32 @@ def test_dnc_can_be_misled_across_the_main_direction():
     x = rng.normal(size=(20, 10)).astype(np.float32)
     x[-3:] = 1e12 * rng.uniform(-1, 1, size=(3, 10))
     assert jnp.abs(byzjax.aggregate(agg.dnc(3), jnp.asarray(x), key=KEY)).max() > 1e9
+
+
+def test_foolsgold_finds_copies_over_rounds():
+    """Two liars send the same aim with noise of their own: over the rounds the aim is what remains."""
+    rng = np.random.default_rng(21)
+    aims = rng.normal(size=(6, 30))
+    aims[5] = aims[4]
+    stacks = [(aims + 2.0 * rng.normal(size=aims.shape)).astype(np.float32) for _ in range(200)]
+    rule = agg.foolsgold(6)
+    state = rule.init(jnp.zeros(30))
+    step = jax.jit(lambda x, state: rule.weigh(x, state, jnp.zeros(30)))
+    weights = []
+    for x in stacks:
+        _, state, trust = step(x, state)
+        weights.append(np.asarray(trust.weights))
+    assert weights[-1][4:].max() == 0
+    assert weights[-1][:4].min() > 0.1
+    assert weights[0][4:].max() > 0, "one round does not tell"
+
+
+def test_foolsgold_forgets_what_is_not_a_number_and_takes_no_step_among_copies():
+    x = jnp.asarray(rows(n=4))
+    rule = agg.foolsgold(4)
+    _, state, trust = rule.weigh(x.at[1].set(jnp.nan), rule.init(jnp.zeros(4)))
+    assert trust.weights[1] == 0
+    np.testing.assert_array_equal(state.total[1], 0)
+    assert byzjax.aggregate(rule, jnp.ones((4, 4))).tolist() == [0, 0, 0, 0]
+    unlike = agg.foolsgold(4, reduce="sum")
+    assert byzjax.aggregate(unlike, jnp.eye(4)).tolist() == [1, 1, 1, 1]

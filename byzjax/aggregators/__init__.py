@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from byzjax.aggregators.chain import aggregate, chain
-from byzjax.aggregators.clustering import clipped_clustering
+from byzjax.aggregators.clustering import clipped_clustering, signguard
 from byzjax.aggregators.coordinate import meamed, mean, median, sign_majority, trimmed_mean
 from byzjax.aggregators.distance import bulyan, krum, multi_krum
 from byzjax.aggregators.filters import byzantine_sgd, safeguard
@@ -11,8 +11,10 @@ from byzjax.aggregators.iterative import auto_gm, centered_clipping, geometric_m
 from byzjax.aggregators.mixing import bucketing, finite_guard, nnm
 from byzjax.aggregators.noise import dp_clipping, norm_clipping
 from byzjax.aggregators.norms import arc, cge, clipping
+from byzjax.aggregators.reputation import foolsgold
 from byzjax.aggregators.spectral import caf, dnc
-from byzjax.aggregators.subsets import mda, monna, smea
+from byzjax.aggregators.subsets import mda, smea
+from byzjax.aggregators.trusted import fltrust, monna
 from byzjax.base import Aggregator, PreAggregator
 
 REGISTRY: dict[str, Callable[..., Aggregator | PreAggregator]] = {
@@ -31,13 +33,16 @@ REGISTRY: dict[str, Callable[..., Aggregator | PreAggregator]] = {
     "mda": mda,
     "smea": smea,
     "monna": monna,
+    "fltrust": fltrust,
     "caf": caf,
     "dnc": dnc,
     "cge": cge,
     "norm_clipping": norm_clipping,
     "clipped_clustering": clipped_clustering,
+    "signguard": signguard,
     "byzantine_sgd": byzantine_sgd,
     "safeguard": safeguard,
+    "foolsgold": foolsgold,
     "nnm": nnm,
     "bucketing": bucketing,
     "clipping": clipping,
@@ -63,6 +68,8 @@ __all__ = [
     "dnc",
     "dp_clipping",
     "finite_guard",
+    "fltrust",
+    "foolsgold",
     "geometric_median",
     "krum",
     "mda",
@@ -76,6 +83,7 @@ __all__ = [
     "rfa",
     "safeguard",
     "sign_majority",
+    "signguard",
     "smea",
     "trimmed_mean",
 ]

@@ -1,6 +1,6 @@
-"""Rules that choose the best subset of n − f workers: MDA, SMEA, and the neighbours of a trusted one, MoNNA.
+"""Rules that choose the best subset of n − f workers: MDA and SMEA.
 
-MDA and SMEA look at all ``C(n, f)`` subsets, so their f is static.
+They look at all ``C(n, f)`` subsets, so their f is static.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from byzjax.aggregators.kernels import mean_of_lowest, weights_rule
-from byzjax.base import Aggregator, Numeric, Weights, check_f, check_majority, concrete, nan_unless_minority, promises
+from byzjax.aggregators.kernels import weights_rule
+from byzjax.base import Aggregator, Weights, check_f, check_majority, concrete, promises
 from byzjax.spectrum import eigvalsh
-from byzjax.stacked import Geometry, Lengths, matmul
+from byzjax.stacked import Geometry, matmul
 
 MAX_SUBSETS = 1_000_000
 _CHUNK = 1_024  # subsets looked at together
@@ -85,45 +85,6 @@ def smea(f: int) -> Aggregator:
         return eigvalsh(matmul(matmul(centring, gram), centring))[-1]
 
     return _best_subset(f, spread, "smea", _least_spread)
-
-
-@promises(permutation=False, robust=False)
-def monna(f: Numeric, *, reference: Numeric = 0) -> Aggregator:
-    """MoNNA: the mean of the n − f rows nearest to a trusted worker's, itself included.
-
-    ``monna(x) = (1/(n − f)) Σ_{j ∈ N} x_j`` with N the n − f rows nearest to ``x_reference``; ties go to the lowest
-    index. Robust as long as the reference is honest, as in a peer-to-peer network where it is one's own row. ByzFL
-    calls it ``idx``, ByzPy ``reference_index``.
-
-    Args:
-      f: number of Byzantine workers to tolerate; may be traced.
-      reference: the trusted worker, may be traced.
-
-    Shapes: ``f32[n, d] -> f32[d]``. NaN if the reference's row has NaN or inf.
-
-    Raises:
-      ValueError: f < 0, 2f ≥ n, or a reference outside 0 … n − 1.
-
-    Farhadkhani, Guerraoui, Gupta, Hoang, Pinot, Stephan. Robust collaborative learning with linear gradient overhead.
-    ICML 2023.
-
-    >>> import byzjax
-    >>> byzjax.aggregate(monna(f=1), jnp.array([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0]])).tolist()
-    [5.0, 0.0]
-    """
-    check_f(f, "monna")
-
-    def weights(geometry: Geometry | Lengths, key: jax.Array | None) -> jax.Array:
-        del key
-        n = geometry.num_workers
-        check_majority(f, n, "monna")
-        index = concrete(reference)
-        if index is not None and not 0 <= index < n:
-            raise ValueError(f"monna: reference = {reference} must be the index of a worker, 0 to {n - 1}.")
-        itself_first = jnp.where(jnp.arange(n) == reference, -1.0, geometry.squared_norms(reference))
-        return mean_of_lowest(itself_first, n - f) * nan_unless_minority(f, n)
-
-    return weights_rule(Weights(weights, about=reference))
 
 
 def _best_subset(

@@ -203,12 +203,68 @@ def clipped_clustering(x: np.ndarray, linkage: str = "average") -> np.ndarray:
     return clipping(x, float(np.median(norms)))[max(clusters, key=len)].mean(0)
 
 
+def two_means(points: np.ndarray) -> np.ndarray:
+    """The larger of two clusters: Lloyd's algorithm from every point and the one farthest from it, the best of all."""
+    best, found = np.inf, np.zeros(len(points), bool)
+    for first in points:
+        second = points[np.argmax(((points - first) ** 2).sum(1))]
+        old, label = None, ((points - second) ** 2).sum(1) < (1 - 1e-5) * ((points - first) ** 2).sum(1)
+        while old is None or (old != label).any():
+            means = [points[side].mean(0) if side.any() else np.zeros(points.shape[1]) for side in (~label, label)]
+            one, two = (((points - mean) ** 2).sum(1) for mean in means)
+            old, label = label, two < (1 - 1e-5) * one
+        spread = sum(((points[side] - points[side].mean(0)) ** 2).sum() for side in (~label, label) if side.any())
+        if spread < best / (1 + 1e-5):
+            best, found = spread, label
+    sizes = found.sum(), (~found).sum()
+    return found if sizes[0] > sizes[1] or (sizes[0] == sizes[1] and found[0]) else ~found
+
+
+def signguard(x: np.ndarray) -> np.ndarray:
+    """Rows of ordinary length in the larger cluster of sign statistics, shortened to the median norm, averaged."""
+    norms = np.linalg.norm(x, axis=1)
+    middle = np.median(norms)
+    shares = np.stack([(x > 0).mean(1), (x == 0).mean(1), (x < 0).mean(1)], axis=1)
+    ordinary = (norms >= 0.1 * middle) & (norms <= 3.0 * middle)
+    good = ordinary & two_means(shares)
+    return clipping(x, float(middle))[good if good.any() else ordinary].mean(0)
+
+
+def fltrust(x: np.ndarray, reference: int = 0) -> np.ndarray:
+    """The others at the reference's length, weighted by the positive part of the cosine with it."""
+    trusted = x[reference]
+    summed, total = np.zeros(x.shape[1]), 0.0
+    for i, row in enumerate(x):
+        if i != reference:
+            trust = max(row @ trusted / np.linalg.norm(row) / np.linalg.norm(trusted), 0.0)
+            summed += trust * np.linalg.norm(trusted) / np.linalg.norm(row) * row
+            total += trust
+    return summed / total if total > 0 else summed
+
+
 def byzantine_sgd(x: np.ndarray, num_workers: int, deviation: float, diameter: float, num_rounds: int) -> np.ndarray:
     """The first round: the mean of the rows within 4V of one that has a majority within 2V."""
     del diameter, num_rounds  # sums of one round are within their far larger bounds
     away = np.linalg.norm(x[:, None] - x[None], axis=-1)
     centre = int(np.argmin(np.sort(away, axis=1)[:, num_workers // 2]))
     return np.mean([row for row, far in zip(x, away[centre], strict=True) if far <= 4 * deviation], axis=0)
+
+
+def foolsgold(x: np.ndarray, num_workers: int, reduce: str = "mean") -> np.ndarray:
+    """The first round: rows weighted by how unlike they are the row that is most like them."""
+    unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+    cosine = unit @ unit.T
+    np.fill_diagonal(cosine, 0.0)
+    likest = cosine.max(1)
+    for i in range(num_workers):
+        for j in range(num_workers):
+            if likest[j] > likest[i]:
+                cosine[i, j] *= likest[i] / likest[j]
+    unlike = 1.0 - cosine.max(1)
+    unlike /= unlike.max()
+    with np.errstate(divide="ignore"):
+        alpha = np.clip(np.log(unlike / (1.0 - unlike)) + 0.5, 0.0, 1.0)
+    return alpha @ x / (alpha.sum() if reduce == "mean" else 1.0)
 
 
 def safeguard(x: np.ndarray, num_workers: int) -> np.ndarray:
@@ -259,6 +315,9 @@ REFERENCES: dict[str, Callable[..., np.ndarray]] = {
         mda,
         smea,
         monna,
+        fltrust,
+        foolsgold,
+        signguard,
         caf,
         dnc,
         cge,
