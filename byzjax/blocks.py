@@ -124,7 +124,9 @@ def in_turn(function: Function) -> Function:
 
     Each alone fills the cores; and XLA copies a whole batch into every loop, were it one of no turns.
     """
-    return jax.custom_batching.sequential_vmap(function) if jax.default_backend() == "cpu" else function
+    if jax.default_backend() != "cpu":
+        return function
+    return jax.custom_batching.sequential_vmap(function)  # type: ignore[return-value]
 
 
 def mended(sums: jax.Array, spoilt: jax.Array, again: Callable[[jax.Array], jax.Array]) -> jax.Array:
