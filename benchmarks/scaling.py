@@ -1,7 +1,7 @@
 """What a rule costs as n and d grow, in copies of the stack, and how much memory it needs beside it.
 
 ``python benchmarks/scaling.py`` prints a table and JSON, and writes them with a figure to ``benchmarks/results``;
-``--quick`` is a smoke run. Stacks are drawn on the device, one at a time.
+``--quick`` is a smoke run, ``--draw FILE`` makes table and figure again. Stacks are drawn on the device, one at a time.
 """
 
 from __future__ import annotations
@@ -46,7 +46,13 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     options.add_argument("--quick", action="store_true", help="a smoke run: small shapes, nothing written")
     options.add_argument("--out", type=Path, help="write there, whatever the other options")
+    options.add_argument("--draw", type=Path, help="measure nothing: table and figure of this JSON, beside it")
     args = options.parse_args()
+    if args.draw:
+        report = json.loads(args.draw.read_text())
+        args.draw.with_suffix(".md").write_text(render(report))
+        figure(report, args.draw.with_suffix(".png"))
+        return
     platform = "cpu" if jax.default_backend() == "cpu" else "gpu"
     most = 4e6 if args.quick else LARGEST[platform]
     shapes = [(n, DIM) for n in WORKERS] + [(N, d) for d in DIMS if d != DIM] + [(N, DIM), (1_000, DIM)]
@@ -124,7 +130,7 @@ def render(report: dict[str, Any]) -> str:
     m, points = report["machine"], report["points"]
 
     def shown(some: list[dict[str, Any]], grows: str) -> str:
-        values = list(dict.fromkeys(p[grows] for p in some))
+        values = sorted({p[grows] for p in some})
         names = list(dict.fromkeys(p["rule"] for p in some))
         found = {(p["rule"], p[grows]): p for p in some}
         header = ("ms (copies)", *(f"{grows} = {value:,}" for value in values))
@@ -157,7 +163,7 @@ def render(report: dict[str, Any]) -> str:
 
 
 def figure(report: dict[str, Any], path: Path) -> None:
-    """Time in copies of the stack against n and against d."""
+    """Time per number of the stack against n and against d, with the copy."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -167,13 +173,14 @@ def figure(report: dict[str, Any], path: Path) -> None:
     for ax, grows, kept in zip(axes, ("n", "d"), (("d", DIM), ("n", N)), strict=True):
         some = [p for p in report["points"] if p[kept[0]] == kept[1]]
         for name in dict.fromkeys(p["rule"] for p in some):
-            line = sorted((p[grows], p["copies"]) for p in some if p["rule"] == name)
+            line = sorted((p[grows], 1e6 * p["ms"] / p["n"] / p["d"]) for p in some if p["rule"] == name)
             ax.plot(*zip(*line, strict=True), "o-", markersize=4, linewidth=1.2, label=name)
+        copy = sorted({(p[grows], 1e6 * p["copy_ms"] / p["n"] / p["d"]) for p in some})
+        ax.plot(*zip(*copy, strict=True), "--", color="black", linewidth=1.0, label="copy of the stack")
         ax.set(xscale="log", yscale="log", xlabel=grows, title=f"{kept[0]} = {kept[1]:,}")
-        ax.axhline(1.0, color="black", linewidth=0.8)
         ax.grid(which="both", alpha=0.2)
-    axes[0].set_ylabel("time, in copies of the stack")
-    axes[0].legend(fontsize=8)
+    axes[0].set_ylabel("nanoseconds per number of the stack")
+    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
     fig.savefig(path, dpi=150)
 
 
