@@ -7,6 +7,7 @@ import pytest
 
 import byzjax
 from byzjax import aggregators as agg
+from byzjax.aggregators import norms
 from byzjax.testing import REFERENCES
 from byzjax.theory import kappa, kappa_after_nnm
 
@@ -217,3 +218,14 @@ def test_clustering_without_clipping_keeps_lengths():
     x = jnp.asarray([[1.0, 0.1], [9.0, 0.0], [100.0, 1.0], [-5.0, 0.0]])
     got = byzjax.aggregate(agg.clipped_clustering(None, linkage="complete"), x)
     np.testing.assert_allclose(got, x[:3].mean(0), rtol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_short_rows_keep_their_directions(scale):
+    rng = np.random.default_rng(8)
+    x = (rng.normal(size=(6, 50)) + 2.0) * (10.0 ** np.array([0, -3, -5, 0, 0.5, 3]))[:, None] * scale
+    x = x.astype(np.float32)
+    found, lengths, _ = norms.cosines(jnp.asarray(x))
+    wide = x.astype(np.float64) / np.linalg.norm(x.astype(np.float64), axis=1, keepdims=True)
+    np.testing.assert_allclose(found, wide @ wide.T, atol=2e-6)
+    assert lengths.finite.all()

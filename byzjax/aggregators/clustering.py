@@ -9,11 +9,9 @@ import jax.numpy as jnp
 import optax
 
 from byzjax import stacked
-from byzjax.aggregators.kernels import weights_rule
-from byzjax.aggregators.norms import shortening
-from byzjax.base import Aggregator, Numeric, Stacked, Trust, Weights, check_number, concrete, num_workers_of, promises
+from byzjax.aggregators.norms import cosines, shortening
+from byzjax.base import Aggregator, Numeric, Stacked, Trust, check_number, concrete, num_workers_of, promises
 from byzjax.sorting import ranks
-from byzjax.stacked import Geometry
 
 Linkage = Literal["average", "single", "complete"]
 
@@ -55,18 +53,20 @@ def clipped_clustering(max_norm: Numeric | None = 1e5, *, linkage: Linkage = "av
     if linkage not in ("average", "single", "complete"):
         raise ValueError(f"clipped_clustering: linkage = {linkage!r} must be 'average', 'single' or 'complete'.")
 
-    def weights(geometry: Geometry, key: jax.Array | None) -> jax.Array:
-        del key
-        finite = geometry.finite
-        norms = jnp.sqrt(geometry.squared_norms())
-        members = larger_cluster(_cosine_distances(geometry, norms), finite, linkage)
+    def weigh(updates: Stacked, state, params=None, *, key: jax.Array | None = None, **extra):
+        del params, key, extra
+        num_workers_of(updates)
+        cosine, lengths, frame = cosines(updates)
+        norms, finite = jnp.sqrt(lengths.squares), lengths.finite
+        members = larger_cluster(1.0 - cosine, finite, linkage)
         kept = members.astype(norms.dtype)
         if max_norm is not None:
-            bound = jnp.minimum(_median_of(norms, finite), jnp.asarray(max_norm, norms.dtype) / geometry.unit)
-            kept = kept * shortening(geometry, bound)
-        return kept / members.sum().astype(kept.dtype)
+            bound = jnp.minimum(_median_of(norms, finite), jnp.asarray(max_norm, norms.dtype) / lengths.unit)
+            kept = kept * shortening(lengths, bound)
+        weights = kept / members.sum().astype(norms.dtype)
+        return stacked.combine(weights, updates, frame), state, Trust(weights)
 
-    return weights_rule(Weights(weights))
+    return Aggregator.weighing(optax.init_empty_state, weigh)
 
 
 @promises(translation=False, robust=False)
@@ -128,16 +128,6 @@ def _median_of(norms: jax.Array, finite: jax.Array) -> jax.Array:
     low = jnp.where(order == (count - 1) // 2, norms, 0.0).sum()
     high = jnp.where(order == count // 2, norms, 0.0).sum()
     return 0.5 * (low + high)
-
-
-def _cosine_distances(geometry: Geometry, norms: jax.Array) -> jax.Array:
-    n = geometry.num_workers
-    towards = geometry.gram[n, :n]
-    inner = geometry.rows - towards[:, None] - towards[None, :] + geometry.gram[n, n]
-    positive = (norms > 0) & geometry.finite
-    lengths = jnp.where(positive, norms, 1.0)
-    cosine = inner / lengths[:, None] / lengths[None, :]
-    return 1.0 - jnp.where(positive[:, None] & positive[None, :], jnp.clip(cosine, -1.0, 1.0), 0.0)
 
 
 def larger_cluster(distances: jax.Array, present: jax.Array, linkage: str) -> jax.Array:
