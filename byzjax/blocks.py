@@ -88,7 +88,8 @@ def as_product(x: jax.Array, dtype: jnp.dtype) -> bool:
 
     A product needs the stack in memory as it is, and cannot skip a row of NaN.
     """
-    return jax.default_backend() == "cpu" and x.dtype == dtype and x.shape[1] >= _WIDE
+    floating = jnp.issubdtype(dtype, jnp.floating)
+    return jax.default_backend() == "cpu" and floating and x.dtype == dtype and x.shape[1] >= _WIDE
 
 
 @jax.custom_jvp
@@ -119,14 +120,29 @@ def _(size: int, batched: list[bool], weights: jax.Array, x: jax.Array) -> tuple
     return jax.vmap(one, tuple(0 if b else None for b in batched))(weights, x), True
 
 
-def in_turn(function: Function) -> Function:
+def in_turn(function: Function, plain: Callable[..., Any] | None = None) -> Function:
     """A function of large stacks that ``vmap`` on a CPU calls for one after the other.
 
-    Each alone fills the cores; and XLA copies a whole batch into every loop, were it one of no turns.
+    Each alone fills the cores; and XLA copies a whole batch into every loop, were it one of no turns. Not on a part of
+    the coordinates: batching calls the function again, when nobody knows any more that it sees a part.
+
+    Args:
+      function: of arrays, without any from outside.
+      plain: gives the same, and is differentiated in its place; by default the function itself.
     """
-    if jax.default_backend() != "cpu":
+    if jax.default_backend() != "cpu" or of_a_part():
         return function
-    return jax.custom_batching.sequential_vmap(function)  # type: ignore[return-value]
+    batched = jax.custom_batching.sequential_vmap(function)
+
+    @jax.custom_jvp
+    def called(*arguments: Any) -> Any:
+        return batched(*arguments)
+
+    @called.defjvp
+    def _(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> Any:
+        return jax.jvp(function if plain is None else plain, primals, tangents)
+
+    return called  # type: ignore[return-value]
 
 
 def mended(sums: jax.Array, spoilt: jax.Array, again: Callable[[jax.Array], jax.Array]) -> jax.Array:
@@ -155,7 +171,7 @@ def weighted_sum(weights: jax.Array, x: jax.Array) -> jax.Array:
         sums = product(weights, x)
         return mended(sums, ~jnp.isfinite(sums).all(), lambda _: skipping(weights, x))
 
-    return in_turn(multiplied)(weights, x)
+    return in_turn(multiplied, skipping)(weights, x)
 
 
 def picked(weights: jax.Array, x: jax.Array) -> jax.Array:

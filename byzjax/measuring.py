@@ -405,7 +405,7 @@ def _equal(x: jax.Array, i: jax.Array, j: jax.Array) -> jax.Array:
     def step(state):
         start, _ = state
         at = jnp.minimum(start, d - width)
-        two = [jax.lax.dynamic_slice(x, (k, at), (1, width)) for k in (i, j)]
+        two = [jax.lax.dynamic_slice(x, (k.astype(at.dtype), at), (1, width)) for k in (i, j)]
         return start + width, (two[0] == two[1]).all()
 
     start = (jnp.zeros((), jnp.int32), jnp.ones((), bool))

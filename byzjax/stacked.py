@@ -21,6 +21,8 @@ from byzjax.blocks import (
     cache_numbers,
     flatten,
     fold_blocks,
+    greatest,
+    in_turn,
     map_blocks,
     matmul,
     memory_numbers,
@@ -108,23 +110,26 @@ def mix(
     spared = jnp.where(frame.finite[None, :], matrix * (1.0 - frame.reach)[None, :], 0.0).sum(1)
     spared = jnp.where(lost, jnp.nan, spared)
 
-    def mixed(x: jax.Array, c: jax.Array | None) -> jax.Array:
-        assert c is not None, "mixing needs a geometry, not lengths"
-
+    def in_blocks(kept: jax.Array, spared: jax.Array, finite: jax.Array, x: jax.Array, c: jax.Array) -> jax.Array:
         def step(out: jax.Array, start: jax.Array, block: jax.Array, fresh: jax.Array) -> jax.Array:
             del fresh
             centre = jax.lax.dynamic_slice_in_dim(c, start, block.shape[1])
             rest = jnp.where(spared[:, None] != 0, spared[:, None] * centre[None], 0.0)
-            rows = matmul(kept, jnp.where(frame.finite[:, None], block, 0.0)) + rest
+            rows = matmul(kept, jnp.where(finite[:, None], block, 0.0)) + rest
             return place(out, start, rows if reduce is None else reduce(rows))
 
-        shape = x.shape[1:] if reduce is not None else (matrix.shape[0], x.shape[1])
-        numbers = cache_numbers() if reduce is not None and len(matrix) > MAX_NETWORK else memory_numbers()
+        shape = x.shape[1:] if reduce is not None else (kept.shape[0], x.shape[1])
+        numbers = cache_numbers() if reduce is not None and len(kept) > MAX_NETWORK else memory_numbers()
+        return fold_blocks(step, jnp.zeros(shape, kept.dtype), x, kept.dtype, numbers)
 
-        if reduce is not None or not as_product(x, kept.dtype):
-            return fold_blocks(step, jnp.zeros(shape, kept.dtype), x, kept.dtype, numbers)
-        spoilt = ~frame.finite.all() | (spared != 0).any()
-        return mended(matmul(kept, x), spoilt, lambda out: fold_blocks(step, out, x, kept.dtype, numbers))
+    def at_once(kept: jax.Array, spared: jax.Array, finite: jax.Array, x: jax.Array, c: jax.Array) -> jax.Array:
+        spoilt = ~finite.all() | (spared != 0).any()
+        return mended(matmul(kept, x), spoilt, lambda _: in_blocks(kept, spared, finite, x, c))
+
+    def mixed(x: jax.Array, c: jax.Array | None) -> jax.Array:
+        assert c is not None, "mixing needs a geometry, not lengths"
+        quick = reduce is None and as_product(x, kept.dtype)
+        return (in_turn(at_once, in_blocks) if quick else in_blocks)(kept, spared, frame.finite, x, c)
 
     return unflatten([mixed(x, c) for x, c in zip(matrices, frame.centre, strict=True)])
 
@@ -171,6 +176,15 @@ def inner(updates: Stacked, point: Params) -> jax.Array:
         return fold_blocks(step, jnp.zeros(x.shape[:1], dtype), x, dtype, memory_numbers())
 
     return total(add([products(x, p) for x, p in zip(matrices, points, strict=True)]))
+
+
+@spreads("plain")
+def largest_coordinates(updates: Stacked) -> jax.Array:
+    """``max_k |x_ik|`` of every row, f32[n]; +inf for a row with NaN or inf."""
+    matrices, _ = flatten(updates)
+    dtype = wide_dtype(matrices)
+    sizes = [jnp.where(jnp.isfinite(x), jnp.abs(x), jnp.inf).max(1, initial=0.0).astype(dtype) for x in matrices]
+    return greatest(jnp.stack(sizes).max(0))
 
 
 @spreads(("plain", "plain"))
@@ -311,6 +325,7 @@ __all__ = [
     "coordinatewise",
     "distances",
     "inner",
+    "largest_coordinates",
     "masked_mean",
     "masked_std",
     "matmul",

@@ -7,7 +7,7 @@ import pytest
 
 import byzjax
 from byzjax import aggregators as agg
-from byzjax.aggregators import norms
+from byzjax.aggregators import directions
 from byzjax.testing import REFERENCES
 from byzjax.theory import kappa, kappa_after_nnm
 
@@ -225,7 +225,14 @@ def test_short_rows_keep_their_directions(scale):
     rng = np.random.default_rng(8)
     x = (rng.normal(size=(6, 50)) + 2.0) * (10.0 ** np.array([0, -3, -5, 0, 0.5, 3]))[:, None] * scale
     x = x.astype(np.float32)
-    found, lengths, _ = norms.cosines(jnp.asarray(x))
+    found = directions.cosines(jnp.asarray(x))
     wide = x.astype(np.float64) / np.linalg.norm(x.astype(np.float64), axis=1, keepdims=True)
     np.testing.assert_allclose(found, wide @ wide.T, atol=2e-6)
-    assert lengths.finite.all()
+
+
+@pytest.mark.parametrize("hostile", [np.nan, 1e20, 3e38, 1e-30])
+def test_fltrust_holds_against_a_majority(hostile):
+    x = np.full((5, 3), -hostile, np.float32)
+    x[:2] = [1.0, 1.0, 1.0], [1.0, 2.0, 1.0]
+    expected = x[1] * np.linalg.norm(x[0]) / np.linalg.norm(x[1])
+    np.testing.assert_allclose(byzjax.aggregate(agg.fltrust(), jnp.asarray(x)), expected, rtol=1e-5)

@@ -333,6 +333,20 @@ def test_lanes_and_workers_on_one_mesh():
     assert_close(jax.jit(lanes)(task(), placed), jax.jit(jax.vmap(final, in_axes=(None, 0)))(task(), keys))
 
 
+def test_lanes_of_large_stacks_see_all_coordinates():
+    """From some size on, stacks are measured one after the other under vmap, which must not lose where they lie."""
+    method = methods.byz_nsgdm(0.01, aggregator=agg.krum(F))
+    large = tasks.quartic(N, B, dim=LARGE, noise_scale=4.0 * LARGE, shift_scale=4.0 * LARGE)
+
+    def final(key, mesh=None):
+        options = {"byzantine": MASK, "num_rounds": 2, "mesh": mesh}
+        return byzjax.simulate(large, method, attacks.ipm(2.0), key=key, **options).state.params
+
+    keys = jax.random.split(KEY, 2)
+    spread = jax.jit(jax.vmap(functools.partial(final, mesh=mesh(4))))(keys)
+    assert_close(spread, jax.jit(jax.vmap(final))(keys))
+
+
 def test_a_sweep_of_spread_runs_is_the_sweep():
     both = mesh(4, runs=2)
 

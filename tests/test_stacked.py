@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import byzjax
+from byzjax import aggregators as agg
 from byzjax import measuring, stacked
 from byzjax.sorting import MAX_NETWORK, ranks, sort_workers, sorting_network
 
@@ -186,6 +188,29 @@ def test_wide_means_have_gradients():
     np.testing.assert_allclose(jax.grad(lambda x: stacked.row_mean(x).sum())(x), jnp.full_like(x, 1 / 3), rtol=1e-6)
     one = jax.vmap(jax.grad(lambda x: stacked.row_mean(x)[7]))(x[None])
     assert one.sum() == pytest.approx(1.0)
+
+
+def test_what_is_summed_as_a_product_is_differentiated_row_by_row():
+    x = jnp.asarray(np.random.default_rng(16).normal(size=(6, WIDE)), jnp.float32).at[5].set(jnp.nan)
+    mask = jnp.arange(6) < 3
+    slope = jax.grad(lambda x: stacked.masked_mean(x, mask).sum())(x)
+    np.testing.assert_allclose(slope, jnp.broadcast_to(jnp.where(mask, 1 / 3, 0.0)[:, None], x.shape), rtol=1e-6)
+    frame = stacked.Frame([jnp.zeros(WIDE)], jnp.ones(6), jnp.ones(6).at[5].set(jnp.inf))
+    matrix = jnp.eye(6).at[5].set(jnp.full(6, 0.2).at[5].set(0.0))
+    slope = jax.grad(lambda x: stacked.mix(matrix, x, frame).sum())(x)
+    np.testing.assert_allclose(slope[:, 0], matrix.sum(0), rtol=1e-6)
+    for rule in (agg.krum(1), agg.geometric_median(), byzjax.chain(agg.nnm(1), agg.median()), agg.cge(1)):
+        by_scale = jax.jacfwd(lambda s, rule=rule: byzjax.aggregate(rule, x[:5] * s[:, None])[7])(jnp.ones(5))
+        weights = byzjax.aggregate(rule, x[:5])
+        assert np.isfinite(by_scale).all()
+        np.testing.assert_allclose(by_scale.sum(), weights[7], rtol=1e-2)  # of degree one in all rows together
+
+
+def test_large_stacks_are_measured_with_wide_integers_too():
+    with jax.enable_x64(True):
+        x = jnp.asarray(np.random.default_rng(17).normal(size=(6, 20_000)))
+        x = x.at[4].set(x[3])
+        np.testing.assert_allclose(stacked.distances(x), true_distances(np.asarray(x)), rtol=1e-9)
 
 
 @pytest.mark.parametrize("about", ["origin", "previous", 1])

@@ -211,6 +211,18 @@ def test_foolsgold_finds_copies_over_rounds():
     assert weights[0][4:].max() > 0, "one round does not tell"
 
 
+def test_foolsgold_remembers_copies_that_try_to_overflow():
+    rule = agg.foolsgold(5)
+    state = rule.init(jnp.zeros(4))
+    for k in range(3):
+        x = np.concatenate(
+            [np.eye(4, dtype=np.float32)[:3] + 0.1 * rows(n=3, seed=k), np.full((2, 4), 3e38, np.float32)]
+        )
+        _, state, trust = rule.weigh(jnp.asarray(x), state)
+        assert trust.weights[3:].tolist() == [0, 0]
+    assert np.isfinite(np.asarray(state.total)).all()
+
+
 def test_foolsgold_forgets_what_is_not_a_number_and_takes_no_step_among_copies():
     x = jnp.asarray(rows(n=4))
     rule = agg.foolsgold(4)

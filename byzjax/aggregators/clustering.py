@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import optax
 
 from byzjax import stacked
-from byzjax.aggregators.norms import cosines, shortening
+from byzjax.aggregators.directions import cosines
+from byzjax.aggregators.norms import shortening
 from byzjax.base import Aggregator, Numeric, Stacked, Trust, check_number, concrete, num_workers_of, promises
 from byzjax.sorting import ranks
 
@@ -56,9 +57,9 @@ def clipped_clustering(max_norm: Numeric | None = 1e5, *, linkage: Linkage = "av
     def weigh(updates: Stacked, state, params=None, *, key: jax.Array | None = None, **extra):
         del params, key, extra
         num_workers_of(updates)
-        cosine, lengths, frame = cosines(updates)
+        lengths, frame = stacked.measure_lengths(updates, "origin")
         norms, finite = jnp.sqrt(lengths.squares), lengths.finite
-        members = larger_cluster(1.0 - cosine, finite, linkage)
+        members = larger_cluster(1.0 - cosines(updates), finite, linkage)
         kept = members.astype(norms.dtype)
         if max_norm is not None:
             bound = jnp.minimum(_median_of(norms, finite), jnp.asarray(max_norm, norms.dtype) / lengths.unit)

@@ -5,14 +5,12 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from byzjax import stacked
 from byzjax.aggregators.kernels import mean_of_lowest, scaling_rule, weights_rule
 from byzjax.base import (
     Aggregator,
     Numeric,
     PreAggregator,
     Scaling,
-    Stacked,
     Weights,
     check_f,
     check_majority,
@@ -21,7 +19,7 @@ from byzjax.base import (
     promises,
 )
 from byzjax.sorting import ranks
-from byzjax.stacked import Frame, Geometry, Lengths
+from byzjax.stacked import Geometry, Lengths
 
 
 @promises(translation=False)
@@ -117,21 +115,6 @@ def arc(f: Numeric) -> PreAggregator:
         return shortening(geometry, longest_kept * nan_unless_minority(f, n))
 
     return scaling_rule(Scaling(factors))
-
-
-def cosines(updates: Stacked) -> tuple[jax.Array, Lengths, Frame]:
-    """``⟨x_i, x_j⟩/(‖x_i‖ ‖x_j‖)``, f32[n, n], with the lengths of the rows and their frame; 0 for zero and lost rows.
-
-    From the distances of the rows at equal lengths, so that no row's length costs another one digits.
-    """
-    lengths, frame = stacked.measure_lengths(updates, "origin")
-    norms = jnp.sqrt(lengths.squares)
-    there = lengths.finite & (norms > 0)
-    wide = jax.tree.map(lambda x: x.astype(norms.dtype), updates)
-    equal = stacked.scale_rows(jnp.where(there, 1.0 / jnp.where(there, norms, 1.0), 0.0), wide, frame)
-    geometry, _ = stacked.measure(equal, origin=False)
-    squared = geometry.distances * jnp.square(geometry.unit / lengths.unit)
-    return jnp.where(there[:, None] & there[None, :], jnp.clip(1.0 - 0.5 * squared, -1.0, 1.0), 0.0), lengths, frame
 
 
 def shortening(geometry: Geometry | Lengths, bound: jax.Array) -> jax.Array:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from byzjax import stacked
-from byzjax.aggregators.norms import cosines
+from byzjax.aggregators.directions import cosines
 from byzjax.base import Aggregator, Params, Stacked, Trust, check_integer, num_workers_of, promises
 
 Reduce = Literal["mean", "sum"]
@@ -35,7 +35,8 @@ def foolsgold(num_workers: int, *, reduce: Reduce = "mean") -> Aggregator:
       num_workers: n, static.
       reduce: ``"sum"`` is ``Σ_i α_i g_i``, as in the paper, whose step grows with the number of workers.
 
-    Shapes: ``f32[n, d] -> f32[d]``. State: n × d numbers. A row with NaN or inf has no weight and is not remembered.
+    Shapes: ``f32[n, d] -> f32[d]``. State: n × d numbers. A row with NaN or inf has no weight and is not remembered;
+    nor is one with which its sum would leave the range of float32.
 
     Raises:
       ValueError: updates with another n, or an unknown ``reduce``.
@@ -61,9 +62,11 @@ def foolsgold(num_workers: int, *, reduce: Reduce = "mean") -> Aggregator:
         if n != num_workers:
             raise ValueError(f"foolsgold: num_workers = {num_workers}, but the updates have {n} rows; make them agree.")
         lengths, frame = stacked.measure_lengths(updates, "origin")
-        fresh = stacked.replace_rows(updates, ~lengths.finite, jax.tree.map(lambda x: jnp.zeros_like(x[0]), updates))
-        total = jax.tree.map(lambda h, x: h + x.astype(h.dtype), state.total, fresh)
-        alpha = jnp.where(lengths.finite, _unlike(cosines(total)[0]), 0.0)
+        summed = jax.tree.map(lambda h, x: h + x.astype(h.dtype), state.total, updates)
+        # A sum that leaves the range of numbers would have no direction, and nobody who is like it.
+        sound = jnp.isfinite(stacked.largest_coordinates(summed))
+        total = stacked.replace_rows(summed, ~sound, state.total)
+        alpha = jnp.where(lengths.finite, _unlike(cosines(total)), 0.0)
         if reduce == "mean":
             alpha = alpha / jnp.where(alpha.sum() > 0, alpha.sum(), 1.0)
         return stacked.combine(alpha, updates, frame), FoolsGoldState(total), Trust(alpha)

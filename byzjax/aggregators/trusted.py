@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import optax
 
 from byzjax import stacked
+from byzjax.aggregators.directions import directions
 from byzjax.aggregators.kernels import mean_of_lowest, weights_rule
-from byzjax.aggregators.norms import cosines
 from byzjax.base import (
     Aggregator,
     Numeric,
@@ -18,6 +18,7 @@ from byzjax.base import (
     check_f,
     check_majority,
     concrete,
+    nan_unless,
     nan_unless_minority,
     num_workers_of,
     promises,
@@ -73,8 +74,9 @@ def fltrust(*, reference: Numeric = 0) -> Aggregator:
       reference: r, the trusted worker; may be traced. In the paper it is the server, with a small clean data set: give
         such a worker the data. It has no weight of its own.
 
-    Shapes: ``f32[n, d] -> f32[d]``. NaN if the reference's row has NaN or inf. As robust as the reference is
-    representative: on heterogeneous data cosines with one worker say little.
+    Shapes: ``f32[n, d] -> f32[d]``. NaN if the reference's row has NaN or inf. Hostile workers may be in the majority,
+    but the rule is as robust as the reference is representative: on heterogeneous data cosines with one worker say
+    little.
 
     Raises:
       ValueError: a reference outside 0 … n − 1, or n = 1.
@@ -93,15 +95,19 @@ def fltrust(*, reference: Numeric = 0) -> Aggregator:
         _check_reference(reference, n, "fltrust")
         if n == 1:
             raise ValueError("fltrust: n = 1, but beside the reference there must be a worker to trust.")
-        cosine, lengths, frame = cosines(updates)
-        norms = jnp.sqrt(lengths.squares)
-        trust = jnp.where(jnp.arange(n) == reference, 0.0, jnp.maximum(cosine[reference], 0.0))
+        unit = directions(updates)
+        trusted = jax.tree.map(lambda u: u[reference], unit.rows)
+        others = unit.there & (jnp.arange(n) != reference)
+        trust = jnp.where(others, jnp.clip(stacked.inner(unit.rows, trusted), 0.0, 1.0), 0.0)
         total = trust.sum()
-        share = trust / jnp.where(total > 0, total, 1.0)
-        stretch = norms[reference] / jnp.where(norms > 0, norms, 1.0)
-        scaled = jnp.where(share > 0, share * stretch, 0.0)
-        weights = jnp.where(lengths.finite[reference], scaled, jnp.nan)
-        return stacked.combine(weights, updates, frame), state, Trust(weights)
+        share = trust / jnp.where(total > 0, total, 1.0) * nan_unless(unit.finite[reference])
+        # Directions are averaged, not rows: lengths of hostile rows may be out of all proportion.
+        _, frame = stacked.measure_lengths(unit.rows, "origin")
+        mean = stacked.combine(share, unit.rows, frame)
+        length, scale = unit.norms[reference], unit.units[reference]
+        aggregate = jax.tree.map(lambda m, x: (m * length * scale).astype(x.dtype), mean, updates)
+        stretch = (scale / unit.units) * (length / jnp.where(others, unit.norms, 1.0))
+        return aggregate, state, Trust(jnp.where(share == 0, 0.0, share * stretch))
 
     return Aggregator.weighing(optax.init_empty_state, weigh)
 

@@ -209,7 +209,9 @@ def two_means(points: np.ndarray) -> np.ndarray:
     for first in points:
         second = points[np.argmax(((points - first) ** 2).sum(1))]
         old, label = None, ((points - second) ** 2).sum(1) < (1 - 1e-5) * ((points - first) ** 2).sum(1)
-        while old is None or (old != label).any():
+        for _ in range(100):
+            if old is not None and (old == label).all():
+                break
             means = [points[side].mean(0) if side.any() else np.zeros(points.shape[1]) for side in (~label, label)]
             one, two = (((points - mean) ** 2).sum(1) for mean in means)
             old, label = label, two < (1 - 1e-5) * one

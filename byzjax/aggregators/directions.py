@@ -1,0 +1,65 @@
+"""Where rows point, whatever their lengths: what no row can spoil for another one, however many are hostile."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from byzjax import stacked
+from byzjax.base import Stacked
+
+
+class Directions(NamedTuple):
+    """The rows of a stack at length one.
+
+    Attributes:
+      rows: leaves ``[n, *p]``, float32 or wider; zero for rows that are zero or hold NaN or inf.
+      there: bool[n], which rows have a direction.
+      finite: bool[n].
+      units: f32[n], for each row a power of two near its largest coordinate.
+      norms: f32[n], the length of each row in its unit: their product may overflow.
+    """
+
+    rows: Stacked
+    there: jax.Array
+    finite: jax.Array
+    units: jax.Array
+    norms: jax.Array
+
+
+def directions(updates: Stacked) -> Directions:
+    """Every row divided by its length, by way of a power of two, so that nothing over- or underflows."""
+    largest = stacked.largest_coordinates(updates)
+    finite = jnp.isfinite(largest)
+    there = finite & (largest >= jnp.finfo(largest.dtype).tiny)
+    exponent = jnp.where(there, jnp.frexp(jnp.where(there, largest, 1.0))[1] - 1, 0)
+    half = exponent // 2  # the inverse of the unit itself may be subnormal, which flushes to 0
+    one = jnp.ones((), largest.dtype)
+    wide = jax.tree.map(lambda x: jnp.where(_each(there, x), x.astype(largest.dtype), 0.0), updates)
+    rows = _scaled(_scaled(wide, jnp.ldexp(one, -half)), jnp.ldexp(one, half - exponent))
+    lengths, _ = stacked.measure_lengths(rows, "origin")
+    norms = jnp.sqrt(lengths.squares) * lengths.unit
+    rows = _scaled(rows, 1.0 / jnp.where(there, norms, 1.0))
+    return Directions(rows, there, finite, jnp.ldexp(one, exponent), norms)
+
+
+def cosines(updates: Stacked) -> jax.Array:
+    """``⟨x_i, x_j⟩/(‖x_i‖ ‖x_j‖)``, f32[n, n]; 0 for zero and lost rows.
+
+    From the distances of the rows at length one, ``cos = 1 − ‖u_i − u_j‖²/2``: no row costs another one digits.
+    """
+    unit = directions(updates)
+    geometry, _ = stacked.measure(unit.rows, origin=False)
+    squared = geometry.distances * jnp.square(geometry.unit)
+    there = unit.there[:, None] & unit.there[None, :]
+    return jnp.where(there, jnp.clip(1.0 - 0.5 * squared, -1.0, 1.0), 0.0)
+
+
+def _each(values: jax.Array, x: jax.Array) -> jax.Array:
+    return values.reshape((-1,) + (1,) * (x.ndim - 1))
+
+
+def _scaled(rows: Stacked, factors: jax.Array) -> Stacked:
+    return jax.tree.map(lambda x: x * _each(factors, x), rows)
