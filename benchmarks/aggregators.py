@@ -128,7 +128,10 @@ def contests(peers: dict[str, Any]) -> dict[str, Contest]:
             py("aggregators.norm_wise.comparative_gradient_elimination.ComparativeGradientElimination", F),
         ),
         "norm_clipping": Contest("weights", agg.norm_clipping(RADIUS), of(ref.norm_clipping, max_norm=RADIUS)),
-        "clipped_clustering": Contest("weights", agg.clipped_clustering(), ref.clipped_clustering),
+        "clipped_clustering": Contest("mixed", agg.clipped_clustering(), ref.clipped_clustering),
+        "signguard": Contest("mixed", agg.signguard(), ref.signguard),
+        "fltrust": Contest("mixed", agg.fltrust(), ref.fltrust),
+        "foolsgold": Contest("mixed", agg.foolsgold(N), None),  # of near-equal rows, no precision tells who is unlike
         "byzantine_sgd": Contest(
             "mixed", agg.byzantine_sgd(N, deviation=RADIUS, diameter=1.0, num_rounds=1000),
             of(ref.byzantine_sgd, num_workers=N, deviation=RADIUS, diameter=1.0, num_rounds=1000),
