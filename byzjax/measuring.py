@@ -95,17 +95,17 @@ def _measure_large(
     def measure_scaled(state):
         sizes = greatest(jnp.stack([_largest_coordinates(part, dtype) for part in parts]).max(0))
         tallest = _tallest(parts)
-        unit = _median_size(sizes, tallest)
+        unit = _median_size(sizes, tallest if origin else None)
         gram = total(add([_scaled_products(part, sizes, tallest, unit) for part in parts]))
         return gram, sizes, tallest, jnp.zeros((), bool)
 
     sizes, tallest = jnp.sqrt(squares[:n]), jnp.sqrt(squares[n:].max(initial=0.0))
-    unit = _median_size(sizes, tallest)
+    unit = _median_size(sizes, tallest if origin else None)
     # At most one turn, none where the scale is ordinary; a conditional would run both ways under vmap.
     gram, sizes, tallest, _ = jax.lax.while_loop(
         lambda state: state[3], measure_scaled, (plain / unit / unit, sizes, tallest, ~ordinary)
     )
-    unit = _median_size(sizes, tallest)
+    unit = _median_size(sizes, tallest if origin else None)
     factor = _factor(sizes, unit)
     frame = Frame([part.centre for part in parts], factor * unit, sizes)
     finite = frame.finite
@@ -172,16 +172,16 @@ def _measure_lengths(
 
     def measure_scaled(state):
         sizes = greatest(fold(lambda largest, y: jnp.maximum(largest, _absolute(y).max(1, initial=0.0))))
-        factor = _factor(sizes, _median_size(sizes, jnp.zeros((), dtype)))[:, None]
+        factor = _factor(sizes, _median_size(sizes))[:, None]
         squares = fold(lambda done, y: done + jnp.square(jnp.where(factor > 0, y * factor, 0.0)).sum(1))
         return total(squares), sizes, jnp.zeros((), bool)
 
     sizes = jnp.sqrt(plain)
-    unit = _median_size(sizes, jnp.zeros((), dtype))
+    unit = _median_size(sizes)
     squares, sizes, _ = jax.lax.while_loop(
         lambda state: state[2], measure_scaled, (plain / unit / unit, sizes, ~ordinary)
     )
-    unit = _median_size(sizes, jnp.zeros((), dtype))
+    unit = _median_size(sizes)
     frame = Frame(points, _factor(sizes, unit) * unit, sizes)
     return Lengths(jnp.where(frame.finite, squares, jnp.inf), frame.finite, unit), frame
 
@@ -215,7 +215,7 @@ def _measure_small(
     offsets = [part.x - part.centre[None] for part in parts]
     sizes = greatest(jnp.stack([_absolute(y).max(1, initial=0.0) for y in offsets]).max(0))
     tallest = _tallest(parts)
-    unit = _median_size(sizes, tallest)
+    unit = _median_size(sizes, tallest if origin else None)
     factor, finite = _factor(sizes, unit), jnp.isfinite(sizes)
     placed = [jnp.where(finite[:, None], y * factor[:, None], 0.0) for y in offsets]
     fixed = _factor(tallest, unit)
@@ -317,17 +317,20 @@ def _factor(sizes: jax.Array, unit: jax.Array) -> jax.Array:
     return jnp.where(jnp.isfinite(sizes), jnp.minimum(1.0 / unit, _FAR / jnp.maximum(sizes, unit)), 0.0)
 
 
-def _median_size(sizes: jax.Array, tallest: jax.Array) -> jax.Array:
+def _median_size(sizes: jax.Array, tallest: jax.Array | None = None) -> jax.Array:
     """A power of two near the median row's size.
 
-    Where most rows are the centre itself, the smallest of the other sizes, the tallest fixed point's and 1. Whoever
-    owns that row, rows drawn back to it keep their order, while a unit too large would make honest rows coincide.
+    Where most rows are the centre itself, the smallest of the other sizes: whoever owns that row, rows drawn back to it
+    keep their order, while a unit too large would make honest rows coincide. Rules that measure fixed points know
+    absolute lengths, too: their unit is then at most the tallest point's size, 1 if that is 0.
     """
     n = sizes.shape[0]
     positive = (sizes > 0) & jnp.isfinite(sizes)
     middle = _order_statistic(sizes, n // 2)
-    least_other = jnp.minimum(jnp.where(positive, sizes, jnp.inf).min(), jnp.where(tallest > 0, tallest, 1.0))
-    size = jnp.where((middle > 0) & jnp.isfinite(middle), middle, jnp.minimum(least_other, 1.0))
+    other = jnp.where(positive, sizes, jnp.inf).min()
+    if tallest is not None:
+        other = jnp.minimum(other, jnp.where(tallest > 0, tallest, 1.0))
+    size = jnp.where((middle > 0) & jnp.isfinite(middle), middle, jnp.where(jnp.isfinite(other), other, 1.0))
     least = int(jnp.finfo(sizes.dtype).minexp)  # the inverse of the unit must not be subnormal: that flushes to 0
     _, exponent = jnp.frexp(size)
     return jnp.ldexp(jnp.ones((), sizes.dtype), jnp.clip(exponent - 1, least + 2, -least))

@@ -235,3 +235,22 @@ def test_the_origin_is_measured_when_it_is_asked_for(d):
     averages = jnp.asarray([[0.5, 0.5, 0.0, 0.0, 0.0], [0.0, 0.2, 0.2, 0.3, 0.3]])
     mixed = [geometry.mix(averages).distances for geometry in (with_origin, without)]
     np.testing.assert_allclose(*mixed, rtol=1e-4)
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1.0, 1e24])
+@pytest.mark.parametrize("d", [2, 20_000])
+def test_a_majority_of_equal_rows_does_not_shrink_the_others(d, scale):
+    """Their size is 0, and the unit has to be taken from somebody else."""
+    x = scale * np.random.default_rng(18).normal(size=(4, d))[[0, 0, 0, 1, 0, 1, 2, 0, 3]]
+    x = x.astype(np.float32)
+    expected = true_distances(x / np.float32(scale))
+    for origin in (True, False):
+        geometry, frame = stacked.measure(jnp.asarray(x), origin=origin)
+        shares = np.asarray(geometry.distances, np.float64) * (float(geometry.unit) / scale) ** 2
+        np.testing.assert_allclose(shares, expected, rtol=1e-4)
+        np.testing.assert_array_equal(frame.reach, 1.0)
+    away = np.where((np.arange(9) < 5)[:, None], 0.0, x).astype(np.float32)
+    lengths, frame = stacked.measure_lengths(jnp.asarray(away), "origin")
+    norms = np.sqrt(np.asarray(lengths.squares, np.float64)) * float(lengths.unit)
+    np.testing.assert_allclose(norms, np.linalg.norm(away.astype(np.float64), axis=1), rtol=1e-5)
+    np.testing.assert_allclose(frame.reach, 1.0, rtol=1e-6)

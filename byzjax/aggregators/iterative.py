@@ -270,8 +270,9 @@ def _weiszfeld(
 ) -> tuple[jax.Array, jax.Array]:
     """Weiszfeld steps for rows with weights ``alpha``, from distances ``away``: coefficients and distances f32[n]."""
     gram = geometry.rows
-    # Below 1e-18 units nothing is resolved anyway, and 1/ν must not overflow.
-    nu = jnp.maximum(jnp.asarray(smoothing, gram.dtype) / geometry.unit, 1e-18)
+    # The sum of all 1/ν must not overflow.
+    least = 16.0 * len(gram) / float(jnp.finfo(gram.dtype).max)
+    nu = jnp.maximum(jnp.asarray(smoothing, gram.dtype) / geometry.unit, max(least, float(jnp.finfo(gram.dtype).tiny)))
 
     def step(away: jax.Array) -> jax.Array:
         pull = jnp.where(geometry.finite, alpha / jnp.maximum(away, nu), 0.0)
