@@ -130,6 +130,9 @@ def contests(peers: dict[str, Any]) -> dict[str, Contest]:
         "norm_clipping": Contest("weights", agg.norm_clipping(RADIUS), of(ref.norm_clipping, max_norm=RADIUS)),
         "clipped_clustering": Contest("mixed", agg.clipped_clustering(), ref.clipped_clustering),
         "signguard": Contest("mixed", agg.signguard(), ref.signguard),
+        "flame": Contest("mixed", agg.flame(), ref.flame),
+        "lasa": Contest("mixed", agg.lasa(), ref.lasa),
+        "auror": Contest("mixed", agg.auror(), ref.auror),
         "fltrust": Contest("mixed", agg.fltrust(), ref.fltrust),
         "foolsgold": Contest("mixed", agg.foolsgold(N), None),  # of near-equal rows, no precision tells who is unlike
         "byzantine_sgd": Contest(
@@ -151,6 +154,9 @@ def contests(peers: dict[str, Any]) -> dict[str, Contest]:
             "mixing", agg.arc(F), of(ref.arc, f=F), lambda: fl.ARC(F), py("pre_aggregators.arc.ARC", F)
         ),
         "finite_guard": Contest("mixing", agg.finite_guard(), ref.finite_guard),
+        "adaptive_clipping": Contest(
+            "mixing", agg.adaptive_clipping(RADIUS), of(ref.clipping, max_norm=RADIUS)
+        ),
         "dp_clipping": Contest("mixing", agg.dp_clipping(RADIUS), None),
     }  # fmt: skip
 

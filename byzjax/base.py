@@ -32,6 +32,7 @@ class Traits(NamedTuple):
     averaging: bool = True  # equal rows give that row
     stochastic: bool = False  # needs a key
     noisy: bool = False  # adds noise, which depends on dtypes and tree structure
+    layerwise: bool = False  # judges every leaf by itself: a pytree is more than its matrix
     static_f: bool = False  # f must be a Python integer
     adaptive: bool = False  # an attack that reads what honest workers sent
     workers_needed: tuple[int, int] = (2, 1)  # (a, b): a rule for f Byzantine workers needs n ≥ a f + b

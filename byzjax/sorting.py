@@ -177,6 +177,19 @@ def ranks(values: jax.Array) -> jax.Array:
     return before.sum(-1, dtype=jnp.int32)
 
 
+def median_of(values: jax.Array, present: jax.Array) -> jax.Array:
+    """The median of some of n numbers, the mean of the middle two of an even number; all others are +inf.
+
+    >>> float(median_of(jnp.array([5.0, jnp.inf, 1.0]), jnp.array([True, False, True])))
+    3.0
+    """
+    count = present.sum(dtype=jnp.int32)
+    order = ranks(values)
+    low = jnp.where(order == (count - 1) // 2, values, 0.0).sum()
+    high = jnp.where(order == count // 2, values, 0.0).sum()
+    return 0.5 * (low + high)
+
+
 def lowest(values: jax.Array, count: Numeric) -> jax.Array:
     """Which are the ``count`` smallest along the last axis; of equal values those of lower index.
 

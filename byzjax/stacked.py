@@ -145,9 +145,13 @@ def scale_rows(factors: jax.Array, updates: Stacked, frame: Frame) -> Stacked:
     return jax.tree.map(scale, updates)
 
 
-@spreads("params")
-def coordinatewise(reduce: Callable[[jax.Array], jax.Array], updates: Stacked) -> Params:
-    """Apply ``reduce: [n, d] -> [d]`` to every coordinate of a stack; 16-bit floats are reduced in float32."""
+@spreads(lambda arguments: "stack" if arguments.get("rows") else "params")
+def coordinatewise(reduce: Callable[[jax.Array], jax.Array], updates: Stacked, rows: bool = False) -> Params | Stacked:
+    """Apply ``reduce: [n, d] -> [d]``, or with ``rows`` ``[n, d] -> [m, d]``, to every coordinate of a stack.
+
+    16-bit floats are reduced in float32.
+    """
+    del rows
     matrices, unflatten = flatten(updates)
     dtype = wide_dtype(matrices)
 
@@ -185,6 +189,27 @@ def largest_coordinates(updates: Stacked) -> jax.Array:
     dtype = wide_dtype(matrices)
     sizes = [jnp.where(jnp.isfinite(x), jnp.abs(x), jnp.inf).max(1, initial=0.0).astype(dtype) for x in matrices]
     return greatest(jnp.stack(sizes).max(0))
+
+
+@spreads("plain")
+def magnitude_of_rank(updates: Stacked, count: Numeric) -> jax.Array:
+    """The ``count``-th largest ``|x_ik|`` of every row, f32[n], by bisection; ``count`` may be traced."""
+    matrices, _ = flatten(updates)
+    dtype = wide_dtype(matrices)
+    kind = jnp.int64 if dtype == jnp.float64 else jnp.int32
+    # Positive floats have the order of their bits.
+    sizes = [jax.lax.bitcast_convert_type(jnp.abs(x.astype(dtype)), kind) for x in matrices]
+    infinity = jax.lax.bitcast_convert_type(jnp.asarray(jnp.inf, dtype), kind)
+
+    def halve(_, interval):
+        least, most = interval
+        middle = most - (most - least) // 2
+        enough = total(add([(x >= middle[:, None]).sum(1, dtype=jnp.int32) for x in sizes])) >= count
+        return jnp.where(enough, middle, least), jnp.where(enough, most, middle - 1)
+
+    everything = jnp.zeros(matrices[0].shape[:1], kind), jnp.full(matrices[0].shape[:1], infinity)
+    found, _ = jax.lax.fori_loop(0, 8 * dtype.itemsize - 1, halve, everything)
+    return jax.lax.bitcast_convert_type(found, dtype)
 
 
 @spreads(("plain", "plain"))
@@ -326,6 +351,7 @@ __all__ = [
     "distances",
     "inner",
     "largest_coordinates",
+    "magnitude_of_rank",
     "masked_mean",
     "masked_std",
     "matmul",

@@ -91,7 +91,7 @@ def test_extra_arguments_are_swallowed(case):
     rule.update(jnp.asarray(stack()), rule.init(jnp.zeros(D)), jnp.zeros(D), key=KEY, value=1.0, grad=None)
 
 
-@rules_that(noisy=False)
+@rules_that(noisy=False, layerwise=False)
 def test_pytree_gives_what_its_matrix_gives(case):
     rule = made(case)
     x = stack(d=17)

@@ -170,6 +170,14 @@ def test_too_many_lost_rows_give_nan_not_a_number():
         (lambda: agg.foolsgold(4, reduce="median"), "reduce = .median."),
         (lambda: byzjax.aggregate(agg.foolsgold(4), jnp.ones((5, 1))), "num_workers = 4, but the updates have 5"),
         (lambda: agg.signguard(upper=0.5), "signguard: upper = 0.5"),
+        (lambda: agg.flame(noise_factor=-1.0), "flame: noise_factor = -1.0"),
+        (lambda: byzjax.aggregate(agg.flame(noise_factor=1e-3), jnp.ones((4, 1))), "flame: needs a PRNG key"),
+        (lambda: agg.lasa(sparsity=1.0), "lasa: sparsity = 1.0"),
+        (lambda: agg.auror(share=1.0), "auror: share = 1.0"),
+        (lambda: agg.auror(num_rounds=0), "auror: num_rounds = 0"),
+        (lambda: agg.adaptive_clipping(quantile=1.5), "quantile = 1.5"),
+        (lambda: agg.adaptive_clipping(initial_norm=0.0), "initial_norm = 0.0"),
+        (lambda: byzjax.aggregate(agg.adaptive_clipping(count_noise_std=1.0), jnp.ones((4, 1))), "needs a PRNG key"),
         (lambda: kappa("krum", num_workers=5, f=1), "no linear coefficient"),
         (lambda: kappa("median", num_workers=4, f=2), "2f < n"),
     ],
@@ -212,6 +220,57 @@ def test_signguard_leaves_the_cluster_out_of_account_rather_than_everybody():
     x = jnp.asarray([[-1.0, -1.0], [-1.0, -1.0], [1e-3, 1e-3], [50.0, 50.0], [60.0, 60.0]])
     weights = byzjax.aggregate(agg.signguard(), x, return_weights=True)[1]
     assert (np.asarray(weights) > 0).tolist() == [True, True, False, False, False]
+
+
+def test_flame_takes_the_tightest_majority():
+    angles = np.radians([0, 4, 8, 40, 41, 42, 43, 90, 180])  # of nine, five are needed: four lie closer together
+    x = np.stack([np.cos(angles), np.sin(angles)], axis=1) * np.array([1, 1, 1, 1, 50, 1, 1, 1, 1])[:, None]
+    weights = np.asarray(byzjax.aggregate(agg.flame(), jnp.asarray(x, jnp.float32), return_weights=True)[1])
+    assert (weights > 0).tolist() == [True] * 7 + [False] * 2
+    np.testing.assert_allclose(weights[4], weights[3] / 50, rtol=1e-5)
+    lost = jnp.asarray(x, jnp.float32).at[:5].set(jnp.nan)
+    assert not np.isfinite(byzjax.aggregate(agg.flame(), lost)).any(), "no majority is left"
+
+
+def test_flame_adds_noise_in_proportion_to_the_median_norm():
+    x = jnp.full((5, 10_000), 3.0)
+    noise = byzjax.aggregate(agg.flame(noise_factor=1e-3), x, key=KEY) - 3.0
+    np.testing.assert_allclose(noise.std(), 1e-3 * 300.0, rtol=0.05)
+
+
+def test_lasa_chooses_workers_layer_by_layer():
+    rng = np.random.default_rng(1)
+    x = {"a": rng.normal(size=(9, 30)), "b": rng.normal(size=(9, 4, 5))}
+    x["a"][0] *= 20.0  # ordinary in b
+    x["b"][1] = np.abs(x["b"][1])  # ordinary in a
+    got = byzjax.aggregate(agg.lasa(), jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), x))
+    rows = np.concatenate([x["a"], x["b"].reshape(9, 20)], axis=1)
+    norms = np.linalg.norm(rows, axis=1)
+    least = np.sort(np.abs(rows), axis=1)[:, 15]  # 0.3 of 50 coordinates are dropped
+    sparse = np.where(np.abs(rows) >= least[:, None], rows, 0.0)
+    short = rows * np.minimum(1.0, np.median(norms) / norms)[:, None]
+    chosen = []
+    for layer, name in ((slice(0, 30), "a"), (slice(30, 50), "b")):
+        part = sparse[:, layer]
+        measured = np.linalg.norm(part, axis=1), np.sign(part).sum(1) / (part != 0).sum(1)
+        good = np.all(
+            [np.abs(v - np.median(v)) < bound * v.std() for v, bound in zip(measured, (2, 1), strict=True)], 0
+        )
+        np.testing.assert_allclose(got[name].ravel(), short[good, layer].mean(0), rtol=1e-4, atol=1e-6)
+        chosen.append(good)
+    assert not chosen[0][0]
+    assert not chosen[1][1]
+
+
+def test_auror_settles_its_coordinates_and_counts_votes():
+    x = jnp.asarray([[0.0, 0.0, 5.0], [0.0, 1e-4, 5.0], [0.0, 0.0, 5.0], [9.0, 0.0, 5.0], [9.0, 0.0, 9.0]])
+    rule = agg.auror(gap=0.01, num_rounds=1)
+    _, state, trust = rule.weigh(x, rule.init(jnp.zeros(3)))
+    assert state.indicative.tolist() == [True, False, True]
+    assert (np.asarray(trust.weights) > 0).tolist() == [True, True, True, True, False], "one vote of two is not enough"
+    _, after, trust = rule.weigh(jnp.zeros((5, 3)).at[3, 1].set(7.0), state)
+    assert after.indicative.tolist() == [True, False, True], "it was settled in the first round"
+    assert (np.asarray(trust.weights) > 0).all()
 
 
 def test_clustering_without_clipping_keeps_lengths():

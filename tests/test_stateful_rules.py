@@ -38,6 +38,29 @@ def test_centred_clipping_goes_on_from_its_last_result():
     np.testing.assert_array_equal(state.previous, results[-1])
 
 
+def test_adaptive_clipping_finds_the_quantile():
+    rng = np.random.default_rng(0)
+    stacks = [rng.normal(size=(40, 5)).astype(np.float32) for _ in range(200)]
+    for quantile in (0.2, 0.8):
+        _, state = steps(agg.adaptive_clipping(quantile=quantile), stacks)
+        norms = np.linalg.norm(np.concatenate(stacks), axis=1)
+        np.testing.assert_allclose((norms <= state.max_norm).mean(), quantile, atol=0.05)
+    rule = agg.adaptive_clipping(2.0, learning_rate=0.5)
+    _, state = rule.update(jnp.asarray([[1.0], [3.0], [1.0], [jnp.nan]]), rule.init(jnp.zeros(1)))
+    np.testing.assert_allclose(state.max_norm, 2.0)  # two of four were not clipped
+    _, state = rule.update(jnp.asarray([[1.0], [3.0], [9.0], [jnp.nan]]), rule.init(jnp.zeros(1)))
+    np.testing.assert_allclose(state.max_norm, 2.0 * np.exp(0.5 * 0.25), rtol=1e-6)
+
+
+def test_adaptive_clipping_draws_noise_for_rows_and_for_the_count():
+    x = jnp.zeros((4, 20_000))
+    rule = agg.adaptive_clipping(2.0, count_noise_std=1.0, noise_multiplier=0.5)
+    noisy, state = rule.update(x, rule.init(x[0]), key=KEY)
+    np.testing.assert_allclose(noisy.std(1), 1.0, rtol=0.05)
+    exact = agg.adaptive_clipping(2.0)
+    assert state.max_norm != exact.update(x, exact.init(x[0]))[1].max_norm
+
+
 @pytest.mark.parametrize("hostile", [1e6, 1e20, 3e38, np.inf, np.nan])
 def test_no_row_moves_centred_clipping_by_more_than_its_share(hostile):
     x = rows(seed=3)

@@ -3,18 +3,20 @@
 from collections.abc import Callable
 
 from byzjax.aggregators.chain import aggregate, chain
-from byzjax.aggregators.clustering import clipped_clustering, signguard
+from byzjax.aggregators.clustering import clipped_clustering, flame, signguard
 from byzjax.aggregators.coordinate import meamed, mean, median, sign_majority, trimmed_mean
 from byzjax.aggregators.distance import bulyan, krum, multi_krum
 from byzjax.aggregators.filters import byzantine_sgd, safeguard
 from byzjax.aggregators.iterative import auto_gm, centered_clipping, geometric_median, rfa
+from byzjax.aggregators.layers import lasa
 from byzjax.aggregators.mixing import bucketing, finite_guard, nnm
-from byzjax.aggregators.noise import dp_clipping, norm_clipping
+from byzjax.aggregators.noise import adaptive_clipping, dp_clipping, norm_clipping
 from byzjax.aggregators.norms import arc, cge, clipping
 from byzjax.aggregators.reputation import foolsgold
 from byzjax.aggregators.spectral import caf, dnc
 from byzjax.aggregators.subsets import mda, smea
 from byzjax.aggregators.trusted import fltrust, monna
+from byzjax.aggregators.votes import auror
 from byzjax.base import Aggregator, PreAggregator
 
 REGISTRY: dict[str, Callable[..., Aggregator | PreAggregator]] = {
@@ -40,6 +42,9 @@ REGISTRY: dict[str, Callable[..., Aggregator | PreAggregator]] = {
     "norm_clipping": norm_clipping,
     "clipped_clustering": clipped_clustering,
     "signguard": signguard,
+    "flame": flame,
+    "lasa": lasa,
+    "auror": auror,
     "byzantine_sgd": byzantine_sgd,
     "safeguard": safeguard,
     "foolsgold": foolsgold,
@@ -47,14 +52,17 @@ REGISTRY: dict[str, Callable[..., Aggregator | PreAggregator]] = {
     "bucketing": bucketing,
     "clipping": clipping,
     "arc": arc,
+    "adaptive_clipping": adaptive_clipping,
     "dp_clipping": dp_clipping,
     "finite_guard": finite_guard,
 }
 
 __all__ = [
     "REGISTRY",
+    "adaptive_clipping",
     "aggregate",
     "arc",
+    "auror",
     "auto_gm",
     "bucketing",
     "bulyan",
@@ -68,10 +76,12 @@ __all__ = [
     "dnc",
     "dp_clipping",
     "finite_guard",
+    "flame",
     "fltrust",
     "foolsgold",
     "geometric_median",
     "krum",
+    "lasa",
     "mda",
     "meamed",
     "mean",

@@ -1,4 +1,4 @@
-"""Rules that split the workers in two groups, by direction or by signs, and trust the larger one."""
+"""Rules that group the workers, by direction or by signs, and trust the largest group."""
 
 from __future__ import annotations
 
@@ -10,9 +10,21 @@ import optax
 
 from byzjax import stacked
 from byzjax.aggregators.directions import cosines
+from byzjax.aggregators.noise import add_noise
 from byzjax.aggregators.norms import shortening
-from byzjax.base import Aggregator, Numeric, Stacked, Trust, check_number, concrete, num_workers_of, promises
-from byzjax.sorting import ranks
+from byzjax.base import (
+    Aggregator,
+    Numeric,
+    Stacked,
+    Trust,
+    check_key,
+    check_number,
+    concrete,
+    nan_unless,
+    num_workers_of,
+    promises,
+)
+from byzjax.sorting import median_of
 
 Linkage = Literal["average", "single", "complete"]
 
@@ -62,7 +74,7 @@ def clipped_clustering(max_norm: Numeric | None = 1e5, *, linkage: Linkage = "av
         members = larger_cluster(1.0 - cosines(updates), finite, linkage)
         kept = members.astype(norms.dtype)
         if max_norm is not None:
-            bound = jnp.minimum(_median_of(norms, finite), jnp.asarray(max_norm, norms.dtype) / lengths.unit)
+            bound = jnp.minimum(median_of(norms, finite), jnp.asarray(max_norm, norms.dtype) / lengths.unit)
             kept = kept * shortening(lengths, bound)
         weights = kept / members.sum().astype(norms.dtype)
         return stacked.combine(weights, updates, frame), state, Trust(weights)
@@ -110,7 +122,7 @@ def signguard(*, lower: Numeric = 0.1, upper: Numeric = 3.0) -> Aggregator:
         n = num_workers_of(updates)
         lengths, frame = stacked.measure_lengths(updates, "origin")
         norms, finite = jnp.sqrt(lengths.squared_norms()), lengths.finite
-        middle = _median_of(norms, finite)
+        middle = median_of(norms, finite)
         d = max(sum(leaf.size for leaf in jax.tree.leaves(updates)) // n, 1)
         up, down = (count.astype(norms.dtype) / d for count in stacked.sign_counts(updates))
         alike = larger_of_two_means(jnp.stack([up, 1.0 - up - down, down], axis=1), finite)
@@ -122,13 +134,59 @@ def signguard(*, lower: Numeric = 0.1, upper: Numeric = 3.0) -> Aggregator:
     return Aggregator.weighing(optax.init_empty_state, weigh)
 
 
-def _median_of(norms: jax.Array, finite: jax.Array) -> jax.Array:
-    """The median of the norms of the finite rows; +inf is the norm of all others."""
-    count = finite.sum(dtype=jnp.int32)
-    order = ranks(norms)
-    low = jnp.where(order == (count - 1) // 2, norms, 0.0).sum()
-    high = jnp.where(order == count // 2, norms, 0.0).sum()
-    return 0.5 * (low + high)
+@promises(translation=False)
+def flame(*, noise_factor: Numeric = 0.0) -> Aggregator:
+    """FLAME: the mean of the tightest majority of directions, shortened to the median norm, plus noise if wanted.
+
+    ``flame(x) = (1/|S|) Σ_{i ∈ S} x_i min(1, M/‖x_i‖) + N(0, (λM)² I)`` with M the median of all norms and S the first
+    cluster with more than half of all workers, when clusters are merged by the least cosine distance of a pair. This is
+    what HDBSCAN finds with clusters of at least ⌊n/2⌋ + 1 members, one sample, and a single cluster allowed: of two
+    parts only one can be so large, so that its one cluster shrinks until the next cut leaves no majority.
+
+    Args:
+      noise_factor: λ ≥ 0, may be traced. In the paper ``√(2 ln(1.25/δ))/ε``, 0.001 in its experiments.
+
+    Shapes: ``f32[n, d] -> f32[d]``. Needs a key if λ is not 0; then it has no weight per worker to show. A row with NaN
+    or inf is in no cluster; a row of zeros has cosine distance 1 to all. NaN if no majority is finite.
+
+    Raises:
+      ValueError: λ < 0, or noise without a key.
+
+    Nguyen et al. FLAME: taming backdoors in federated learning. USENIX Security 2022. There cosines are those of the
+    workers' models; here of their updates.
+
+    >>> import byzjax
+    >>> x = jnp.array([[1.0, 0.0], [4.0, 0.0], [8.0, 0.0], [0.0, 4.0]])
+    >>> byzjax.aggregate(flame(), x).tolist()
+    [3.0, 0.0]
+    """
+    check_number(noise_factor, "noise_factor", "flame", least=0)
+
+    def measure(updates: Stacked) -> tuple[jax.Array, jax.Array, stacked.Frame]:
+        """Each worker's weight, the median norm, and the frame in which weights apply."""
+        lengths, frame = stacked.measure_lengths(updates, "origin")
+        middle = median_of(jnp.sqrt(lengths.squared_norms()), lengths.finite)
+        members = majority_cluster(1.0 - cosines(updates), lengths.finite)
+        share = members.astype(middle.dtype) / jnp.maximum(members.sum().astype(middle.dtype), 1.0)
+        return share * shortening(lengths, middle) * nan_unless(members.any()), middle * lengths.unit, frame
+
+    def weigh(updates: Stacked, state, params=None, *, key: jax.Array | None = None, **extra):
+        del params, key, extra
+        num_workers_of(updates)
+        weights, _, frame = measure(updates)
+        return stacked.combine(weights, updates, frame), state, Trust(weights)
+
+    if concrete(noise_factor) == 0:
+        return Aggregator.weighing(optax.init_empty_state, weigh)
+
+    def update(updates: Stacked, state, params=None, *, key: jax.Array | None = None, **extra):
+        del params, extra
+        num_workers_of(updates)
+        key = check_key(key, "flame")
+        weights, middle, frame = measure(updates)
+        return add_noise(stacked.combine(weights, updates, frame), noise_factor * middle, key), state
+
+    return Aggregator(optax.init_empty_state, update)
 
 
 def larger_cluster(distances: jax.Array, present: jax.Array, linkage: str) -> jax.Array:
@@ -162,6 +220,43 @@ def larger_cluster(distances: jax.Array, present: jax.Array, linkage: str) -> ja
     start = (distances, index, present.astype(distances.dtype), present.sum(dtype=jnp.int32))
     _, label, sizes, _ = jax.lax.while_loop(lambda state: state[3] > 2, merge, start)
     return (label == jnp.argmax(sizes)) & present
+
+
+def majority_cluster(distances: jax.Array, present: jax.Array) -> jax.Array:
+    """The first cluster with more than half of all, merged by the least distance of a pair: bool[n].
+
+    Members are all that can be reached over distances no longer than the shortest that joins a majority. In Prim's
+    order, which always visits the point nearest to those that it has visited, such a cluster is a run of neighbours.
+
+    Args:
+      distances: f32[n, n], symmetric.
+      present: bool[n], who is to be clustered. Nobody is a member if they are no majority.
+
+    >>> d = jnp.abs(jnp.array([0.0, 9.0, 1.0, 7.0, 2.5])[:, None] - jnp.array([0.0, 9.0, 1.0, 7.0, 2.5]))
+    >>> majority_cluster(d, jnp.ones(5, bool)).tolist()
+    [True, False, True, False, True]
+    """
+    n = distances.shape[0]
+    far = jnp.finfo(distances.dtype).max
+    between = jnp.where(present[:, None] & present[None, :], distances, far)
+    index = jnp.arange(n)
+
+    def visit(state, _):
+        near, visited = state
+        point = jnp.argmin(jnp.where(visited, jnp.inf, near))
+        step = point, near[point]
+        return (jnp.minimum(near, between[point]), visited | (index == point)), step
+
+    nobody = jnp.full((n,), far), jnp.zeros((n,), bool)
+    _, (order, joins) = jax.lax.scan(visit, nobody, length=n)
+    joins = joins.at[0].set(far)
+    most = n // 2 + 1
+    inside = index[None, :] - jnp.arange(n - most + 1)[:, None]  # place in the run of a majority from each start
+    longest = jnp.where((inside > 0) & (inside < most), joins[None, :], 0.0).max(1)
+    first = jnp.argmin(longest)
+    runs = jnp.cumsum(joins > longest[first])
+    member = (runs == runs[first]) & (longest[first] < far)
+    return jnp.zeros((n,), bool).at[order].set(member) & present
 
 
 def larger_of_two_means(points: jax.Array, present: jax.Array) -> jax.Array:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -12,8 +14,10 @@ from byzjax.aggregators.norms import clipping, shortening
 from byzjax.base import (
     Aggregator,
     Numeric,
+    Params,
     PreAggregator,
     Stacked,
+    Trust,
     Weights,
     check_key,
     check_number,
@@ -103,6 +107,88 @@ def dp_clipping(max_norm: Numeric = 1.0, *, noise_multiplier: Numeric = 1.0) -> 
         return add_noise(clipped, jnp.asarray(noise_multiplier) * max_norm, key), state
 
     return PreAggregator(optax.init_empty_state, update)
+
+
+class AdaptiveClippingState(NamedTuple):
+    """What `adaptive_clipping` remembers."""
+
+    max_norm: jax.Array  # f32[], C_t
+
+
+@promises(translation=False, scale=False, averaging=False, robust=False)
+def adaptive_clipping(
+    initial_norm: Numeric = 0.1,
+    *,
+    quantile: Numeric = 0.5,
+    learning_rate: Numeric = 0.2,
+    count_noise_std: Numeric = 0.0,
+    noise_multiplier: Numeric = 0.0,
+) -> PreAggregator:
+    """Quantile clipping: rows are shortened to a bound that follows a quantile of their norms over the rounds.
+
+    ``y_i = x_i min(1, C_t/‖x_i‖) + N(0, (σ C_t)² I)`` and ``C_{t+1} = C_t exp(−η (b_t − γ))``, where
+    ``b_t = (1/n) (|{i : ‖x_i‖ ≤ C_t}| + N(0, σ_b²))`` is the share of rows that were *not* clipped. f hostile rows
+    change that share by no more than f/n.
+
+    Args:
+      initial_norm: C_1 > 0, may be traced.
+      quantile: γ in [0, 1], may be traced; 0.5 lets C follow the median norm.
+      learning_rate: η > 0, may be traced; 0.2 in the paper.
+      count_noise_std: σ_b ≥ 0 of the noise on the count, may be traced; n/20 in the paper.
+      noise_multiplier: σ ≥ 0 of the noise on every row as in `dp_clipping`, may be traced. The noise z C_t/n on the
+        mean, of TensorFlow Privacy and Flower, is σ = z/√n.
+
+    Shapes: ``f32[n, d] -> f32[n, d]``. State: one number. Needs a key if there is noise. A row with NaN or inf is
+    lost, and counts as clipped.
+
+    Raises:
+      ValueError: an argument out of range, or noise without a key.
+
+    Andrew, Thakkar, McMahan, Ramaswamy. Differentially private learning with adaptive clipping. NeurIPS 2021.
+
+    >>> import byzjax
+    >>> byzjax.aggregate(adaptive_clipping(initial_norm=5.0), jnp.array([[6.0, 8.0], [0.0, 1.0]])).tolist()
+    [[3.0, 4.0], [0.0, 1.0]]
+    """
+    name = "adaptive_clipping"
+    check_number(initial_norm, "initial_norm", name, least=0, open_below=True)
+    check_number(quantile, "quantile", name, least=0)
+    if (known := concrete(quantile)) is not None and known > 1:
+        raise ValueError(f"{name}: quantile = {quantile} must be at most 1; it is a share of the workers.")
+    check_number(learning_rate, "learning_rate", name, least=0, open_below=True)
+    check_number(count_noise_std, "count_noise_std", name, least=0)
+    check_number(noise_multiplier, "noise_multiplier", name, least=0)
+    counts_exactly, no_noise = concrete(count_noise_std) == 0, concrete(noise_multiplier) == 0
+
+    def init(params: Params) -> AdaptiveClippingState:
+        return AdaptiveClippingState(jnp.asarray(initial_norm, stacked.wide_dtype(jax.tree.leaves(params))))
+
+    def clip(updates: Stacked, state: AdaptiveClippingState, key: jax.Array | None):
+        n = num_workers_of(updates)
+        lengths, frame = stacked.measure_lengths(updates, "origin")
+        bound = state.max_norm.astype(lengths.unit.dtype) / lengths.unit
+        factors = shortening(lengths, bound)
+        count = (jnp.sqrt(lengths.squared_norms()) <= bound).sum().astype(bound.dtype)
+        if not counts_exactly:
+            key = check_key(key, name)
+            count = count + count_noise_std * jax.random.normal(jax.random.fold_in(key, 1), (), bound.dtype)
+        rate = jnp.asarray(learning_rate, bound.dtype)
+        grown = state.max_norm * jnp.exp(-rate * (count / n - quantile)).astype(state.max_norm.dtype)
+        clipped = stacked.scale_rows(factors, updates, frame)
+        if not no_noise:
+            clipped = add_noise(clipped, noise_multiplier * state.max_norm, check_key(key, name))
+        return clipped, AdaptiveClippingState(grown), factors
+
+    def weigh(updates: Stacked, state: AdaptiveClippingState, params=None, *, key=None, **extra):
+        del params, extra
+        clipped, state, factors = clip(updates, state, key)
+        return clipped, state, Trust(mixing=jnp.diag(factors))
+
+    def update(updates: Stacked, state: AdaptiveClippingState, params=None, *, key=None, **extra):
+        del params, extra
+        return clip(updates, state, key)[:2]
+
+    return PreAggregator.weighing(init, weigh) if no_noise else PreAggregator(init, update)
 
 
 def add_noise(tree: stacked.Params, std: Numeric, key: jax.Array) -> stacked.Params:

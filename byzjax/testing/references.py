@@ -232,6 +232,48 @@ def signguard(x: np.ndarray) -> np.ndarray:
     return clipping(x, float(middle))[good if good.any() else ordinary].mean(0)
 
 
+def flame(x: np.ndarray) -> np.ndarray:
+    """The first majority that single linkage of cosine distances brings together, shortened to the median norm."""
+    norms = np.linalg.norm(x, axis=1)
+    distance = 1.0 - (x @ x.T) / np.outer(norms, norms)
+    group = list(range(len(x)))
+    for i, j in sorted(itertools.combinations(range(len(x)), 2), key=lambda pair: distance[pair]):
+        group = [group[i] if g == group[j] else g for g in group]
+        members = [k for k in range(len(x)) if group[k] == group[i]]
+        if 2 * len(members) > len(x):
+            return clipping(x, float(np.median(norms)))[members].mean(0)
+    raise ValueError("flame: no rows.")
+
+
+def lasa(x: np.ndarray, sparsity: float = 0.3, norm_bound: float = 2.0, sign_bound: float = 1.0) -> np.ndarray:
+    """One layer: the mean, at the median length, of the rows whose sparse norm and sign balance are ordinary."""
+    sparse = x.copy()
+    for row in sparse:
+        row[np.argsort(np.abs(row))[: int(sparsity * x.shape[1])]] = 0.0
+    norms = np.linalg.norm(sparse, axis=1)
+    signs = np.sign(sparse).sum(1) / np.abs(np.sign(sparse)).sum(1)
+    good = np.ones(len(x), bool)
+    for values, bound in ((norms, norm_bound), (signs, sign_bound)):
+        away = np.abs(values - np.median(values))
+        good &= (away < bound * values.std()) | (away == 0)
+    return clipping(x, float(np.median(np.linalg.norm(x, axis=1))))[good if good.any() else slice(None)].mean(0)
+
+
+def auror(x: np.ndarray, gap: float = 0.002, share: float = 0.5) -> np.ndarray:
+    """The mean of the rows that are seldom in the smaller part of a coordinate's best split in two."""
+    votes, indicative = np.zeros(len(x)), 0
+    for column in x.T:
+        ordered = np.sort(column)
+        cuts = range(1, len(x))
+        best = min(cuts, key=lambda k: k * ordered[:k].var() + (len(x) - k) * ordered[k:].var())
+        if ordered[best:].mean() - ordered[:best].mean() >= gap:
+            indicative += 1
+            if best != len(x) - best:
+                votes += (column <= ordered[best - 1]) == (best < len(x) - best)
+    good = votes <= share * indicative
+    return x[good if good.any() else slice(None)].mean(0)
+
+
 def fltrust(x: np.ndarray, reference: int = 0) -> np.ndarray:
     """The others at the reference's length, weighted by the positive part of the cosine with it."""
     trusted = x[reference]
@@ -292,6 +334,11 @@ def clipping(x: np.ndarray, max_norm: float = 2.0) -> np.ndarray:
     return x * np.minimum(1, max_norm / np.linalg.norm(x, axis=1, keepdims=True))
 
 
+def adaptive_clipping(x: np.ndarray) -> np.ndarray:
+    """The first round: clipping to the initial norm."""
+    return clipping(x, 0.1)
+
+
 def arc(x: np.ndarray, f: int) -> np.ndarray:
     """The k longest rows shortened to the next length."""
     n = len(x)
@@ -320,6 +367,9 @@ REFERENCES: dict[str, Callable[..., np.ndarray]] = {
         fltrust,
         foolsgold,
         signguard,
+        flame,
+        lasa,
+        auror,
         caf,
         dnc,
         cge,
@@ -329,6 +379,7 @@ REFERENCES: dict[str, Callable[..., np.ndarray]] = {
         safeguard,
         nnm,
         clipping,
+        adaptive_clipping,
         arc,
         finite_guard,
     )
