@@ -1,6 +1,7 @@
 """The paper's experiments: step by step like an independent NumPy, resumable, and refused where they do not fit."""
 
 import dataclasses
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -164,6 +165,23 @@ def test_a_data_set_grows_and_is_never_replaced_by_a_part(tmp_path):
         ValueError, match=r"is of another setting \(num_rounds = 40 there, 20 here.*\); pass another store"
     ):
         reproduce(reduced(both, num_rounds=20), tmp_path, **options)
+
+
+def test_what_another_process_adds_meanwhile_stays(tmp_path, monkeypatch):
+    both = small(learning_rates=(0.01,), methods=("Base", "Byz-NSGDM"), aggregators=("CM",))
+    options = {"progress": False, "batch_size": 4}
+    module = sys.modules[reproduce.__module__]
+    joined = module._joined
+
+    def meanwhile(*arguments):
+        monkeypatch.setattr(module, "_joined", joined)
+        reproduce(reduced(both, methods=("Byz-NSGDM",)), tmp_path, **options)
+        return joined(*arguments)
+
+    monkeypatch.setattr(module, "_joined", meanwhile)
+    dataset = reproduce(reduced(both, methods=("Base",)), tmp_path, **options)
+    assert dataset["method"].values.tolist() == ["Base", "Byz-NSGDM"]
+    assert bool(results.load(path_of(both, tmp_path))["tried"].all())
 
 
 def test_methods_may_have_grids_of_their_own(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ import numpy as np
 import byzjax
 from byzjax import aggregators, attacks, metrics, results
 from byzjax.base import Task
+from byzjax.claims import Claims
 from byzjax.experiments.common import METHODS
 from byzjax.experiments.experiment import MEAN, NONE, Experiment
 from byzjax.simulate import Result, simulate
@@ -56,7 +58,8 @@ def reproduce(
     with precision(experiment.precision):
         task = experiment.task()
         config = {**experiment.described(), **_size_of(task)}
-        before = _before(path_of(experiment, store), config)
+        path = path_of(experiment, store)
+        _before(path, config)  # of another setting? Say so before the first run, not after the last
         parts = [
             byzjax.sweep(
                 lane(experiment, task, method),
@@ -76,9 +79,11 @@ def reproduce(
             for method, recipe in experiment.methods.items()
         ]
     dataset = _joined(experiment, config, parts)
-    if before is not None:
-        dataset = _grown(dataset, before)
-    results.save(dataset, path_of(experiment, store))
+    with _alone(path):  # what other processes added since this one began is there, too
+        before = _before(path, config)
+        if before is not None:
+            dataset = _grown(dataset, before)
+        results.save(dataset, path)
     return dataset
 
 
@@ -162,6 +167,15 @@ def _before(path: Path, config: dict[str, Any]) -> xarray.Dataset | None:
             f"{path} is of another setting ({'; '.join(other)}); pass another store, or move the file away."
         )
     return dataset
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """While no other process that shares the store is in such a block for the same file."""
+    with Claims(path.parent / "claims") as claims:
+        while not claims.acquire(path.stem):
+            time.sleep(0.1)
+        yield
 
 
 def _grown(dataset: xarray.Dataset, before: xarray.Dataset) -> xarray.Dataset:
