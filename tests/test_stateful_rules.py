@@ -8,6 +8,7 @@ import pytest
 import byzjax
 from byzjax import aggregators as agg
 from byzjax import attacks, methods, tasks
+from byzjax.aggregators.prediction import hessian_times
 from byzjax.base import traits_of
 from byzjax.testing.references import centered_clipping as reference
 
@@ -59,6 +60,65 @@ def test_adaptive_clipping_draws_noise_for_rows_and_for_the_count():
     np.testing.assert_allclose(noisy.std(1), 1.0, rtol=0.05)
     exact = agg.adaptive_clipping(2.0)
     assert state.max_norm != exact.update(x, exact.init(x[0]))[1].max_norm
+
+
+def lbfgs(pairs, v):
+    """B v by the BFGS formula, one update after the other, from the scaling of the latest pair."""
+    s, y = pairs[-1]
+    matrix = np.eye(len(v)) * (y @ s) / (s @ s)
+    for s, y in pairs:
+        moved = matrix @ s
+        matrix = matrix + np.outer(y, y) / (y @ s) - np.outer(moved, moved) / (s @ moved)
+    return matrix @ v
+
+
+def test_the_compact_hessian_is_that_of_bfgs():
+    rng = np.random.default_rng(0)
+    root = rng.normal(size=(8, 8))
+    steps_, v = rng.normal(size=(5, 8)), rng.normal(size=8)
+    changes = steps_ @ (root @ root.T + np.eye(8))
+    expected = lbfgs(list(zip(steps_, changes, strict=True)), v)
+    padded = [np.concatenate([np.zeros((3, 8)), x]).astype(np.float32) for x in (steps_, changes)]
+    for s, y in ((steps_, changes), padded):
+        got = hessian_times(*(jnp.asarray(x, jnp.float32) for x in (s, y, v)))
+        np.testing.assert_allclose(got, expected, rtol=2e-3, atol=1e-3 * np.abs(expected).max())
+    assert hessian_times(jnp.zeros((3, 2)), jnp.zeros((3, 2)), jnp.ones(2)).tolist() == [0, 0]
+    assert hessian_times(jnp.full((3, 2), 1e30), jnp.full((3, 2), 1e30), jnp.ones(2)).tolist() == [0, 0]
+
+
+def test_fldetector_finds_who_does_not_follow():
+    """Honest gradients of quadratics that differ in their minima; liars send noise of the same size."""
+    rng = np.random.default_rng(1)
+    n, d = 10, 6
+    minima, hessian = rng.normal(size=(n, d)), np.diag(np.linspace(0.5, 2.0, d))
+    rule = agg.fldetector(n, window=5, start=8)
+    x, state = np.ones(d), rule.init(jnp.zeros(d))
+    update = jax.jit(lambda g, s, x: rule.weigh(g, s, x))
+    for t in range(20):
+        g = (x - minima) @ hessian + 0.01 * rng.normal(size=(n, d))
+        g[7:] = rng.normal(size=(3, d)) * np.linalg.norm(g[:7]) / 7
+        result, state, trust = update(jnp.asarray(g, jnp.float32), state, jnp.asarray(x, jnp.float32))
+        weights = np.asarray(trust.weights)
+        if t < 8:
+            np.testing.assert_allclose(weights, 0.1)
+        x = x - 0.1 * np.asarray(result)
+        assert np.isfinite(x).all()
+    np.testing.assert_allclose(weights, [1 / 7] * 7 + [0] * 3, rtol=1e-6)
+
+
+def test_fldetector_survives_rows_that_are_no_numbers():
+    rule = agg.fldetector(5, window=2, start=0)
+    stacks = [rows(5, 3, seed) for seed in range(6)]
+    for k in (1, 3):
+        stacks[k][4] = np.nan
+    stacks[4][2] = 1e30
+    results, state = steps(rule, stacks, params=[jnp.full(3, float(k)) for k in range(6)])
+    assert np.isfinite(results).all()
+    assert np.isfinite(state.updates).all()
+    with pytest.raises(ValueError, match="needs the parameters"):
+        rule.update(jnp.asarray(stacks[0]), state)
+    with pytest.raises(ValueError, match="num_workers = 5, but the updates have 4"):
+        rule.update(jnp.asarray(stacks[0][:4]), state, jnp.zeros(3))
 
 
 @pytest.mark.parametrize("hostile", [1e6, 1e20, 3e38, np.inf, np.nan])

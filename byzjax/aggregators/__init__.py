@@ -12,6 +12,7 @@ from byzjax.aggregators.layers import lasa
 from byzjax.aggregators.mixing import bucketing, finite_guard, nnm
 from byzjax.aggregators.noise import adaptive_clipping, dp_clipping, norm_clipping
 from byzjax.aggregators.norms import arc, cge, clipping
+from byzjax.aggregators.prediction import fldetector
 from byzjax.aggregators.reputation import foolsgold
 from byzjax.aggregators.spectral import caf, dnc
 from byzjax.aggregators.subsets import mda, smea
@@ -48,6 +49,7 @@ REGISTRY: dict[str, Callable[..., Aggregator | PreAggregator]] = {
     "byzantine_sgd": byzantine_sgd,
     "safeguard": safeguard,
     "foolsgold": foolsgold,
+    "fldetector": fldetector,
     "nnm": nnm,
     "bucketing": bucketing,
     "clipping": clipping,
@@ -77,6 +79,7 @@ __all__ = [
     "dp_clipping",
     "finite_guard",
     "flame",
+    "fldetector",
     "fltrust",
     "foolsgold",
     "geometric_median",

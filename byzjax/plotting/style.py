@@ -48,6 +48,7 @@ _NAMES = {
     "lasa": "LASA",
     "auror": "AUROR",
     "foolsgold": "FoolsGold",
+    "fldetector": "FLDetector",
     "caf": "CAF",
     "cge": "CGE",
     "arc": "ARC",

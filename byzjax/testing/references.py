@@ -311,6 +311,12 @@ def foolsgold(x: np.ndarray, num_workers: int, reduce: str = "mean") -> np.ndarr
     return alpha @ x / (alpha.sum() if reduce == "mean" else 1.0)
 
 
+def fldetector(x: np.ndarray, num_workers: int) -> np.ndarray:
+    """The first round: there is nothing to predict from."""
+    del num_workers
+    return x.mean(0)
+
+
 def safeguard(x: np.ndarray, num_workers: int) -> np.ndarray:
     """The first round: nobody has been judged yet."""
     del num_workers
@@ -366,6 +372,7 @@ REFERENCES: dict[str, Callable[..., np.ndarray]] = {
         monna,
         fltrust,
         foolsgold,
+        fldetector,
         signguard,
         flame,
         lasa,
