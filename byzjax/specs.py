@@ -185,7 +185,7 @@ def lookup(name: str, registry: Mapping[str, Callable[..., Any]], kind: str) -> 
 
     >>> lookup("krumm", aggregators.REGISTRY, "aggregator")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    ValueError: unknown aggregator 'krumm'; nearest: krum, multi_krum. Known: arc, ...
+    ValueError: unknown aggregator 'krumm'; nearest: krum, multi_krum. Known: ...
     """
     if name in registry:
         return registry[name]

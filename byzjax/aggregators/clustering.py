@@ -232,7 +232,8 @@ def majority_cluster(distances: jax.Array, present: jax.Array) -> jax.Array:
       distances: f32[n, n], symmetric.
       present: bool[n], who is to be clustered. Nobody is a member if they are no majority.
 
-    >>> d = jnp.abs(jnp.array([0.0, 9.0, 1.0, 7.0, 2.5])[:, None] - jnp.array([0.0, 9.0, 1.0, 7.0, 2.5]))
+    >>> x = jnp.array([[0.0, 9.0, 1.0, 7.0, 2.5]])
+    >>> d = jnp.abs(x - x.T)
     >>> majority_cluster(d, jnp.ones(5, bool)).tolist()
     [True, False, True, False, True]
     """
