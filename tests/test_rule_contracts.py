@@ -15,6 +15,9 @@ from byzjax.base import Aggregator
 from byzjax.testing import REFERENCES, rule_cases
 
 N, D, F = 11, 6, 2
+# Wide enough for vector instructions, which may treat a NaN differently, and for distances by a Gram matrix. Tests that
+# agree on a shape share a program.
+WIDE, WIDE_F = (20, 500), 3
 CASES = rule_cases()
 KEY = jax.random.key(7)
 
@@ -112,10 +115,10 @@ def test_dtype_is_kept(case, dtype):
         assert result.dtype == x.dtype
         if case.traits.noisy:
             return  # other dtypes draw other numbers
-        # Same values in float32: what 16 bits lose is their own rounding, not precision inside the rule.
-        wide = apply(made(case), x.astype(jnp.float32), jax.random.key(7))
-        tolerance = {"bfloat16": 1e-2, "float16": 2e-3}.get(dtype, 1e-5)
-        np.testing.assert_allclose(np.asarray(result, np.float64), np.asarray(wide, np.float64), rtol=tolerance)
+    # Same values in float32: what 16 bits lose is their own rounding, not precision inside the rule.
+    wide = apply(made(case), np.asarray(x, np.float32))
+    tolerance = {"bfloat16": 1e-2, "float16": 2e-3}.get(dtype, 1e-5)
+    np.testing.assert_allclose(np.asarray(result, np.float64), np.asarray(wide, np.float64), rtol=tolerance)
 
 
 def test_mixed_dtypes_are_kept_leaf_by_leaf():
@@ -174,10 +177,11 @@ def test_identical_rows_give_that_row(case):
 def test_traced_f_equals_static_f(case):
     x = stack()
     traced = jax.jit(lambda f: apply(case.make(f), x))
-    for f in range(case.most_f(N) + 1):
-        np.testing.assert_allclose(traced(f), apply(case.make(f), x), rtol=1e-6, atol=1e-6)
+    for f in {0, F, case.most_f(N)}:
+        np.testing.assert_allclose(traced(f), apply(made(case, f), x), rtol=1e-6, atol=1e-6)
     swept = jax.vmap(lambda f: apply(case.make(f), x))(jnp.arange(3))
-    np.testing.assert_allclose(swept[2], apply(case.make(2), x), rtol=1e-6, atol=1e-6)
+    for f, result in enumerate(swept):
+        np.testing.assert_allclose(result, traced(f), rtol=1e-6, atol=1e-6)
 
 
 HOSTILE = {
@@ -193,16 +197,15 @@ HOSTILE = {
 
 
 @rules_that(robust=True)
-# Small, and wide enough for vector instructions, which may treat a NaN differently.
-@pytest.mark.parametrize(("n", "d"), [(N, D), (20, 500)])
-def test_hostile_rows_stay_out(case, n, d):
+@pytest.mark.parametrize(("n", "d", "f"), [(N, D, F), (*WIDE, WIDE_F)])
+def test_hostile_rows_stay_out(case, n, d, f):
     for places in [(0, 1), (n - 2, n - 1), (3, 6)]:
         honest = np.delete(np.arange(n), places)
         for name, values in HOSTILE.items():
             x = stack(n=n, d=d)
             for place, value in zip(places, values, strict=True):
                 x[place] = value
-            result = np.asarray(apply(made(case, n=n), x))
+            result = np.asarray(apply(made(case, f, n), x))
             # A pre-aggregation may leave hostile rows hostile; what it makes of honest rows must be sound.
             result = result if result.ndim == 1 else result[honest]
             centre = x[honest].mean(0)
@@ -212,14 +215,14 @@ def test_hostile_rows_stay_out(case, n, d):
 
 
 @rules_that(robust=True)
-@pytest.mark.parametrize(("n", "d"), [(N, D), (20, 3000), (70, 130)])
-def test_one_hostile_coordinate_is_enough_to_lose_a_row(case, n, d):
+@pytest.mark.parametrize(("n", "d", "f"), [(N, D, F), (*WIDE, WIDE_F), (70, 130, F)])
+def test_one_hostile_coordinate_is_enough_to_lose_a_row(case, n, d, f):
     if n == 70 and case.traits.static_f:
         n = 30  # the subsets of 70 workers are 2 415: enough, but not needed here
     x = stack(n=n, d=d)
     honest = np.delete(x, (2, 5), 0)
     x[2, 3], x[5, d - 1] = np.nan, np.inf
-    result = np.asarray(apply(made(case, n=n), x))
+    result = np.asarray(apply(made(case, f, n), x))
     result = result if result.ndim == 1 else np.delete(result, (2, 5), 0)
     centre = honest.mean(0)
     assert np.linalg.norm(result - centre, axis=-1).max() <= 2 * np.linalg.norm(honest - centre, axis=1).max()
@@ -240,19 +243,18 @@ SCALES += [(1e8, 1e-30), (1e12, 1e30), (1e25, 1e-25), (1e30, 3e38)]
 
 
 @rules_that(robust=True)
-@pytest.mark.parametrize("d", [10, 700])
+@pytest.mark.parametrize("d", [10, WIDE[1]])
 def test_no_pair_of_scales_lets_hostile_rows_in(case, d):
-    n, f = 20, 3
-    options = {"smoothing": 1e-35} if "smoothing" in inspect.signature(case.factory).parameters else {}
-    rule = case.make(f, n, **options)
-    aggregate = jax.jit(lambda x: apply(rule, x))
+    n, f = WIDE[0], WIDE_F
+    smooth = "smoothing" in inspect.signature(case.factory).parameters
+    rule = case.make(f, n, smoothing=1e-35) if smooth else made(case, f, n)
     rng = np.random.default_rng(d)
     for honest_scale, hostile_scale in SCALES:
         x = honest_scale * rng.normal(size=(n, d))
         x[-f:] = hostile_scale * rng.uniform(-1, 1, size=(f, d))
         x = x.astype(np.float32)
         honest = x[:-f].astype(np.float64)
-        result = np.asarray(aggregate(x), np.float64)
+        result = np.asarray(apply(rule, x), np.float64)
         result = result if result.ndim == 1 else result[:-f]
         centre = honest.mean(0)
         radius = np.linalg.norm(honest - centre, axis=1).max()
@@ -281,8 +283,7 @@ def test_sharded_equals_unsharded(case):
 
 @every_rule
 def test_repeated_calls_give_identical_bits(case):
-    rule = jax.jit(lambda x: apply(made(case), x))
-    np.testing.assert_array_equal(rule(stack()), rule(stack()))
+    np.testing.assert_array_equal(apply(made(case), stack()), apply(made(case), stack()))
 
 
 @every_rule

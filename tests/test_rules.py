@@ -173,6 +173,7 @@ def test_too_many_lost_rows_give_nan_not_a_number():
         (lambda: agg.flame(noise_factor=-1.0), "flame: noise_factor = -1.0"),
         (lambda: byzjax.aggregate(agg.flame(noise_factor=1e-3), jnp.ones((4, 1))), "flame: needs a PRNG key"),
         (lambda: agg.lasa(sparsity=1.0), "lasa: sparsity = 1.0"),
+        (lambda: agg.lasa(rows="some"), "lasa: rows = 'some' must be 'dense' or 'sparse'"),
         (lambda: agg.auror(share=1.0), "auror: share = 1.0"),
         (lambda: agg.auror(num_rounds=0), "auror: num_rounds = 0"),
         (lambda: agg.adaptive_clipping(quantile=1.5), "quantile = 1.5"),
@@ -232,23 +233,46 @@ def test_flame_takes_the_tightest_majority():
     assert not np.isfinite(byzjax.aggregate(agg.flame(), lost)).any(), "no majority is left"
 
 
+def test_flame_tells_nearly_equal_directions_apart():
+    """In float32 the cosines of all of these are 1."""
+    rng = np.random.default_rng(0)
+    x = 1 + 3e-5 * rng.normal(size=(17, 200))
+    x[12:] = 1 + 1e-4 * np.sign(rng.normal(size=200))
+    weights = np.asarray(byzjax.aggregate(agg.flame(), jnp.asarray(x, jnp.float32), return_weights=True)[1])
+    with jax.enable_x64(True):
+        exact = np.asarray(byzjax.aggregate(agg.flame(), jnp.asarray(x, jnp.float64), return_weights=True)[1])
+    assert (exact > 0).sum() == 9
+    assert not exact[12:].any()
+    np.testing.assert_array_equal(weights > 0, exact > 0)
+
+
 def test_flame_adds_noise_in_proportion_to_the_median_norm():
+    x = jnp.full((5, 10), 3e38)  # the norm itself is no float32
+    noisy = byzjax.aggregate(agg.flame(noise_factor=1e-3), x, key=KEY)
+    assert 1e35 < jnp.abs(noisy - 3e38).max() < 1e37
+    exactly = jax.jit(lambda factor: byzjax.aggregate(agg.flame(noise_factor=factor), x, key=KEY))(0.0)
+    np.testing.assert_allclose(exactly, 3e38, rtol=1e-6)
     x = jnp.full((5, 10_000), 3.0)
     noise = byzjax.aggregate(agg.flame(noise_factor=1e-3), x, key=KEY) - 3.0
     np.testing.assert_allclose(noise.std(), 1e-3 * 300.0, rtol=0.05)
 
 
-def test_lasa_chooses_workers_layer_by_layer():
+@pytest.mark.parametrize("kept", ["dense", "sparse"])
+def test_lasa_chooses_workers_layer_by_layer(kept):
     rng = np.random.default_rng(1)
     x = {"a": rng.normal(size=(9, 30)), "b": rng.normal(size=(9, 4, 5))}
     x["a"][0] *= 20.0  # ordinary in b
     x["b"][1] = np.abs(x["b"][1])  # ordinary in a
-    got = byzjax.aggregate(agg.lasa(), jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), x))
+    got = byzjax.aggregate(agg.lasa(rows=kept), jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), x))
     rows = np.concatenate([x["a"], x["b"].reshape(9, 20)], axis=1)
     norms = np.linalg.norm(rows, axis=1)
     least = np.sort(np.abs(rows), axis=1)[:, 15]  # 0.3 of 50 coordinates are dropped
     sparse = np.where(np.abs(rows) >= least[:, None], rows, 0.0)
-    short = rows * np.minimum(1.0, np.median(norms) / norms)[:, None]
+    short = np.minimum(1.0, np.median(norms) / norms)[:, None]
+    if kept == "sparse":
+        sparse = rows = short * sparse
+    else:
+        rows = short * rows
     chosen = []
     for layer, name in ((slice(0, 30), "a"), (slice(30, 50), "b")):
         part = sparse[:, layer]
@@ -256,10 +280,11 @@ def test_lasa_chooses_workers_layer_by_layer():
         good = np.all(
             [np.abs(v - np.median(v)) < bound * v.std() for v, bound in zip(measured, (2, 1), strict=True)], 0
         )
-        np.testing.assert_allclose(got[name].ravel(), short[good, layer].mean(0), rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(got[name].ravel(), rows[good, layer].mean(0), rtol=1e-4, atol=1e-6)
         chosen.append(good)
     assert not chosen[0][0]
     assert not chosen[1][1]
+    np.testing.assert_allclose(byzjax.aggregate(agg.lasa(rows=kept), jnp.full((9, 3), 1e38)), 1e38, rtol=1e-6)
 
 
 def test_auror_settles_its_coordinates_and_counts_votes():
@@ -271,6 +296,10 @@ def test_auror_settles_its_coordinates_and_counts_votes():
     _, after, trust = rule.weigh(jnp.zeros((5, 3)).at[3, 1].set(7.0), state)
     assert after.indicative.tolist() == [True, False, True], "it was settled in the first round"
     assert (np.asarray(trust.weights) > 0).all()
+    for votes, voters, share in ((117, 900, 0.13), (63, 300, 0.21)):  # exactly the share is not more than it
+        x = jnp.zeros((5, voters)).at[0].set(1.0).at[1:3, votes:].set(1.0)
+        trust = byzjax.aggregate(agg.auror(share=share), x, return_weights=True)[1]
+        assert trust[0] > 0, (votes, voters)
 
 
 def test_clustering_without_clipping_keeps_lengths():

@@ -8,7 +8,7 @@ import pytest
 import byzjax
 from byzjax import aggregators as agg
 from byzjax import attacks, methods, tasks
-from byzjax.aggregators.prediction import hessian_times
+from byzjax.aggregators.prediction import hessian_times, well_predicted
 from byzjax.base import traits_of
 from byzjax.testing.references import centered_clipping as reference
 
@@ -19,8 +19,8 @@ def rows(n=10, d=4, seed=0, scale=1.0):
     return np.random.default_rng(seed).normal(size=(n, d)).astype(np.float32) * scale + 2
 
 
-def steps(rule, stacks, params=None):
-    state = rule.init(jnp.zeros(stacks[0].shape[1]))
+def steps(rule, stacks, params=None, state=None):
+    state = rule.init(jnp.zeros(stacks[0].shape[1])) if state is None else state
     results = []
     for k, x in enumerate(stacks):
         at = jnp.zeros(x.shape[1]) if params is None else params[k]
@@ -61,6 +61,33 @@ def test_adaptive_clipping_draws_noise_for_rows_and_for_the_count():
     exact = agg.adaptive_clipping(2.0)
     assert state.max_norm != exact.update(x, exact.init(x[0]))[1].max_norm
 
+    leaves = [jnp.ones((40, 3))] * 2  # shorter than C, as a whole
+    rule = agg.adaptive_clipping(4.0, learning_rate=1.0, count_noise_std=3.0, noise_multiplier=0.5)
+    state = rule.init([jnp.ones(3)] * 2)
+    drawn, after = jax.vmap(lambda key: rule.update(leaves, state, key=key))(jax.random.split(jax.random.key(1), 2000))
+    on_count = 40 * (0.5 - jnp.log(after.max_norm / 4.0)) - 40
+    np.testing.assert_allclose([on_count.mean(), on_count.std()], [0.0, 3.0], atol=0.2)
+    on_rows = jnp.concatenate([leaf.reshape(2000, -1)[:, :50] for leaf in drawn], axis=1)
+    together = np.corrcoef(np.column_stack([on_count, on_rows]), rowvar=False)
+    assert np.abs(together[0, 1:]).max() < 0.1, "the count has noise of its own"
+
+
+def test_adaptive_clipping_counts_far_and_lost_rows_as_clipped():
+    for others, bound in ((np.nan, 100.0), (10.0, 1.0), (np.inf, 1.0)):
+        rule = agg.adaptive_clipping(bound, learning_rate=1.0)
+        x = jnp.array([[1e-15], [2e-15], [1e-15], [others]])
+        _, state = rule.update(x, rule.init(x[0]))
+        np.testing.assert_allclose(state.max_norm, bound * np.exp(-(0.75 - 0.5)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("row", [0.0, np.nan])
+def test_adaptive_clipping_comes_back_from_rounds_without_a_length(row):
+    rule = agg.adaptive_clipping(learning_rate=20.0)
+    _, state = steps(rule, [np.full((4, 3), row, np.float32)] * 20)
+    assert 0 < state.max_norm < np.inf
+    _, state = steps(rule, [rows(4, 3, seed) for seed in range(40)], state=state)
+    assert 1e-5 < state.max_norm < 1e5, "a round moves it by up to exp(10)"
+
 
 def lbfgs(pairs, v):
     """B v by the BFGS formula, one update after the other, from the scaling of the latest pair."""
@@ -83,7 +110,18 @@ def test_the_compact_hessian_is_that_of_bfgs():
         got = hessian_times(*(jnp.asarray(x, jnp.float32) for x in (s, y, v)))
         np.testing.assert_allclose(got, expected, rtol=2e-3, atol=1e-3 * np.abs(expected).max())
     assert hessian_times(jnp.zeros((3, 2)), jnp.zeros((3, 2)), jnp.ones(2)).tolist() == [0, 0]
-    assert hessian_times(jnp.full((3, 2), 1e30), jnp.full((3, 2), 1e30), jnp.ones(2)).tolist() == [0, 0]
+    far = jnp.full((3, 2), 1e30)
+    np.testing.assert_allclose(hessian_times(far, far, jnp.full(2, 1e38)), 1e38, rtol=1e-5)
+    s, v, curvature = jnp.array([[1.0, 0.0], [0.6, 0.8]]), jnp.ones(2), jnp.array([[2.0, 5.0]])
+    expected = hessian_times(s, s * curvature, v)
+    for unit in (1e-30, 5e-20, 1e-19, 1e10, 1e30):  # of x, where squares leave the range of numbers
+        y = s * unit * curvature
+        np.testing.assert_allclose(hessian_times(s * unit, y, v * unit) / unit, expected, rtol=1e-5)
+    mixed = jnp.array([[1e-25], [1e20]])  # a pair counts the same, however long
+    np.testing.assert_allclose(hessian_times(s * mixed, s * mixed * curvature, v), expected, rtol=1e-5)
+    still = jnp.concatenate([s, jnp.zeros((1, 2))])  # a round without a step, the latest
+    np.testing.assert_allclose(hessian_times(still, still * curvature, v), expected, rtol=1e-5)
+    assert hessian_times(s, s * 1e30, v * 1e30).tolist() == [0, 0]
 
 
 def test_fldetector_finds_who_does_not_follow():
@@ -104,6 +142,43 @@ def test_fldetector_finds_who_does_not_follow():
         x = x - 0.1 * np.asarray(result)
         assert np.isfinite(x).all()
     np.testing.assert_allclose(weights, [1 / 7] * 7 + [0] * 3, rtol=1e-6)
+
+
+def test_fldetector_judges_from_the_first_full_window():
+    """Scores of rounds 1 to N are there in round N; no earlier, and not before ``start``."""
+    for window, start, first in ((2, 0, 2), (2, 5, 5), (4, 3, 4)):
+        rule = agg.fldetector(10, window=window, start=start)
+        state, dropped = rule.init(jnp.zeros(4)), []
+        for t in range(8):
+            x = rows(10, 4, seed=0) + 0.01 * rows(10, 4, seed=t)  # what was sent before, but for worker 9
+            x[9] = 100.0 * (-1) ** t
+            _, state, trust = rule.weigh(jnp.asarray(x), state, jnp.zeros(4))
+            dropped.append(np.flatnonzero(np.asarray(trust.weights) == 0).tolist())
+        assert dropped == [[]] * first + [[9]] * (8 - first)
+
+
+def test_a_score_that_overflows_is_the_worst():
+    rule = agg.fldetector(10, window=2, start=0)
+    state = rule.init(jnp.zeros(3))
+    for t in range(9):
+        x = rows(10, 3, seed=t)
+        x[9] = 3e38 * (-1) ** t if t >= 4 else x[9]
+        result, state, trust = rule.weigh(jnp.asarray(x), state, jnp.full(3, float(t)))
+        assert np.abs(result).max() < 100
+        assert (trust.weights[9] == 0) == (t >= 4)
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 10, 20])
+def test_the_gap_statistic_seldom_splits_one_group(n):
+    """Within one standard error, as its criterion says: of uniform scores one in six is taken for two groups."""
+    scores = jnp.asarray(np.random.default_rng(n).uniform(1.0, 2.0, (1000, n)), jnp.float32)
+    kept = jax.vmap(lambda one: well_predicted(one, jnp.ones(n, bool)))(scores)
+    assert (~kept.all(1)).mean() <= (0.2 if n > 2 else 0.0)
+    if n > 3:
+        apart = scores.at[:, 0].add(10.0)
+        kept = jax.vmap(lambda one: well_predicted(one, jnp.ones(n, bool)))(apart)
+        assert not kept[:, 0].any()
+        assert kept[:, 1:].all()
 
 
 def test_fldetector_survives_rows_that_are_no_numbers():

@@ -138,6 +138,26 @@ def test_mnist_evaluation_against_numpy(mnist):
     assert float(scores["val_loss"]) > 1.5
 
 
+@pytest.mark.parametrize(("model", "block"), [("mlp", 1000), ("mlp", 7), ("cnn", 50)])
+def test_the_true_gradient_is_that_of_the_honest_shards(model, block):
+    """Of uneven shards, against one gradient per worker: each counts the same, however many images it holds."""
+    net = MODELS[model]((6, 7), 3)._replace(eval_batch=block)
+    options = {"scheme": "dirichlet", "alpha": 2.0, "batch_size": 4, "val_size": 2, "gradient_norm": True}
+    task = tasks.classification(tiny(), 5, 2, model=net, **options)
+    params, table, sizes = task.init(KEY), np.asarray(task.data["table"]), np.asarray(task.data["sizes"])
+    assert len(set(sizes[:3])) > 1
+
+    def mean_loss(params, worker):
+        held = table[worker, : sizes[worker]]
+        pixels = (task.data["images"][held].astype(jnp.float32) / 255 - 0.5) / 0.5
+        chosen = jax.nn.log_softmax(net.apply(params, pixels))[np.arange(len(held)), task.data["labels"][held]]
+        return -chosen.mean()
+
+    grads = [jax.flatten_util.ravel_pytree(jax.grad(mean_loss)(params, worker))[0] for worker in range(3)]
+    norm = jax.jit(task.evaluate)(task.data, params)["gradient_norm"]
+    np.testing.assert_allclose(norm, np.linalg.norm(np.mean(grads, axis=0)), rtol=1e-5)
+
+
 def test_shards_of_byzantine_workers_take_classes_away():
     raw = data.load("mnist")
     table, sizes = partition(raw.train_labels, 20, 3, byzantine_data="shard")

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from byzjax import stacked
-from byzjax.aggregators.directions import cosines
+from byzjax.aggregators.directions import cosine_distances
 from byzjax.aggregators.noise import add_noise
 from byzjax.aggregators.norms import shortening
 from byzjax.base import (
@@ -71,7 +71,7 @@ def clipped_clustering(max_norm: Numeric | None = 1e5, *, linkage: Linkage = "av
         num_workers_of(updates)
         lengths, frame = stacked.measure_lengths(updates, "origin")
         norms, finite = jnp.sqrt(lengths.squares), lengths.finite
-        members = larger_cluster(1.0 - cosines(updates), finite, linkage)
+        members = larger_cluster(cosine_distances(updates), finite, linkage)
         kept = members.astype(norms.dtype)
         if max_norm is not None:
             bound = jnp.minimum(median_of(norms, finite), jnp.asarray(max_norm, norms.dtype) / lengths.unit)
@@ -162,18 +162,18 @@ def flame(*, noise_factor: Numeric = 0.0) -> Aggregator:
     """
     check_number(noise_factor, "noise_factor", "flame", least=0)
 
-    def measure(updates: Stacked) -> tuple[jax.Array, jax.Array, stacked.Frame]:
-        """Each worker's weight, the median norm, and the frame in which weights apply."""
+    def measure(updates: Stacked) -> tuple[jax.Array, jax.Array, jax.Array, stacked.Frame]:
+        """Each worker's weight, the median norm in its unit, the unit, and the frame in which weights apply."""
         lengths, frame = stacked.measure_lengths(updates, "origin")
         middle = median_of(jnp.sqrt(lengths.squared_norms()), lengths.finite)
-        members = majority_cluster(1.0 - cosines(updates), lengths.finite)
+        members = majority_cluster(cosine_distances(updates), lengths.finite)
         share = members.astype(middle.dtype) / jnp.maximum(members.sum().astype(middle.dtype), 1.0)
-        return share * shortening(lengths, middle) * nan_unless(members.any()), middle * lengths.unit, frame
+        return share * shortening(lengths, middle) * nan_unless(members.any()), middle, lengths.unit, frame
 
     def weigh(updates: Stacked, state, params=None, *, key: jax.Array | None = None, **extra):
         del params, key, extra
         num_workers_of(updates)
-        weights, _, frame = measure(updates)
+        weights, _, _, frame = measure(updates)
         return stacked.combine(weights, updates, frame), state, Trust(weights)
 
     if concrete(noise_factor) == 0:
@@ -183,8 +183,8 @@ def flame(*, noise_factor: Numeric = 0.0) -> Aggregator:
         del params, extra
         num_workers_of(updates)
         key = check_key(key, "flame")
-        weights, middle, frame = measure(updates)
-        return add_noise(stacked.combine(weights, updates, frame), noise_factor * middle, key), state
+        weights, middle, unit, frame = measure(updates)
+        return add_noise(stacked.combine(weights, updates, frame), (noise_factor * middle) * unit, key), state
 
     return Aggregator(optax.init_empty_state, update)
 

@@ -35,26 +35,42 @@ def directions(updates: Stacked) -> Directions:
     finite = jnp.isfinite(largest)
     there = finite & (largest >= jnp.finfo(largest.dtype).tiny)
     exponent = jnp.where(there, jnp.frexp(jnp.where(there, largest, 1.0))[1] - 1, 0)
-    half = exponent // 2  # the inverse of the unit itself may be subnormal, which flushes to 0
-    one = jnp.ones((), largest.dtype)
     wide = jax.tree.map(lambda x: jnp.where(_each(there, x), x.astype(largest.dtype), 0.0), updates)
-    rows = _scaled(_scaled(wide, jnp.ldexp(one, -half)), jnp.ldexp(one, half - exponent))
+    rows = shifted(wide, -exponent)
     lengths, _ = stacked.measure_lengths(rows, "origin")
     norms = jnp.sqrt(lengths.squares) * lengths.unit
     rows = _scaled(rows, 1.0 / jnp.where(there, norms, 1.0))
-    return Directions(rows, there, finite, jnp.ldexp(one, exponent), norms)
+    return Directions(rows, there, finite, jnp.ldexp(jnp.ones((), largest.dtype), exponent), norms)
 
 
 def cosines(updates: Stacked) -> jax.Array:
-    """``⟨x_i, x_j⟩/(‖x_i‖ ‖x_j‖)``, f32[n, n]; 0 for zero and lost rows.
+    """``⟨x_i, x_j⟩/(‖x_i‖ ‖x_j‖)``, f32[n, n]; 0 for zero and lost rows."""
+    return 1.0 - cosine_distances(updates)
 
-    From the distances of the rows at length one, ``cos = 1 − ‖u_i − u_j‖²/2``: no row costs another one digits.
+
+def cosine_distances(updates: Stacked) -> jax.Array:
+    """``1 − ⟨x_i, x_j⟩/(‖x_i‖ ‖x_j‖)``, f32[n, n]; 1 to zero and lost rows.
+
+    From the distances of the rows at length one, ``‖u_i − u_j‖²/2``: no row costs another one digits, and what tells
+    nearly equal directions apart is not rounded away beside 1.
     """
     unit = directions(updates)
     geometry, _ = stacked.measure(unit.rows, origin=False)
     squared = geometry.distances * jnp.square(geometry.unit)
     there = unit.there[:, None] & unit.there[None, :]
-    return jnp.where(there, jnp.clip(1.0 - 0.5 * squared, -1.0, 1.0), 0.0)
+    return jnp.where(there, jnp.clip(0.5 * squared, 0.0, 2.0), 1.0)
+
+
+def shifted(rows: Stacked, exponents: jax.Array) -> Stacked:
+    """Every row times ``2^exponent``, i32[n]; in two steps, for the factor itself may leave the range of numbers.
+
+    >>> shifted(jnp.array([[1.0], [2.0**-120]]), jnp.array([0, 240])).tolist() == [[1.0], [2.0**120]]
+    True
+    """
+    dtype = jnp.result_type(*jax.tree.leaves(rows))
+    half = exponents // 2
+    one = jnp.ones((), dtype)
+    return _scaled(_scaled(rows, jnp.ldexp(one, half)), jnp.ldexp(one, exponents - half))
 
 
 def _each(values: jax.Array, x: jax.Array) -> jax.Array:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -13,6 +15,7 @@ from byzjax.base import (
     Numeric,
     Stacked,
     check_number,
+    nan_unless,
     num_workers_of,
     promises,
 )
@@ -20,10 +23,17 @@ from byzjax.sorting import median_of
 
 
 @promises(translation=False, layerwise=True)
-def lasa(*, sparsity: Numeric = 0.3, norm_bound: Numeric = 2.0, sign_bound: Numeric = 1.0) -> Aggregator:
+def lasa(
+    *,
+    sparsity: Numeric = 0.3,
+    norm_bound: Numeric = 2.0,
+    sign_bound: Numeric = 1.0,
+    rows: Literal["dense", "sparse"] = "dense",
+) -> Aggregator:
     """LASA: in every layer, the mean of the workers whose norm and signs are ordinary there; rows at the median length.
 
-    Every row loses its share s of smallest coordinates, over all layers at once, which leaves the sparse row ``s_i``.
+    Every row loses its share s of smallest coordinates, over all layers at once, which leaves the sparse row ``s_i``;
+    equal ones stay together.
     With ``a_i = ‖s_i^l‖`` and ``ρ_i = Σ sign(s_i^l)/Σ |sign(s_i^l)|`` in layer l, a worker is in S^l if
 
     ``|a_i − med a| < λ_m std a`` and ``|ρ_i − med ρ| < λ_d std ρ``,
@@ -35,6 +45,8 @@ def lasa(*, sparsity: Numeric = 0.3, norm_bound: Numeric = 2.0, sign_bound: Nume
       sparsity: s, 0 ≤ s < 1, may be traced.
       norm_bound: λ_m > 0, may be traced; 1 or 2 in the paper.
       sign_bound: λ_d > 0, may be traced.
+      rows: ``"dense"`` as above, and in FLPoison. ``"sparse"`` shortens first, and judges and averages the shortened
+        sparse rows ``s_i min(1, M/‖x_i‖)``, which is what the authors' released code does.
 
     Shapes: leaves ``[n, *p] -> [*p]``. A row with NaN or inf is left out everywhere. There is no one weight per worker.
 
@@ -53,6 +65,9 @@ def lasa(*, sparsity: Numeric = 0.3, norm_bound: Numeric = 2.0, sign_bound: Nume
     check_number(sparsity, "sparsity", name, least=0, below=1)
     check_number(norm_bound, "norm_bound", name, least=0, open_below=True)
     check_number(sign_bound, "sign_bound", name, least=0, open_below=True)
+    if rows not in ("dense", "sparse"):
+        raise ValueError(f"{name}: rows = {rows!r} must be 'dense' or 'sparse'.")
+    sparse = rows == "sparse"
 
     def update(updates: Stacked, state, params=None, *, key: jax.Array | None = None, **extra):
         del params, key, extra
@@ -60,14 +75,15 @@ def lasa(*, sparsity: Numeric = 0.3, norm_bound: Numeric = 2.0, sign_bound: Nume
         lengths, frame = stacked.measure_lengths(updates, "origin")
         finite = lengths.finite
         middle = median_of(jnp.sqrt(lengths.squared_norms()), finite)
-        shortened = stacked.scale_rows(shortening(lengths, middle), updates, frame)
+        factors = shortening(lengths, middle)
+        shortened = stacked.scale_rows(factors, updates, frame)
         d = sum(leaf.size for leaf in jax.tree.leaves(updates)) // n
         dropped = jnp.floor(jnp.asarray(sparsity, jnp.float32) * d).astype(jnp.int32)
         least = stacked.magnitude_of_rank(updates, d - dropped)
         largest = stacked.largest_coordinates(updates)
         most = jnp.where(finite, largest, 0.0).max()
 
-        def layer(x: jax.Array, rows: jax.Array) -> jax.Array:
+        def layer(x: jax.Array, short: jax.Array) -> jax.Array:
             each = (-1,) + (1,) * (x.ndim - 1)
             axes = tuple(range(1, x.ndim))
             x = x.astype(least.dtype)
@@ -75,11 +91,14 @@ def lasa(*, sparsity: Numeric = 0.3, norm_bound: Numeric = 2.0, sign_bound: Nume
             # Every row in its own unit, so that no square leaves the range of numbers, and then all in one.
             own = jnp.where(kept, x / jnp.where(largest > 0, largest, 1.0).reshape(each), 0.0)
             norms = jnp.sqrt(jnp.square(own).sum(axes)) * (largest / jnp.where(most > 0, most, 1.0))
+            norms = norms * factors * frame.reach if sparse else norms
             signs = jnp.where(kept, jnp.sign(x), 0.0).sum(axes) / jnp.maximum(kept.sum(axes).astype(x.dtype), 1.0)
             good = _ordinary(norms, norm_bound, finite) & _ordinary(signs, sign_bound, finite)
             good = jnp.where(good.any(), good, finite)
-            mean = jnp.asarray(stacked.masked_mean(rows, good))
-            return jnp.where(good.any(), mean, jnp.nan).astype(rows.dtype)
+            share = (good.astype(x.dtype) / jnp.maximum(good.sum(), 1).astype(x.dtype)).reshape(each)
+            counted = good.reshape(each) & kept if sparse else good.reshape(each)
+            mean = jnp.where(counted, share * short.astype(x.dtype), 0.0).sum(0)
+            return (mean * nan_unless(good.any())).astype(short.dtype)
 
         return jax.tree.map(layer, updates, shortened), state
 

@@ -109,6 +109,9 @@ def dp_clipping(max_norm: Numeric = 1.0, *, noise_multiplier: Numeric = 1.0) -> 
     return PreAggregator(optax.init_empty_state, update)
 
 
+_RANGE = (2.0**-100, 2.0**100)
+
+
 class AdaptiveClippingState(NamedTuple):
     """What `adaptive_clipping` remembers."""
 
@@ -128,7 +131,7 @@ def adaptive_clipping(
 
     ``y_i = x_i min(1, C_t/‖x_i‖) + N(0, (σ C_t)² I)`` and ``C_{t+1} = C_t exp(−η (b_t − γ))``, where
     ``b_t = (1/n) (|{i : ‖x_i‖ ≤ C_t}| + N(0, σ_b²))`` is the share of rows that were *not* clipped. f hostile rows
-    change that share by no more than f/n.
+    change that share by no more than f/n. C stays between 2^−100 and 2^100.
 
     Args:
       initial_norm: C_1 > 0, may be traced.
@@ -168,15 +171,16 @@ def adaptive_clipping(
         lengths, frame = stacked.measure_lengths(updates, "origin")
         bound = state.max_norm.astype(lengths.unit.dtype) / lengths.unit
         factors = shortening(lengths, bound)
-        count = (jnp.sqrt(lengths.squared_norms()) <= bound).sum().astype(bound.dtype)
-        if not counts_exactly:
-            key = check_key(key, name)
-            count = count + count_noise_std * jax.random.normal(jax.random.fold_in(key, 1), (), bound.dtype)
+        count = (frame.sizes <= state.max_norm).sum().astype(bound.dtype)
+        keys = None if counts_exactly and no_noise else jax.random.split(check_key(key, name))
+        if keys is not None and not counts_exactly:
+            count = count + count_noise_std * jax.random.normal(keys[0], (), bound.dtype)
         rate = jnp.asarray(learning_rate, bound.dtype)
         grown = state.max_norm * jnp.exp(-rate * (count / n - quantile)).astype(state.max_norm.dtype)
+        grown = jnp.clip(grown, *_RANGE)  # from 0 and from infinity there is no way back
         clipped = stacked.scale_rows(factors, updates, frame)
-        if not no_noise:
-            clipped = add_noise(clipped, noise_multiplier * state.max_norm, check_key(key, name))
+        if keys is not None and not no_noise:
+            clipped = add_noise(clipped, noise_multiplier * state.max_norm, keys[1])
         return clipped, AdaptiveClippingState(grown), factors
 
     def weigh(updates: Stacked, state: AdaptiveClippingState, params=None, *, key=None, **extra):

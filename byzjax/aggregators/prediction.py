@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from byzjax import stacked
+from byzjax.aggregators.directions import shifted
 from byzjax.aggregators.votes import split_in_two
 from byzjax.base import (
     Aggregator,
@@ -23,6 +24,7 @@ from byzjax.spectrum import eigh
 
 _UNIFORM_SAMPLES = 20
 _SINGULAR = 1e-6  # relative to the largest eigenvalue
+_NOTHING = -1000  # as an exponent of two
 
 
 class FLDetectorState(NamedTuple):
@@ -93,12 +95,15 @@ def fldetector(num_workers: int, *, window: int = 10, start: int = 50) -> Aggreg
         point = jax.tree.map(lambda p: p.astype(dtype), params)
         step = jax.tree.map(lambda p, q: jnp.where(state.rounds > 0, p - q, 0.0), point, state.point)
         bend = hessian_times(state.steps, state.changes, step)
-        off = jax.tree.map(lambda g, old, b: old + b[None] - g.astype(dtype), updates, state.updates, bend)
+        # A quarter of it, so that no finite row's error overflows.
+        off = jax.tree.map(
+            lambda g, old, b: 0.25 * old + 0.25 * b[None] - 0.25 * g.astype(dtype), updates, state.updates, bend
+        )
         distances, _ = stacked.measure_lengths(off, "origin")
         lengths, frame = stacked.measure_lengths(updates, "origin")
         scores = jnp.concatenate([state.scores[1:], _shares(jnp.sqrt(distances.squares), lengths.finite)[None]])
         trusted = well_predicted(scores.mean(0), lengths.finite)
-        judged = (state.rounds >= start) & (state.rounds > window)  # the first round has nothing to predict from
+        judged = (state.rounds >= start) & (state.rounds >= window)  # the first round has nothing to predict from
         good = jnp.where(judged, trusted, lengths.finite)
         weights = good.astype(dtype) / jnp.maximum(good.sum(), 1).astype(dtype) * nan_unless(good.any())
         result = stacked.combine(weights, updates, frame)
@@ -136,8 +141,8 @@ def hessian_times(steps: Params, changes: Params, direction: Params) -> Params:
     """The Hessian that L-BFGS makes of ``y_k ≈ H s_k`` in its compact form, times a direction.
 
     ``H = σ I − [σS, Y] [[σ SᵀS, L], [Lᵀ, −D]]⁻¹ [σS, Y]ᵀ`` with ``σ = ⟨y, s⟩/⟨s, s⟩`` of the latest pair, and L and D
-    the lower part and the diagonal of SᵀY (Byrd, Nocedal, Schnabel 1994). Pairs of zeros do not count, nor directions
-    in which the inner matrix is singular. Zero if any of it leaves the range of numbers.
+    the lower part and the diagonal of SᵀY (Byrd, Nocedal, Schnabel 1994). Pairs with a step of zero do not count, nor
+    directions in which the inner matrix is singular. Zero if the result leaves the range of numbers.
 
     Args:
       steps, changes: leaves ``[N, *p]``, s_k and y_k, the latest last.
@@ -147,13 +152,21 @@ def hessian_times(steps: Params, changes: Params, direction: Params) -> Params:
     >>> hessian_times(s, y, jnp.array([1.0, 1.0])).round(3).tolist()
     [2.0, 5.0]
     """
-    both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), steps, changes)
+    # H is the same for a pair of any length, and proportional to the changes: all products are near 1.
     count = jax.tree.leaves(steps)[0].shape[0]
+    direction = jax.tree.map(lambda v: v[None], direction)
+    short, curved, far = (_exponents(tree) for tree in (steps, changes, direction))
+    present, bends = (stacked.largest_coordinates(tree) > 0 for tree in (steps, changes))
+    unit_of_changes = jnp.where(present & bends, curved - short, _NOTHING).max()
+    steps = shifted(steps, -short)
+    changes = shifted(shifted(changes, -curved), jnp.where(present, curved - short - unit_of_changes, _NOTHING))
+    direction = shifted(direction, -far)
+    both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), steps, changes)
     gram = _products(both, both)
-    along = _products(both, jax.tree.map(lambda v: v[None], direction))[:, 0]
+    along = _products(both, direction)[:, 0]
     ss, sy = gram[:count, :count], gram[:count, count:]
-    last = ss[-1, -1]
-    sigma = sy[-1, -1] / jnp.where(last > 0, last, 1.0)
+    last = count - 1 - jnp.argmax(present[::-1])
+    sigma = sy[last, last] / jnp.where(present[last], ss[last, last], 1.0)
     unit = jnp.concatenate([jnp.full((count,), sigma), jnp.ones((count,), sigma.dtype)])
     lower = jnp.tril(sy, -1)
     inner = jnp.block([[sigma * ss, lower], [lower.T, -jnp.diag(jnp.diag(sy))]])
@@ -164,9 +177,17 @@ def hessian_times(steps: Params, changes: Params, direction: Params) -> Params:
     inverse = jnp.where(regular, 1.0 / jnp.where(regular, values, 1.0), 0.0)
     solved = scale * stacked.matmul(vectors * inverse[None], vectors.T @ (scale * unit * along)[:, None])[:, 0]
     weights = unit * solved
-    times = jax.tree.map(lambda v, b: sigma * v - jnp.tensordot(weights, b, 1), direction, both)
+    times = jax.tree.map(lambda v, b: sigma * v - jnp.tensordot(weights, b, 1)[None], direction, both)
+    times = jax.tree.map(lambda leaf: leaf[0], shifted(times, unit_of_changes + far))
     sound = jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(times)]).all()
     return jax.tree.map(lambda leaf: jnp.where(sound, leaf, 0.0), times)
+
+
+def _exponents(rows: Stacked) -> jax.Array:
+    """Of a power of two near every row's largest coordinate, i32[n]; 0 for rows of zeros."""
+    largest = stacked.largest_coordinates(rows)
+    there = jnp.isfinite(largest) & (largest > 0)
+    return jnp.where(there, jnp.frexp(jnp.where(there, largest, 1.0))[1] - 1, 0)
 
 
 def _products(a: Params, b: Params) -> jax.Array:
@@ -196,7 +217,7 @@ def well_predicted(scores: jax.Array, present: jax.Array) -> jax.Array:
     )
     gap_one, gap_two = one[1:].mean() - one[0], two[1:].mean() - two[0]
     deviation = two[1:].std() * (1.0 + 1.0 / _UNIFORM_SAMPLES) ** 0.5
-    several = (gap_one < gap_two - deviation) & (width > 0)
+    several = (gap_one < gap_two - deviation) & (width > 0) & (present.sum() > 2)  # two are always two groups
     return present & (low[:, 0] | ~several)
 
 

@@ -22,6 +22,8 @@ from byzjax.base import (
 )
 from byzjax.sorting import MAX_NETWORK, nan_last, sort_workers
 
+_ROUNDED = 1e-6  # relative difference that may be rounding
+
 
 class AurorState(NamedTuple):
     """What `auror` remembers."""
@@ -36,7 +38,8 @@ def auror(*, gap: Numeric = 0.002, share: Numeric = 0.5, num_rounds: int = 10) -
 
     In every coordinate the values are split by 2-means, exactly; it is indicative if the means of the two parts differ
     by α or more. A worker who is in the smaller part in more than a share τ of the indicative coordinates is dropped.
-    In parts of equal size nobody is suspicious; where everybody would be dropped, nobody is.
+    In parts of equal size nobody is suspicious; where everybody would be dropped, nobody is. Of two equally good cuts
+    the lower one counts.
 
     Args:
       gap: α > 0, in units of the updates; may be traced. 0.002 in FLPoison, which suggests 1e-4 for MNIST.
@@ -84,7 +87,8 @@ def auror(*, gap: Numeric = 0.002, share: Numeric = 0.5, num_rounds: int = 10) -
 
         votes = sum(jax.tree.leaves(jax.tree.map(against, present, splits, indicative)), jnp.zeros((n,), jnp.int32))
         voters = sum((leaf.sum(dtype=jnp.int32) for leaf in jax.tree.leaves(indicative)), jnp.zeros((), jnp.int32))
-        good = finite & (votes.astype(dtype) <= jnp.asarray(share, dtype) * voters.astype(dtype))
+        most = jnp.asarray(share, dtype) * voters.astype(dtype) * (1.0 + _ROUNDED)
+        good = finite & (votes.astype(dtype) <= most)
         good = jnp.where(good.any(), good, finite)
         weights = good.astype(dtype) / jnp.maximum(good.sum(), 1).astype(dtype) * nan_unless(good.any())
         return stacked.combine(weights, updates, frame), AurorState(indicative, state.rounds + 1), Trust(weights)

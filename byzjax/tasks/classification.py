@@ -14,6 +14,7 @@ from byzjax.base import Task
 from byzjax.tasks.models import MODELS, Model
 from byzjax.tasks.partitions import ByzantineData, Partition, partition
 from byzjax.tasks.quartic import check_workers
+from byzjax.transforms.normalize import global_norm
 
 Dropout = Literal["fresh", "frozen"]
 
@@ -33,6 +34,7 @@ def mnist(
     test_size: int | None = None,
     split_seed: int = 0,
     dropout: Dropout = "fresh",
+    gradient_norm: bool = False,
 ) -> Task:
     """MNIST, sorted by label and cut among the honest workers: the paper's heterogeneous task.
 
@@ -61,6 +63,9 @@ def mnist(
       dropout: for models that have it. ``"fresh"`` draws masks for every worker and round. ``"frozen"`` draws them
         once, one per place in the batch, the same for all workers and rounds, from ``task.data["dropout_key"]`` (raw
         key data; of key 0 unless a caller puts in another).
+      gradient_norm: also evaluate the *true* gradient norm: ``‖∇f_G(x)‖`` with ``f_G = (1/G) Σ_i f_i`` the objective of
+        the honest workers, each f_i the mean loss over all images of worker i, without dropout. Costs several times as
+        much as the rest of the evaluation.
 
     Evaluation: ``test_accuracy``, ``test_loss``, ``test_accuracy_per_class`` [10], and the same with ``val_``.
 
@@ -86,6 +91,7 @@ def mnist(
         test_size=test_size,
         split_seed=split_seed,
         dropout=dropout,
+        gradient_norm=gradient_norm,
         mean=0.1307,
         std=0.3081,
         name="mnist",
@@ -108,6 +114,7 @@ def classification(
     test_size: int | None = None,
     split_seed: int = 0,
     dropout: Dropout = "fresh",
+    gradient_norm: bool = False,
     mean: float = 0.5,
     std: float = 0.5,
     name: str | None = None,
@@ -165,6 +172,8 @@ def classification(
         data["val_labels"] = jnp.asarray(dataset.train_labels[val], jnp.int32)
     if frozen:
         data["dropout_key"] = jax.random.key_data(jax.random.key(0))
+    if gradient_norm:
+        data["honest_share"] = jnp.asarray(_honest_share(table, sizes, num_workers - num_byzantine, len(train)))
 
     def logits(params, images: jax.Array, **extra) -> jax.Array:
         scaled = (images.astype(jnp.float32) * jnp.float32(1 / 255) - mean) * jnp.float32(1 / std)
@@ -197,7 +206,26 @@ def classification(
                 f"{split}_loss": optax.softmax_cross_entropy_with_integer_labels(values, labels).mean(),
                 f"{split}_accuracy_per_class": (hit[:, None] * member).sum(0) / member.sum(0),
             }
+        if gradient_norm:
+            scores["gradient_norm"] = global_norm(honest_gradient(data, params))
         return scores
+
+    def honest_gradient(data: dict, params):
+        """``∇f_G``, summed over blocks of images."""
+        starts = jnp.arange(0, len(train), net.eval_batch)
+
+        def add(total, start: jax.Array):
+            index = start + jnp.arange(net.eval_batch)
+            share = jnp.where(index < len(train), data["honest_share"].at[index].get(mode="clip"), 0.0)
+
+            def part(params) -> jax.Array:
+                values = logits(params, data["images"].at[index].get(mode="clip"))
+                labels = data["labels"].at[index].get(mode="clip")
+                return (share * optax.softmax_cross_entropy_with_integer_labels(values, labels)).sum()
+
+            return jax.tree.map(jnp.add, total, jax.grad(part)(params)), None
+
+        return jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), starts)[0]
 
     return Task(data, net.init, sample, loss, evaluate, num_workers, name)
 
@@ -234,6 +262,14 @@ def _frozen(dropout: Dropout, net: Model, where: str) -> bool:
     if dropout == "frozen" and not net.stochastic:
         raise ValueError(f"{where}: dropout = 'frozen' has no effect, the model has no dropout; use model='cnn'.")
     return dropout == "frozen"
+
+
+def _honest_share(table: np.ndarray, sizes: np.ndarray, num_honest: int, num_images: int) -> np.ndarray:
+    """What an image's loss counts in the honest workers' objective: f32[N], sum 1."""
+    share = np.zeros(num_images)
+    for row, size in zip(table[:num_honest], sizes[:num_honest], strict=True):
+        np.add.at(share, row[:size], 1.0 / (num_honest * size))
+    return share.astype(np.float32)
 
 
 def _test(labels: np.ndarray, test_size: int | None, where: str) -> np.ndarray | slice:

@@ -245,9 +245,12 @@ def flame(x: np.ndarray) -> np.ndarray:
     raise ValueError("flame: no rows.")
 
 
-def lasa(x: np.ndarray, sparsity: float = 0.3, norm_bound: float = 2.0, sign_bound: float = 1.0) -> np.ndarray:
+def lasa(
+    x: np.ndarray, sparsity: float = 0.3, norm_bound: float = 2.0, sign_bound: float = 1.0, rows: str = "dense"
+) -> np.ndarray:
     """One layer: the mean, at the median length, of the rows whose sparse norm and sign balance are ordinary."""
-    sparse = x.copy()
+    clipped = clipping(x, float(np.median(np.linalg.norm(x, axis=1))))
+    sparse = clipped.copy() if rows == "sparse" else x.copy()
     for row in sparse:
         row[np.argsort(np.abs(row))[: int(sparsity * x.shape[1])]] = 0.0
     norms = np.linalg.norm(sparse, axis=1)
@@ -256,7 +259,7 @@ def lasa(x: np.ndarray, sparsity: float = 0.3, norm_bound: float = 2.0, sign_bou
     for values, bound in ((norms, norm_bound), (signs, sign_bound)):
         away = np.abs(values - np.median(values))
         good &= (away < bound * values.std()) | (away == 0)
-    return clipping(x, float(np.median(np.linalg.norm(x, axis=1))))[good if good.any() else slice(None)].mean(0)
+    return (sparse if rows == "sparse" else clipped)[good if good.any() else slice(None)].mean(0)
 
 
 def auror(x: np.ndarray, gap: float = 0.002, share: float = 0.5) -> np.ndarray:
