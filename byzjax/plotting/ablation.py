@@ -66,7 +66,8 @@ def figure(
     middle.set_title("each β at its chosen rate, mean ± std")
     middle.set_xlabel("round")
     middle.set_ylabel(label)
-    middle.legend(fontsize=7, frameon=False)
+    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.14), "fontsize": 7, "frameon": False}
+    middle.legend(**below, ncols=3)
 
     tones = colormaps["plasma"](np.linspace(0.0, 0.85, len(rates)))
     for place, (rate, tone) in enumerate(zip(rates, tones, strict=True)):
@@ -74,6 +75,6 @@ def figure(
     right.set_title("after the last round, over β")
     right.set_xlabel("momentum β")
     right.set_ylabel(label)
-    right.legend(fontsize=7, frameon=False)
+    right.legend(**below, ncols=3)
     drawn.suptitle(title)
     return drawn
