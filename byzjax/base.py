@@ -37,6 +37,7 @@ class Traits(NamedTuple):
     adaptive: bool = False  # an attack that reads what honest workers sent
     workers_needed: tuple[int, int] = (2, 1)  # (a, b): a rule for f Byzantine workers needs n ≥ a f + b
     fragile: tuple[str, ...] = ()  # variants, as "option=value", that are not robust although the default is
+    lossy: tuple[str, ...] = ()  # variants that are not averaging although the default is
 
 
 def promises(**traits: Any) -> Callable[[Callable], Callable]:

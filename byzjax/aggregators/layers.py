@@ -22,7 +22,7 @@ from byzjax.base import (
 from byzjax.sorting import median_of
 
 
-@promises(translation=False, layerwise=True)
+@promises(translation=False, layerwise=True, lossy=("rows=sparse",))
 def lasa(
     *,
     sparsity: Numeric = 0.3,

@@ -80,8 +80,11 @@ def _cases(registry: dict[str, Callable]) -> Iterator[Case]:
         known.add(factory)
         for options in seen:
             traits = traits_of(factory)
-            fragile = any(f"{key}={value}" in traits.fragile for key, value in options.items())
-            traits = traits._replace(robust=traits.robust and not fragile)
+            chosen = {f"{key}={value}" for key, value in options.items()}
+            traits = traits._replace(
+                robust=traits.robust and chosen.isdisjoint(traits.fragile),
+                averaging=traits.averaging and chosen.isdisjoint(traits.lossy),
+            )
             yield Case(name, options, factory, "f" in parameters, "num_workers" in parameters, traits)
 
 
