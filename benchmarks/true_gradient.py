@@ -5,7 +5,7 @@
 
 The gradient of the honest workers' objective over all of their 55,000 images costs as much as a hundred rounds, too
 much for a whole grid of learning rates. Here it is evaluated in rounds 150, 300, …, 1500. Resumable; several processes
-may share the work, each with a method of its own.
+may share the work.
 """
 
 from __future__ import annotations
@@ -31,7 +31,11 @@ def main() -> None:
     parser.add_argument("--method", action="append", help="only this one (repeatable)")
     parser.add_argument("--quick", action="store_true", help="a smoke run: one case, one seed, 150 rounds")
     args = parser.parse_args()
-    study = next(study for study in studies.load(args.chosen) if study.key == "mnist-paper")
+    study = next((study for study in studies.load(args.chosen) if study.key == "mnist-paper"), None)
+    if study is None:
+        parser.error(f"{args.chosen} has no mnist-paper.nc; run byzjax reproduce mnist --variant paper first")
+    if unknown := set(args.method or ()) - set(study.methods):
+        parser.error(f"--method {', '.join(sorted(unknown))} is unknown; it is one of {', '.join(study.methods)}")
     whole = dataclasses.replace(
         byzjax.experiments.mnist.experiment("paper"),
         task=lambda: tasks.mnist(N, B, gradient_norm=True),
