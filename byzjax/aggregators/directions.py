@@ -34,7 +34,7 @@ def directions(updates: Stacked) -> Directions:
     largest = stacked.largest_coordinates(updates)
     finite = jnp.isfinite(largest)
     there = finite & (largest >= jnp.finfo(largest.dtype).tiny)
-    exponent = jnp.where(there, jnp.frexp(jnp.where(there, largest, 1.0))[1] - 1, 0)
+    exponent = jnp.where(there, exponents(largest), 0)
     wide = jax.tree.map(lambda x: jnp.where(_each(there, x), x.astype(largest.dtype), 0.0), updates)
     rows = shifted(wide, -exponent)
     lengths, _ = stacked.measure_lengths(rows, "origin")
@@ -59,6 +59,16 @@ def cosine_distances(updates: Stacked) -> jax.Array:
     squared = geometry.distances * jnp.square(geometry.unit)
     there = unit.there[:, None] & unit.there[None, :]
     return jnp.where(there, jnp.clip(0.5 * squared, 0.0, 2.0), 1.0)
+
+
+def exponents(sizes: jax.Array) -> jax.Array:
+    """Of the power of two at or below each size, i32[n]; 0 where the size is 0 or not finite.
+
+    >>> exponents(jnp.array([0.75, 1.0, 5.0, 0.0, jnp.inf])).tolist()
+    [-1, 0, 2, 0, 0]
+    """
+    there = jnp.isfinite(sizes) & (sizes > 0)
+    return jnp.where(there, jnp.frexp(jnp.where(there, sizes, 1.0))[1] - 1, 0)
 
 
 def shifted(rows: Stacked, exponents: jax.Array) -> Stacked:

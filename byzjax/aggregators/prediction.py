@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from byzjax import stacked
-from byzjax.aggregators.directions import shifted
+from byzjax.aggregators.directions import exponents, shifted
 from byzjax.aggregators.votes import split_in_two
 from byzjax.base import (
     Aggregator,
@@ -155,7 +155,7 @@ def hessian_times(steps: Params, changes: Params, direction: Params) -> Params:
     # H is the same for a pair of any length, and proportional to the changes: all products are near 1.
     count = jax.tree.leaves(steps)[0].shape[0]
     direction = jax.tree.map(lambda v: v[None], direction)
-    short, curved, far = (_exponents(tree) for tree in (steps, changes, direction))
+    short, curved, far = (exponents(stacked.largest_coordinates(tree)) for tree in (steps, changes, direction))
     present, bends = (stacked.largest_coordinates(tree) > 0 for tree in (steps, changes))
     unit_of_changes = jnp.where(present & bends, curved - short, _NOTHING).max()
     steps = shifted(steps, -short)
@@ -181,13 +181,6 @@ def hessian_times(steps: Params, changes: Params, direction: Params) -> Params:
     times = jax.tree.map(lambda leaf: leaf[0], shifted(times, unit_of_changes + far))
     sound = jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(times)]).all()
     return jax.tree.map(lambda leaf: jnp.where(sound, leaf, 0.0), times)
-
-
-def _exponents(rows: Stacked) -> jax.Array:
-    """Of a power of two near every row's largest coordinate, i32[n]; 0 for rows of zeros."""
-    largest = stacked.largest_coordinates(rows)
-    there = jnp.isfinite(largest) & (largest > 0)
-    return jnp.where(there, jnp.frexp(jnp.where(there, largest, 1.0))[1] - 1, 0)
 
 
 def _products(a: Params, b: Params) -> jax.Array:
