@@ -206,6 +206,8 @@ class Task:
       name: what reports call it.
       worker_batch: how many workers' gradients are computed at a time, on every device: the less, the less memory the
         activations take. The numbers do not depend on it but for rounding. Best a divisor of n. By default all.
+      by_round: ``sample`` is ``(data, key, step) -> batch`` with one key for the whole run and the number of the round,
+        as draws without replacement need.
 
     Raises:
       ValueError: worker_batch is not an integer ≥ 1.
@@ -219,6 +221,7 @@ class Task:
     num_workers: int = dataclasses.field(metadata={"static": True})
     name: str = dataclasses.field(default="task", metadata={"static": True})
     worker_batch: int | None = dataclasses.field(default=None, metadata={"static": True})
+    by_round: bool = dataclasses.field(default=False, metadata={"static": True})
 
     def __post_init__(self):
         if self.worker_batch is not None:

@@ -25,6 +25,7 @@ class RoundKeys(NamedTuple):
 # A stream's number is part of what determines a result: append, never renumber.
 _STREAMS = {"data": 0, "model": 1, "attack": 2, "poison": 3, "aggregator": 4}
 _INIT = 0xFFFFFFFF  # outside the range of steps, so that no round shares the key of the initial parameters
+_ORDER = 0xFFFFFFFE
 
 
 def round_keys(key: jax.Array, step: jax.Array) -> RoundKeys:
@@ -45,6 +46,11 @@ def round_keys(key: jax.Array, step: jax.Array) -> RoundKeys:
 def init_key(key: jax.Array) -> jax.Array:
     """The key of the initial parameters, apart from every round's."""
     return jax.random.fold_in(key, _INIT)
+
+
+def order_key(key: jax.Array) -> jax.Array:
+    """The key of what is drawn for several rounds together, as the order of an epoch."""
+    return jax.random.fold_in(key, _ORDER)
 
 
 def is_key(leaf: Any) -> bool:

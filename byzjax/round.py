@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from byzjax import stacked
 from byzjax.base import Attack, Method, Params, Task, check_mask, concrete
-from byzjax.keys import init_key, round_keys
+from byzjax.keys import init_key, order_key, round_keys
 from byzjax.metrics import Record, RoundInfo, default_record
 from byzjax.sharding import Layout, check_mesh
 from byzjax.transforms import per_worker
@@ -92,7 +92,8 @@ def make_round(
 
     def round_(state: RoundState) -> tuple[RoundState, dict[str, jax.Array]]:
         keys = round_keys(state.key, state.step)
-        batch = task.sample(task.data, keys.data)
+        drawn = (order_key(state.key), state.step) if task.by_round else (keys.data,)
+        batch = task.sample(task.data, *drawn)
         _check_batch(batch, n)
         batch = layout.workers(attack.poison(layout.workers(batch), byzantine=byzantine, key=keys.poison))
         losses, grads = layout.workers(value_and_grad(state.params, batch, jax.random.split(keys.model, n)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from byzjax.base import Task
 from byzjax.tasks.models import MODELS, Model
 from byzjax.tasks.partitions import ByzantineData, Partition, partition
 from byzjax.tasks.quartic import check_workers
+from byzjax.tasks.sampling import Sampling, sampler
 from byzjax.transforms.normalize import global_norm
 
 Dropout = Literal["fresh", "frozen"]
@@ -25,6 +26,9 @@ def mnist(
     *,
     model: str | Model = "mlp",
     batch_size: int = 64,
+    sampling: Sampling = "replacement",
+    rounds_per_epoch: int | None = None,
+    order_seed: int | None = None,
     scheme: Partition = "label_sorted",
     alpha: float | None = None,
     gamma: float | None = None,
@@ -38,8 +42,8 @@ def mnist(
 ) -> Task:
     """MNIST, sorted by label and cut among the honest workers: the paper's heterogeneous task.
 
-    Each worker's loss is the cross-entropy of an MLP 784-128-64-10 on a batch drawn from its shard with replacement,
-    so that its gradient is an unbiased estimate of its shard's (Assumption 3). Pixels are scaled to
+    Each worker's loss is the cross-entropy of an MLP 784-128-64-10 on a batch drawn from its shard, by default with
+    replacement, so that its gradient is an unbiased estimate of its shard's (Assumption 3). Pixels are scaled to
     ``(x/255 − 0.1307)/0.3081``. The experiments of the paper evaluate every 30 rounds.
 
     Args:
@@ -47,6 +51,8 @@ def mnist(
       num_byzantine: b. The first n − b workers share the whole training set.
       model: ``"mlp"`` (784-128-64-10), ``"cnn"`` (see `byzjax.tasks.models`; with dropout), or any `Model`.
       batch_size: B.
+      sampling: ``"replacement"``, or ``"epochs"``: through a shard in a new order every epoch.
+      rounds_per_epoch, order_seed: see `byzjax.tasks.sampling.sampler`.
       scheme: ``"label_sorted"``, ``"iid"``, ``"dirichlet"`` with ``alpha``, or ``"gamma_similarity"`` with ``gamma``:
         see `byzjax.tasks.partitions`.
       alpha: α > 0; the smaller, the more heterogeneous.
@@ -82,6 +88,9 @@ def mnist(
         num_byzantine,
         model=model,
         batch_size=batch_size,
+        sampling=sampling,
+        rounds_per_epoch=rounds_per_epoch,
+        order_seed=order_seed,
         scheme=scheme,
         alpha=alpha,
         gamma=gamma,
@@ -105,6 +114,9 @@ def classification(
     *,
     model: str | Model = "mlp",
     batch_size: int = 64,
+    sampling: Sampling = "replacement",
+    rounds_per_epoch: int | None = None,
+    order_seed: int | None = None,
     scheme: Partition = "label_sorted",
     alpha: float | None = None,
     gamma: float | None = None,
@@ -158,6 +170,14 @@ def classification(
         byzantine_data=byzantine_data,
         seed=split_seed,
     )
+    places = sampler(
+        sizes,
+        batch_size,
+        sampling=sampling,
+        rounds_per_epoch=rounds_per_epoch,
+        order_seed=order_seed,
+        where=name,
+    )
     test = _test(dataset.test_labels, test_size, name)
     data = {
         "images": jnp.asarray(dataset.train_images[train]),
@@ -166,6 +186,7 @@ def classification(
         "sizes": jnp.asarray(sizes),
         "test_images": jnp.asarray(dataset.test_images[test]),
         "test_labels": jnp.asarray(dataset.test_labels[test], jnp.int32),
+        **places.data,
     }
     if val_size:
         data["val_images"] = jnp.asarray(dataset.train_images[val])
@@ -179,8 +200,8 @@ def classification(
         scaled = (images.astype(jnp.float32) * jnp.float32(1 / 255) - mean) * jnp.float32(1 / std)
         return net.apply(params, scaled, **extra)
 
-    def sample(data: dict, key: jax.Array) -> dict:
-        place = jax.random.randint(key, (num_workers, batch_size), 0, data["sizes"][:, None])
+    def sample(data: dict, key: jax.Array, step: Any = None) -> dict:
+        place = places.draw(data, key, step)
         index = jnp.take_along_axis(data["table"], place, axis=1)
         batch = {"image": data["images"][index], "label": data["labels"][index]}
         if frozen:
@@ -227,7 +248,7 @@ def classification(
 
         return jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), starts)[0]
 
-    return Task(data, net.init, sample, loss, evaluate, num_workers, name)
+    return Task(data, net.init, sample, loss, evaluate, num_workers, name, by_round=places.by_round)
 
 
 def _checked(dataset: datasets.Dataset | datasets.Text, where: str) -> datasets.Dataset:

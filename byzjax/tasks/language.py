@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from byzjax.data.text import Text
 from byzjax.tasks.models import Model
 from byzjax.tasks.partitions import ByzantineBlocks, partition_blocks
 from byzjax.tasks.quartic import check_workers
+from byzjax.tasks.sampling import Sampling, sampler
 
 Dropout = Literal["fresh", "frozen"]
 Validation = Literal["half", "rest"]
@@ -44,6 +45,9 @@ def tiny_shakespeare(
     model: str | Model = "gpt",
     batch_size: int | None = None,
     block_size: int | None = None,
+    sampling: Sampling = "replacement",
+    rounds_per_epoch: int | None = None,
+    order_seed: int | None = None,
     byzantine_data: ByzantineBlocks = "honest",
     val: Validation = "half",
     eval_blocks: int | None = None,
@@ -57,7 +61,7 @@ def tiny_shakespeare(
     """The paper's language model: tiny Shakespeare, in contiguous chunks among the honest workers.
 
     7 842 blocks of 128 characters; at n = 20, b = 3 each honest worker has 461, the last one 466. The released code is
-    ``val="rest", eval_blocks=768, dropout="frozen", byzantine_data="twin"``.
+    ``val="rest", eval_blocks=768, dropout="frozen", byzantine_data="twin", sampling="epochs", order_seed=0``.
 
     Args:
       path: of the file, see `byzjax.data.text.load_tiny_shakespeare`.
@@ -73,6 +77,9 @@ def tiny_shakespeare(
         model=model,
         batch_size=batch_size,
         block_size=block_size,
+        sampling=sampling,
+        rounds_per_epoch=rounds_per_epoch,
+        order_seed=order_seed,
         byzantine_data=byzantine_data,
         val=val,
         eval_blocks=eval_blocks,
@@ -93,6 +100,9 @@ def shakespeare(
     model: str | Model = "gpt",
     batch_size: int | None = None,
     block_size: int | None = None,
+    sampling: Sampling = "replacement",
+    rounds_per_epoch: int | None = None,
+    order_seed: int | None = None,
     byzantine_data: ByzantineBlocks = "honest",
     val: Validation = "half",
     eval_blocks: int | None = None,
@@ -125,6 +135,9 @@ def shakespeare(
         model=model,
         batch_size=batch_size,
         block_size=block_size,
+        sampling=sampling,
+        rounds_per_epoch=rounds_per_epoch,
+        order_seed=order_seed,
         byzantine_data=byzantine_data,
         val=val,
         eval_blocks=eval_blocks,
@@ -146,6 +159,9 @@ def language_model(
     model: str | Model = "gpt",
     batch_size: int | None = None,
     block_size: int | None = None,
+    sampling: Sampling = "replacement",
+    rounds_per_epoch: int | None = None,
+    order_seed: int | None = None,
     byzantine_data: ByzantineBlocks = "honest",
     val: Validation = "half",
     eval_blocks: int | None = None,
@@ -161,7 +177,7 @@ def language_model(
 
     The training part is cut into blocks of T characters, one after the other; a block's targets are its characters
     one place further on. Every honest worker has the same number of consecutive blocks, the last one also the
-    remainder. A worker's loss is the mean cross-entropy of B of its blocks, drawn with replacement.
+    remainder. A worker's loss is the mean cross-entropy of B of its blocks.
 
     Args:
       text: from `byzjax.data.load` or `byzjax.data.text.encode`.
@@ -171,6 +187,8 @@ def language_model(
         cores train in minutes; or a `Model` from i[B, T] to logits ``[B, T, V]``.
       batch_size: B; by default the model's, 64 for a `Model`.
       block_size: T; by default the model's, 128 for a `Model`.
+      sampling: ``"replacement"``, or ``"epochs"``: through a worker's blocks in a new order every epoch.
+      rounds_per_epoch, order_seed: see `byzjax.tasks.sampling.sampler`.
       byzantine_data: what the last b workers draw from: ``"honest"``, the blocks of the first b workers; ``"twin"``,
         the same, and in every round the same batches (the released code); ``"shard"``, their part of an n-way split;
         ``"iid"``, a random draw of all blocks.
@@ -214,7 +232,10 @@ def language_model(
     table, sizes = partition_blocks(
         len(blocks), num_workers, num_byzantine, byzantine_data=byzantine_data, seed=split_seed
     )
-    data = {"blocks": jnp.asarray(blocks), "table": jnp.asarray(table), "sizes": jnp.asarray(sizes)}
+    places = sampler(
+        sizes, size, sampling=sampling, rounds_per_epoch=rounds_per_epoch, order_seed=order_seed, where=name
+    )
+    data = {"blocks": jnp.asarray(blocks), "table": jnp.asarray(table), "sizes": jnp.asarray(sizes), **places.data}
     held_out = {"val": text.val, "test": text.test} if val == "half" else {"val": np.concatenate([text.val, text.test])}
     for split, ids in held_out.items():
         data[f"{split}_blocks"] = jnp.asarray(_blocks(ids, length, split, name)[:eval_blocks])
@@ -231,8 +252,8 @@ def language_model(
         logits = net.apply(params, batch["token"], **drawn)
         return optax.softmax_cross_entropy_with_integer_labels(logits, batch["target"])
 
-    def sample(data: dict, key: jax.Array) -> dict:
-        place = jax.random.randint(key, (num_workers, size), 0, data["sizes"][:, None])[twin]
+    def sample(data: dict, key: jax.Array, step: Any = None) -> dict:
+        place = places.draw(data, key, step)[twin]
         batch = _shifted(data["blocks"][jnp.take_along_axis(data["table"], place, axis=1)])
         if dropout == "frozen":
             masks = data["dropout_key"]
@@ -260,7 +281,7 @@ def language_model(
             start += count
         return scores
 
-    return Task(data, net.init, sample, loss, evaluate, num_workers, name, worker_batch)
+    return Task(data, net.init, sample, loss, evaluate, num_workers, name, worker_batch, places.by_round)
 
 
 def _shifted(blocks: jax.Array) -> dict[str, jax.Array]:
