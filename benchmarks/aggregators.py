@@ -35,6 +35,7 @@ FAST = 0.1  # seconds per call up to which an arm goes through all stacks, which
 PATIENCE = 150  # seconds after which a call is given up
 NNM_OF_BYZPY = "pre_aggregators.nnm.NearestNeighborMixing"
 RADIUS = 300.0  # of centred clipping: about the norm of a row
+REACH = 500.0  # of simple clustering: the distance of two honest rows and a little more
 
 
 class Contest(NamedTuple):
@@ -131,6 +132,9 @@ def contests(peers: dict[str, Any]) -> dict[str, Contest]:
         "clipped_clustering": Contest("mixed", agg.clipped_clustering(), ref.clipped_clustering),
         "signguard": Contest("mixed", agg.signguard(), ref.signguard),
         "flame": Contest("mixed", agg.flame(), ref.flame),
+        "simple_clustering": Contest(
+            "weights", agg.simple_clustering(REACH), of(ref.simple_clustering, eps=REACH)
+        ),
         "lasa": Contest("mixed", agg.lasa(), ref.lasa),
         "auror": Contest("mixed", agg.auror(), ref.auror),
         "fltrust": Contest("mixed", agg.fltrust(), ref.fltrust),

@@ -172,6 +172,8 @@ def test_too_many_lost_rows_give_nan_not_a_number():
         (lambda: agg.signguard(upper=0.5), "signguard: upper = 0.5"),
         (lambda: agg.flame(noise_factor=-1.0), "flame: noise_factor = -1.0"),
         (lambda: byzjax.aggregate(agg.flame(noise_factor=1e-3), jnp.ones((4, 1))), "flame: needs a PRNG key"),
+        (lambda: agg.simple_clustering(-1.0), "simple_clustering: eps = -1.0"),
+        (lambda: agg.simple_clustering(1.0, min_samples=0), "simple_clustering: min_samples = 0"),
         (lambda: agg.lasa(sparsity=1.0), "lasa: sparsity = 1.0"),
         (lambda: agg.lasa(rows="some"), "lasa: rows = 'some' must be 'dense' or 'sparse'"),
         (lambda: agg.auror(share=1.0), "auror: share = 1.0"),
@@ -221,6 +223,32 @@ def test_signguard_leaves_the_cluster_out_of_account_rather_than_everybody():
     x = jnp.asarray([[-1.0, -1.0], [-1.0, -1.0], [1e-3, 1e-3], [50.0, 50.0], [60.0, 60.0]])
     weights = byzjax.aggregate(agg.signguard(), x, return_weights=True)[1]
     assert (np.asarray(weights) > 0).tolist() == [True, True, False, False, False]
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-30, 1e30])
+def test_simple_clustering_is_dbscan(scale):
+    rng = np.random.default_rng(8)
+    several = 0
+    swept = jax.jit(
+        lambda x, eps, m: byzjax.aggregate(agg.simple_clustering(eps, min_samples=m), x, return_weights=True)
+    )
+    for _ in range(60):
+        x = rng.normal(size=(14, 2)) + rng.integers(0, 3, (14, 1)) * rng.uniform(0, 4)
+        eps, m = rng.uniform(0.1, 1.5), rng.integers(1, 6)
+        got, weights = swept(jnp.asarray(x * scale, jnp.float32), jnp.float32(eps * scale), jnp.int32(m))
+        np.testing.assert_allclose(got / scale, REFERENCES["simple_clustering"](x, eps, m), atol=1e-4)
+        several += (np.asarray(weights) == 0).any()
+    assert several > 20
+
+
+def test_simple_clustering_takes_the_first_of_equal_clusters_and_all_if_there_is_none():
+    x = jnp.array([[9.0], [0.0], [0.1], [0.2], [5.0], [5.1], [5.2], [jnp.nan]])
+    assert byzjax.aggregate(agg.simple_clustering(0.2), x)[0] == pytest.approx(0.1)
+    assert byzjax.aggregate(agg.simple_clustering(0.2, min_samples=4), x)[0] == pytest.approx(24.6 / 7)
+    # Workers within reach of each other, but not of a core, are in no cluster.
+    near = jnp.array([[0.0], [1.0], [2.0], [3.0], [7.0], [8.0]])
+    weights = byzjax.aggregate(agg.simple_clustering(1.0), near, return_weights=True)[1]
+    assert weights.tolist() == [0.25] * 4 + [0.0] * 2
 
 
 def test_flame_takes_the_tightest_majority():

@@ -135,6 +135,7 @@ REQUIRED = {
     "mimic": "(reverse)",
     "nnm": ",rfa",
     "byzantine_sgd": "(deviation=1, diameter=9, num_rounds=9)",
+    "simple_clustering": "(eps=0.05)",
     "classification": "(mnist)",
 }
 

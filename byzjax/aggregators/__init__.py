@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from byzjax.aggregators.chain import aggregate, chain
-from byzjax.aggregators.clustering import clipped_clustering, flame, signguard
+from byzjax.aggregators.clustering import clipped_clustering, flame, signguard, simple_clustering
 from byzjax.aggregators.coordinate import meamed, mean, median, sign_majority, trimmed_mean
 from byzjax.aggregators.distance import bulyan, krum, multi_krum
 from byzjax.aggregators.filters import byzantine_sgd, safeguard
@@ -44,6 +44,7 @@ REGISTRY: dict[str, Callable[..., Aggregator | PreAggregator]] = {
     "clipped_clustering": clipped_clustering,
     "signguard": signguard,
     "flame": flame,
+    "simple_clustering": simple_clustering,
     "lasa": lasa,
     "auror": auror,
     "byzantine_sgd": byzantine_sgd,
@@ -97,6 +98,7 @@ __all__ = [
     "safeguard",
     "sign_majority",
     "signguard",
+    "simple_clustering",
     "smea",
     "trimmed_mean",
 ]

@@ -10,6 +10,7 @@ import optax
 
 from byzjax import stacked
 from byzjax.aggregators.directions import cosine_distances
+from byzjax.aggregators.kernels import weights_rule
 from byzjax.aggregators.noise import add_noise
 from byzjax.aggregators.norms import shortening
 from byzjax.base import (
@@ -17,6 +18,7 @@ from byzjax.base import (
     Numeric,
     Stacked,
     Trust,
+    Weights,
     check_key,
     check_number,
     concrete,
@@ -24,6 +26,7 @@ from byzjax.base import (
     num_workers_of,
     promises,
 )
+from byzjax.geometry import Geometry
 from byzjax.sorting import median_of
 
 Linkage = Literal["average", "single", "complete"]
@@ -189,6 +192,46 @@ def flame(*, noise_factor: Numeric = 0.0) -> Aggregator:
     return Aggregator(optax.init_empty_state, update)
 
 
+@promises(scale=False, robust=False)
+def simple_clustering(eps: Numeric, *, min_samples: Numeric = 3) -> Aggregator:
+    """Simple clustering: the mean of the largest cluster that DBSCAN finds.
+
+    Rows with at least m rows within ε, their own among them, are cores. Cores within ε of each other are in one
+    cluster, and so are the rows within ε of them; a row within ε of several clusters is in that with the first core. Of
+    clusters of the same size the one with the first core counts. All rows count if there is no cluster.
+
+    Args:
+      eps: ε ≥ 0, a length in the units of the updates; may be traced. 0.05 in FLPoison: it depends on the model, so it
+        has no default here.
+      min_samples: m ≥ 1, may be traced.
+
+    Shapes: ``f32[n, d] -> f32[d]``. A row with NaN or inf is in no cluster.
+
+    Raises:
+      ValueError: ε < 0 or m < 1.
+
+    FLPoison's ``SimpleClustering``, which names no paper; DBSCAN: Ester, Kriegel, Sander, Xu. A density-based algorithm
+    for discovering clusters. KDD 1996.
+
+    >>> import byzjax
+    >>> x = jnp.array([[0.0], [1.0], [2.0], [9.0], [9.0], [5.0]])
+    >>> byzjax.aggregate(simple_clustering(1.0), x).tolist()
+    [1.0]
+    """
+    check_number(eps, "eps", "simple_clustering", least=0)
+    check_number(min_samples, "min_samples", "simple_clustering", least=1)
+
+    def weights(geometry: Geometry, key: jax.Array | None) -> jax.Array:
+        del key
+        finite = geometry.finite
+        near = jnp.sqrt(geometry.distances) <= jnp.asarray(eps, geometry.unit.dtype) / geometry.unit
+        dense = densest_cluster(near & finite[:, None] & finite[None, :], min_samples)
+        members = jnp.where(dense.any(), dense, finite)
+        return members.astype(geometry.unit.dtype) / members.sum().astype(geometry.unit.dtype)
+
+    return weights_rule(Weights(weights))
+
+
 def larger_cluster(distances: jax.Array, present: jax.Array, linkage: str) -> jax.Array:
     """The larger of two clusters, merged from single workers by the smallest distance: bool[n].
 
@@ -258,6 +301,35 @@ def majority_cluster(distances: jax.Array, present: jax.Array) -> jax.Array:
     runs = jnp.cumsum(joins > longest[first])
     member = (runs == runs[first]) & (longest[first] < far)
     return jnp.zeros((n,), bool).at[order].set(member) & present
+
+
+def densest_cluster(near: jax.Array, min_samples: Numeric) -> jax.Array:
+    """The largest cluster of DBSCAN: bool[n]; nobody if there is none.
+
+    Args:
+      near: bool[n, n], symmetric; who is within reach of whom, and of itself if it is to be clustered.
+      min_samples: how many rows make a core.
+
+    >>> x = jnp.array([[0.0, 1.0, 2.0, 7.0, 7.5, 3.0]])
+    >>> densest_cluster(jnp.abs(x - x.T) <= 1.0, 3).tolist()
+    [True, True, True, False, False, True]
+    """
+    n = near.shape[0]
+    index = jnp.arange(n)
+    core = near.sum(1) >= min_samples
+    reached = near & core[None, :]
+
+    def first_reached(label: jax.Array) -> jax.Array:
+        return jnp.where(reached, label[None, :], n).min(1)
+
+    def spread(state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        return jnp.where(core, first_reached(state[0]), n), state[0]
+
+    # Labels are the first core of a cluster: cores take the least in reach until nothing changes.
+    label, _ = jax.lax.while_loop(lambda s: (s[0] != s[1]).any(), spread, (jnp.where(core, index, n), index - 1))
+    label = first_reached(label)
+    sizes = (label[None, :] == index[:, None]).sum(1)
+    return (label == jnp.argmax(sizes)) & (sizes.max() > 0)
 
 
 def larger_of_two_means(points: jax.Array, present: jax.Array) -> jax.Array:

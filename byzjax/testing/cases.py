@@ -11,7 +11,7 @@ from byzjax import aggregators, attacks
 from byzjax.base import Traits, traits_of
 
 # How to fill required parameters that have no small set of choices. ``f`` and ``num_workers`` are filled per test.
-_FILL: dict[str, Any] = {"bucket_size": 2, "deviation": 100.0, "diameter": 10.0, "num_rounds": 100}
+_FILL: dict[str, Any] = {"bucket_size": 2, "deviation": 100.0, "eps": 6.0, "diameter": 10.0, "num_rounds": 100}
 
 
 class Case(NamedTuple):

@@ -10,6 +10,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+from byzjax.testing.clusters import clipped_clustering, flame, signguard, simple_clustering
+from byzjax.testing.norms import adaptive_clipping, arc, cge, clipping, norm_clipping
+
 
 def mean(x: np.ndarray) -> np.ndarray:
     """The average of the rows."""
@@ -185,66 +188,6 @@ def dnc(x: np.ndarray, f: int) -> np.ndarray:
     return x[np.argsort(along, kind="stable")[: len(x) - f]].mean(0)
 
 
-def norm_clipping(x: np.ndarray, max_norm: float = 3.0) -> np.ndarray:
-    """The mean of shortened rows."""
-    return clipping(x, max_norm).mean(0)
-
-
-def clipped_clustering(x: np.ndarray, linkage: str = "average") -> np.ndarray:
-    """Rows shortened to the median norm, averaged over the larger of two clusters by cosine distance."""
-    norms = np.linalg.norm(x, axis=1)
-    distance = 1 - (x @ x.T) / norms[:, None] / norms[None, :]
-    clusters = [[i] for i in range(len(x))]
-    apart = {"average": np.mean, "single": np.min, "complete": np.max}[linkage]
-    while len(clusters) > 2:
-        pairs = itertools.combinations(range(len(clusters)), 2)
-        i, j = min(pairs, key=lambda pair: apart(distance[np.ix_(clusters[pair[0]], clusters[pair[1]])]))
-        clusters[i] += clusters.pop(j)
-    return clipping(x, float(np.median(norms)))[max(clusters, key=len)].mean(0)
-
-
-def two_means(points: np.ndarray) -> np.ndarray:
-    """The larger of two clusters: Lloyd's algorithm from every point and the one farthest from it, the best of all."""
-    best, found = np.inf, np.zeros(len(points), bool)
-    for first in points:
-        second = points[np.argmax(((points - first) ** 2).sum(1))]
-        old, label = None, ((points - second) ** 2).sum(1) < (1 - 1e-5) * ((points - first) ** 2).sum(1)
-        for _ in range(100):
-            if old is not None and (old == label).all():
-                break
-            means = [points[side].mean(0) if side.any() else np.zeros(points.shape[1]) for side in (~label, label)]
-            one, two = (((points - mean) ** 2).sum(1) for mean in means)
-            old, label = label, two < (1 - 1e-5) * one
-        spread = sum(((points[side] - points[side].mean(0)) ** 2).sum() for side in (~label, label) if side.any())
-        if spread < best / (1 + 1e-5):
-            best, found = spread, label
-    sizes = found.sum(), (~found).sum()
-    return found if sizes[0] > sizes[1] or (sizes[0] == sizes[1] and found[0]) else ~found
-
-
-def signguard(x: np.ndarray) -> np.ndarray:
-    """Rows of ordinary length in the larger cluster of sign statistics, shortened to the median norm, averaged."""
-    norms = np.linalg.norm(x, axis=1)
-    middle = np.median(norms)
-    shares = np.stack([(x > 0).mean(1), (x == 0).mean(1), (x < 0).mean(1)], axis=1)
-    ordinary = (norms >= 0.1 * middle) & (norms <= 3.0 * middle)
-    good = ordinary & two_means(shares)
-    return clipping(x, float(middle))[good if good.any() else ordinary].mean(0)
-
-
-def flame(x: np.ndarray) -> np.ndarray:
-    """The first majority that single linkage of cosine distances brings together, shortened to the median norm."""
-    norms = np.linalg.norm(x, axis=1)
-    distance = 1.0 - (x @ x.T) / np.outer(norms, norms)
-    group = list(range(len(x)))
-    for i, j in sorted(itertools.combinations(range(len(x)), 2), key=lambda pair: distance[pair]):
-        group = [group[i] if g == group[j] else g for g in group]
-        members = [k for k in range(len(x)) if group[k] == group[i]]
-        if 2 * len(members) > len(x):
-            return clipping(x, float(np.median(norms)))[members].mean(0)
-    raise ValueError("flame: no rows.")
-
-
 def lasa(
     x: np.ndarray, sparsity: float = 0.3, norm_bound: float = 2.0, sign_bound: float = 1.0, rows: str = "dense"
 ) -> np.ndarray:
@@ -333,28 +276,6 @@ def finite_guard(x: np.ndarray, replace: str = "mean") -> np.ndarray:
     return np.where(finite, x, instead)
 
 
-def cge(x: np.ndarray, f: int) -> np.ndarray:
-    """The mean of the n − f shortest rows."""
-    return x[np.argsort(np.linalg.norm(x, axis=1), kind="stable")[: len(x) - f]].mean(0)
-
-
-def clipping(x: np.ndarray, max_norm: float = 2.0) -> np.ndarray:
-    """Every row shortened to at most C."""
-    return x * np.minimum(1, max_norm / np.linalg.norm(x, axis=1, keepdims=True))
-
-
-def adaptive_clipping(x: np.ndarray) -> np.ndarray:
-    """The first round: clipping to the initial norm."""
-    return clipping(x, 0.1)
-
-
-def arc(x: np.ndarray, f: int) -> np.ndarray:
-    """The k longest rows shortened to the next length."""
-    n = len(x)
-    clipped = int(2 * f / n * (n - f))
-    return clipping(x, np.sort(np.linalg.norm(x, axis=1))[n - 1 - clipped])
-
-
 # Bucketing and DP clipping have no deterministic reference: they depend on the key. Their own tests read it off.
 REFERENCES: dict[str, Callable[..., np.ndarray]] = {
     rule.__name__: rule
@@ -378,6 +299,7 @@ REFERENCES: dict[str, Callable[..., np.ndarray]] = {
         fldetector,
         signguard,
         flame,
+        simple_clustering,
         lasa,
         auror,
         caf,
