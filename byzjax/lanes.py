@@ -39,6 +39,7 @@ class Program:
       outputs: what a lane gives.
       fingerprint: a hash of the program and the bits of its constants, the same in every process.
       widest: bytes of the largest set of numbers that one operation gives.
+      spread: whether it lays itself out on a mesh, as a run with a mesh does.
     """
 
     call: Callable[..., dict[str, jax.Array]]
@@ -46,6 +47,7 @@ class Program:
     outputs: dict[str, Output]
     fingerprint: str
     widest: int
+    spread: bool
 
     def lane_bytes(self) -> int:
         """What a lane gives, in bytes."""
@@ -90,7 +92,8 @@ def trace(fn: Callable[..., Any], cell: Mapping[str, Any], lanes: Lanes, digests
     fingerprint = digest([digest(text.encode()), [bits(array) for array in [*constants, *inside]]])
     widest = max((sum(_bytes(v.aval) for v in eqn.outvars) for eqn in _equations(jaxpr)), default=0)
     given = {name: Output(outputs[name].shape, outputs[name].dtype, first) for name, first in leading.items()}
-    return Program(call, constants, given, fingerprint, widest)
+    spread = any(eqn.primitive.name == "shard_map" for eqn in _equations(jaxpr))
+    return Program(call, constants, given, fingerprint, widest, spread)
 
 
 def compile_lanes(program: Program, lanes: Lanes, size: int, mesh: jax.sharding.Mesh | None) -> jax.stages.Compiled:
@@ -100,16 +103,26 @@ def compile_lanes(program: Program, lanes: Lanes, size: int, mesh: jax.sharding.
       program: of one lane.
       lanes: axis -> values; only their dtypes matter.
       size: how many lanes at once; a multiple of the mesh's ``runs``.
-      mesh: lanes are laid on its axis ``runs``. Each device runs the program of its own share: no communication.
+      mesh: lanes are laid on its axis ``runs``. Each device runs the program of its own share: no communication, but
+        for that of lanes which are spread themselves.
     """
     runs = 1 if mesh is None else mesh.shape[RUNS]
-    batched = jax.vmap(program.call, in_axes=(None, 0), axis_size=size // runs)
+    # A program that is spread has parts that are manual over all axes, which must not be so twice: XLA 0.12 aborts.
+    apart = mesh is not None and not program.spread
+    together = mesh is not None and program.spread
+    batched = jax.vmap(
+        program.call,
+        in_axes=(None, 0),
+        axis_size=size // runs if apart else size,
+        spmd_axis_name=RUNS if together else None,
+    )
     structs = {name: jax.ShapeDtypeStruct((size,), values.dtype) for name, values in lanes.items()}
     if mesh is not None:
         P = jax.sharding.PartitionSpec
-        batched = jax.shard_map(
-            batched, mesh=mesh, in_specs=(P(), P(RUNS)), out_specs=P(RUNS), axis_names={RUNS}, check_vma=False
-        )
+        if apart:
+            batched = jax.shard_map(
+                batched, mesh=mesh, in_specs=(P(), P(RUNS)), out_specs=P(RUNS), axis_names={RUNS}, check_vma=False
+            )
         split, whole = (jax.sharding.NamedSharding(mesh, spec) for spec in (P(RUNS), P()))
         return jax.jit(batched, in_shardings=(whole, split), out_shardings=split).lower(
             program.constants, structs
