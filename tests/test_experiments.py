@@ -276,18 +276,18 @@ def test_the_first_rounds_are_those_of_the_authors_code():
 
 
 @pytest.mark.parametrize(
-    ("name", "variant", "aggregator"),
+    ("name", "variant", "method", "attack", "aggregator"),
     [
-        ("mnist", "paper", "Krum"),
-        ("shakespeare", "paper", "CM"),
-        ("shakespeare", "released", "RFA"),
-        ("ablation", "paper", "RFA"),
+        ("mnist", "paper", "Base", "LF", "Krum"),
+        ("shakespeare", "paper", "Decay", "Mimic", "CM"),
+        ("shakespeare", "released", "Byz-NSGDM", "ALIE", "RFA"),
+        ("ablation", "paper", "Byz-NSGDM", "BF", "RFA"),
     ],
 )
-def test_the_command_line_runs_pieces(tmp_path, name, variant, aggregator):
+def test_the_command_line_runs_pieces(tmp_path, name, variant, method, attack, aggregator):
     store = str(tmp_path)
     command = ["reproduce", name, "--quick", "--no-references", "--store", store, "--batch-size", "1"]
-    command += ["--aggregator", aggregator]
+    command += ["--method", method, "--attack", attack, "--aggregator", aggregator]
     command += ["--variant", variant, "--rounds", "14" if name == "shakespeare" else "30"]
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 0, done.output

@@ -107,7 +107,7 @@ def test_pytree_gives_what_its_matrix_gives(case):
 
 
 @every_rule
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "float64"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
 def test_dtype_is_kept(case, dtype):
     with jax.enable_x64(dtype == "float64"):
         x = jnp.asarray(stack(), dtype)
@@ -117,6 +117,7 @@ def test_dtype_is_kept(case, dtype):
             return  # other dtypes draw other numbers
     # Same values in float32: what 16 bits lose is their own rounding, not precision inside the rule.
     wide = apply(made(case), np.asarray(x, np.float32))
+    assert wide.dtype == jnp.float32
     tolerance = {"bfloat16": 1e-2, "float16": 2e-3}.get(dtype, 1e-5)
     np.testing.assert_allclose(np.asarray(result, np.float64), np.asarray(wide, np.float64), rtol=tolerance)
 
@@ -283,7 +284,8 @@ def test_sharded_equals_unsharded(case):
 
 @every_rule
 def test_repeated_calls_give_identical_bits(case):
-    np.testing.assert_array_equal(apply(made(case), stack()), apply(made(case), stack()))
+    rule = made(case)
+    np.testing.assert_array_equal(apply(rule, stack()), apply(rule, stack()))
 
 
 @every_rule
