@@ -15,6 +15,7 @@ from byzjax.cli import app
 from byzjax.experiments import published, report, report_sections, report_table1, studies, verdicts
 from byzjax.experiments.choice import chosen
 from byzjax.experiments.published import Place
+from byzjax.plotting import paper
 
 METHODS = ("Base", "Decay", "Byz-NSGDM")
 RULES = ("RFA", "Krum", "CM")
@@ -539,3 +540,18 @@ class TestCommandLine:
         done = self.run(tmp_path, "--out", tmp_path / "file")
         assert done.exit_code == 2
         assert "is a file" in done.stderr
+
+
+def test_a_single_panel_cuts_nothing_off():
+    best = chosen(made_up("mnist", attacks=("BF",), rules=("RFA",), references=False))
+    title = "MNIST (paper): norm of the honest mean, and what the server saw"
+    figures = [
+        paper.curves(best, "test_accuracy", title=title, label="test accuracy, %", log=False),
+        paper.two_norms(best, "honest_norm", "aggregate_norm", title=title),
+    ]
+    for figure in figures:
+        figure.canvas.draw()
+        for part in (*figure.legends, figure._suptitle):
+            box = part.get_window_extent()
+            assert box.x0 >= 0
+            assert box.x1 <= figure.bbox.x1

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from byzjax.plotting.style import is_share, new_figure
+from byzjax.plotting.style import is_share, new_figure, set_title
 
 if TYPE_CHECKING:
     import xarray
@@ -76,5 +76,5 @@ def figure(
     right.set_xlabel("momentum β")
     right.set_ylabel(label)
     right.legend(**below, ncols=3)
-    drawn.suptitle(title)
+    set_title(drawn, title)
     return drawn

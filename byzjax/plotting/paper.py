@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from byzjax.plotting.style import METHOD_COLORS, OTHER_COLORS, is_share, long_name, new_figure
+from byzjax.plotting.style import METHOD_COLORS, OTHER_COLORS, is_share, long_name, new_figure, set_title
 
 if TYPE_CHECKING:
     import xarray
@@ -28,6 +28,7 @@ _METHODS = {
 _AUTHORS = "the authors' runs"
 _REFERENCES = ("none", "mean")
 _PER_CENT = 100.0
+_ENTRY = 1.5  # inches that an entry of a legend takes
 
 
 def curves(
@@ -162,7 +163,7 @@ def classes(chosen: xarray.Dataset, variable: str, *, title: str) -> Figure:
         ax.set_title(name)
         ax.set_xlabel("class")
     figure.colorbar(image, ax=list(axes[0]), label="accuracy (%)", fraction=0.03)  # type: ignore[arg-type]
-    figure.suptitle(title)
+    set_title(figure, title)
     return figure
 
 
@@ -226,8 +227,10 @@ def _finished(figure: Figure, axes: np.ndarray, entries: Mapping[str, Mapping[st
     from matplotlib.lines import Line2D
 
     lines = [Line2D([], [], **{"linewidth": 2.0, **style}, label=name) for name, style in entries.items()]
-    figure.legend(handles=lines, loc="outside lower center", ncols=min(len(lines), 5), frameon=False, handlelength=2.6)
-    figure.suptitle(title)
+    fitting = max(int(figure.get_figwidth() / _ENTRY), 1)  # beside each other; more would be cut off
+    ncols = min(len(lines), 5, fitting)
+    figure.legend(handles=lines, loc="outside lower center", ncols=ncols, frameon=False, handlelength=2.6)
+    set_title(figure, title)
     return figure
 
 

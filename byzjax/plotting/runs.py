@@ -20,6 +20,7 @@ from byzjax.plotting.style import (
     legend_below,
     long_name,
     new_figure,
+    set_title,
 )
 from byzjax.results import config_of
 
@@ -139,7 +140,7 @@ def per_class(
             ax.set_title(group, loc="left", fontsize=10, fontweight="bold")
     axes[-1, 0].set_xlabel("class")
     figure.colorbar(images[0], ax=list(axes[:, 0]), label="accuracy (%)", fraction=0.04)
-    figure.suptitle(title)
+    set_title(figure, title)
     return figure
 
 
@@ -198,7 +199,7 @@ def overview(dataset: xarray.Dataset, *, title: str) -> Figure:
     )
     right.set_title("Distances from the honest mean")
     right.set_ylabel("distance")
-    figure.suptitle(title)
+    set_title(figure, title)
     return figure
 
 

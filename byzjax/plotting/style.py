@@ -55,6 +55,7 @@ _NAMES = {
 }
 _LOGARITHMIC = ("norm", "loss", "error", "spread", "objective", "distance", "kappa", "perplexity")
 _WIDTH = 2.0
+_LETTERS = 9  # of a title in an inch
 
 
 class Style(NamedTuple):
@@ -204,3 +205,9 @@ def is_logarithmic(variable: str) -> bool:
 def long_name(dataset: xarray.Dataset, variable: str) -> str:
     """What readers are told a variable is."""
     return dataset[variable].attrs.get("long_name", variable) if variable in dataset else variable
+
+
+def set_title(figure: Figure, title: str, **style: Any) -> None:
+    """A title above all panels, in as many lines as the figure's width asks for."""
+    width = int(_LETTERS * figure.get_figwidth())
+    figure.suptitle("\n".join(textwrap.fill(line, width) for line in title.splitlines()), **style)

@@ -21,6 +21,7 @@ from byzjax.plotting.style import (
     is_share,
     long_name,
     new_figure,
+    set_title,
     small_print,
 )
 from byzjax.plotting.summaries import (
@@ -107,7 +108,7 @@ def curves(
     for ax in axes.flat[: len(names)]:
         _describe(ax, dataset, metric, x, summary, log)
         ax.label_outer()
-    figure.suptitle(title or capitalized(long_name(dataset, metric)))
+    set_title(figure, title or capitalized(long_name(dataset, metric)))
     notes = [_band_note(values, over, every_seed), _diverged_note(summary, values, x in TIME, drawn), note]
     small_print(figure, notes, axes.flat[0] if len(drawn) > 1 else None)
     return figure
@@ -277,7 +278,7 @@ def heatmap(dataset: xarray.Dataset, picture: Picture, *, title: str | None = No
     ax.set_xlabel(x_label)
     ax.set_ylabel(y_label)
     figure.colorbar(image, ax=ax, label=metric_label(dataset, picture.metric), fraction=0.05, pad=0.02)
-    figure.suptitle(title or heading(dataset, picture), fontsize=11)
+    set_title(figure, title or heading(dataset, picture), fontsize=11)
     small_print(figure, picture.caption)
     return figure
 
