@@ -33,12 +33,13 @@ $python -m byzjax demo $quick --out "$out/demo" || status=1
 reproduce() { $python -m byzjax reproduce "$@" $quick --store "$out/paper" --code-version gpu || status=1; }
 reproduce mnist --variant paper
 $python benchmarks/true_gradient.py "$out/paper" "$out/true" $quick || status=1
-rates() { for rate in "$@"; do echo "--learning-rate $rate"; done; }
+rates() { for rate in "$@"; do echo "--learning-rate $rate"; [ -z "$quick" ] || break; done; }
 reproduce mnist --variant released --no-references --method Byz-NSGDM $(rates 0.1 0.2 0.5 1)
 reproduce shakespeare --variant released --no-references --method Byz-NSGDM $(rates 0.5)
 reproduce shakespeare --variant released --no-references --method Base $(rates 0.01 0.05 0.1)
 reproduce mnist --variant released --no-references --method Base $(rates 0.001 0.002 0.005 0.01)
 reproduce mnist --variant released --no-references --method Decay $(rates 0.005 0.01 0.1 0.2)
+reproduce ablation --variant released --no-references
 for store in paper true; do $python -m byzjax report "$out/$store" || status=1; done
 $python -m pytest ${quick:+tests/test_rules.py} -q -p no:cacheprovider 2>&1 | tee "$out/tests.log" || status=1
 exit $status
