@@ -199,7 +199,7 @@ class Task:
     Attributes:
       data: arrays that live on the device (uint8 images, shifts, …).
       init: ``(key) -> params``.
-      sample: ``(data, key) -> batch`` with leaves ``[n, B, …]``, inside the compiled program.
+      sample: ``(data, key) -> batch`` with leaves ``[n, B, …]``, inside the compiled program; see ``by_round``.
       loss: ``(params, batch, key) -> f32[]`` for one worker; its gradient is that worker's oracle.
       evaluate: ``(data, params) -> dict`` of named arrays.
       num_workers: n.

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 
 from byzjax.blocks import matmul
 
+FAR = 2.0**46  # the largest distance from the centre that a row is measured at, in units of the median row
+
 
 class Geometry(NamedTuple):
     """What worker space knows of n rows: inner products about a robust centre, in robust units.
@@ -39,6 +41,12 @@ class Geometry(NamedTuple):
         """f32[n, n], the inner products of the rows alone."""
         n = self.num_workers
         return self.gram[:n, :n]
+
+    @property
+    def far(self) -> jax.Array:
+        """bool[n], rows that were drawn back: their distances to each other and absolute ones are not known."""
+        n = self.num_workers
+        return jnp.diagonal(self.gram)[:n] > 0.99 * FAR**2
 
     def squared_norms(self, about: Any = "origin") -> jax.Array:
         """``‖x_i − p‖²``, f32[n]; +inf for lost rows.

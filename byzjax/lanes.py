@@ -39,7 +39,7 @@ class Program:
       outputs: what a lane gives.
       fingerprint: a hash of the program and the bits of its constants, the same in every process.
       widest: bytes of the largest set of numbers that one operation gives.
-      spread: whether it lays itself out on a mesh, as a run with a mesh does.
+      spread: whether it lays itself out on a mesh with the axis ``runs``, as a run with a mesh does.
     """
 
     call: Callable[..., dict[str, jax.Array]]
@@ -92,7 +92,8 @@ def trace(fn: Callable[..., Any], cell: Mapping[str, Any], lanes: Lanes, digests
     fingerprint = digest([digest(text.encode()), [bits(array) for array in [*constants, *inside]]])
     widest = max((sum(_bytes(v.aval) for v in eqn.outvars) for eqn in _equations(jaxpr)), default=0)
     given = {name: Output(outputs[name].shape, outputs[name].dtype, first) for name, first in leading.items()}
-    spread = any(eqn.primitive.name == "shard_map" for eqn in _equations(jaxpr))
+    maps = [eqn for eqn in _equations(jaxpr) if eqn.primitive.name == "shard_map"]
+    spread = any(RUNS in eqn.params["mesh"].shape for eqn in maps)
     return Program(call, constants, given, fingerprint, widest, spread)
 
 
@@ -107,7 +108,7 @@ def compile_lanes(program: Program, lanes: Lanes, size: int, mesh: jax.sharding.
         for that of lanes which are spread themselves.
     """
     runs = 1 if mesh is None else mesh.shape[RUNS]
-    # A program that is spread has parts that are manual over all axes, which must not be so twice: XLA 0.12 aborts.
+    # A program that is spread has parts that are manual over all axes, which must not be so twice.
     apart = mesh is not None and not program.spread
     together = mesh is not None and program.spread
     batched = jax.vmap(

@@ -35,10 +35,9 @@ from byzjax.blocks import (
     wide_dtype,
 )
 from byzjax.cancelling import equal_rows, measure_again
-from byzjax.geometry import Frame, Geometry, Lengths, lose, mask_gram
+from byzjax.geometry import FAR, Frame, Geometry, Lengths, lose, mask_gram
 from byzjax.sorting import order_statistic, ranks
 
-_FAR = 2.0**46  # the largest distance from the centre, in units of the median row
 _NEAR = 2.0**90  # a squared size in units below which no row is drawn back
 _ORDINARY = (2.0**-80, 2.0**80)  # squared sizes that are summed in plain units
 _EXACT = 1 << 17  # n·n·d up to which all differences are formed
@@ -198,7 +197,7 @@ def distances(updates: Stacked) -> jax.Array:
     num_workers_of(updates)
     geometry, frame = measure(updates)
     # Seen from the honest rows, a far row's distance is that from the centre.
-    far = jnp.where(frame.finite, jnp.maximum(geometry.unit, frame.sizes / _FAR), geometry.unit)
+    far = jnp.where(frame.finite, jnp.maximum(geometry.unit, frame.sizes / FAR), geometry.unit)
     stretch = jnp.maximum(far[:, None], far[None, :])
     return geometry.distances * stretch * stretch  # in this order: the square of the stretch may be out of range
 
@@ -312,8 +311,8 @@ def _products_from(part: _Points, pivot: jax.Array, factor: jax.Array, finite: j
 
 
 def _factor(sizes: jax.Array, unit: jax.Array) -> jax.Array:
-    """What scales a centred row to units, at most `_FAR` of them; 0 for lost rows. Never a product that underflows."""
-    return jnp.where(jnp.isfinite(sizes), jnp.minimum(1.0 / unit, _FAR / jnp.maximum(sizes, unit)), 0.0)
+    """What scales a centred row to units, at most `FAR` of them; 0 for lost rows. Never a product that underflows."""
+    return jnp.where(jnp.isfinite(sizes), jnp.minimum(1.0 / unit, FAR / jnp.maximum(sizes, unit)), 0.0)
 
 
 def _median_size(sizes: jax.Array, tallest: jax.Array | None = None) -> jax.Array:

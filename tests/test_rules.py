@@ -245,6 +245,10 @@ def test_simple_clustering_takes_the_first_of_equal_clusters_and_all_if_there_is
     x = jnp.array([[9.0], [0.0], [0.1], [0.2], [5.0], [5.1], [5.2], [jnp.nan]])
     assert byzjax.aggregate(agg.simple_clustering(0.2), x)[0] == pytest.approx(0.1)
     assert byzjax.aggregate(agg.simple_clustering(0.2, min_samples=4), x)[0] == pytest.approx(24.6 / 7)
+    # Far rows are drawn back for the arithmetic, which must not bring them together.
+    far = jnp.array([[0.0], [0.01], [2.0], [2.01], [4.0], [1e15], [2e15], [3e15]])
+    assert byzjax.aggregate(agg.simple_clustering(0.05, min_samples=2), far)[0] == pytest.approx(0.005)
+    assert byzjax.aggregate(agg.simple_clustering(1e20), jnp.array([[0.0], [1.0], [2.0], [1e25]]))[0] == 1.0
     # Workers within reach of each other, but not of a core, are in no cluster.
     near = jnp.array([[0.0], [1.0], [2.0], [3.0], [7.0], [8.0]])
     weights = byzjax.aggregate(agg.simple_clustering(1.0), near, return_weights=True)[1]

@@ -80,15 +80,30 @@ def test_an_order_of_its_own_does_not_depend_on_the_run(sampling):
         ({"rounds_per_epoch": 2}, r"rounds_per_epoch has no effect; use it with sampling='epochs'"),
         (
             {"sampling": "epochs", "rounds_per_epoch": 2},
-            r"rounds_per_epoch = 2 is too many: .* 3 examples, 1 batches of 3; use at most 1",
+            r"rounds_per_epoch = 2 is too many: .* 3 examples, 1 batches of 3; use fewer",
         ),
         ({"sampling": "epochs", "rounds_per_epoch": 0}, "rounds_per_epoch = 0 must be an integer ≥ 1"),
         ({"order_seed": -1}, "order_seed = -1 must be an integer ≥ 0"),
+        ({"order_seed": 2**32}, r"order_seed = 4294967296 must be less than 2\*\*32"),
     ],
 )
 def test_bad_options_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         sampler(SIZES, 3, **options)
+
+
+def test_the_round_s_number_is_asked_for():
+    with pytest.raises(ValueError, match="depend on the round; call sample\\(data, key, step\\)"):
+        spread_task(sampling="epochs").sample(spread_task(sampling="epochs").data, KEY)
+
+
+def test_an_order_is_the_same_in_float64_and_with_other_keys_by_default():
+    take = sampler(SIZES, 3, sampling="epochs", order_seed=0)
+    drawn = places(take, 6)
+    with jax.enable_x64(True):
+        np.testing.assert_array_equal(places(take, 6), drawn)
+    with jax.default_prng_impl("rbg"):
+        np.testing.assert_array_equal(places(take, 6, jax.random.key(1)), drawn)
 
 
 def spread_task(**options):

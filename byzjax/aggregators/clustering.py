@@ -205,7 +205,8 @@ def simple_clustering(eps: Numeric, *, min_samples: Numeric = 3) -> Aggregator:
         has no default here.
       min_samples: m ≥ 1, may be traced.
 
-    Shapes: ``f32[n, d] -> f32[d]``. A row with NaN or inf is in no cluster.
+    Shapes: ``f32[n, d] -> f32[d]``. A row with NaN or inf is in no cluster, one beyond 2⁴⁶ times the median row's size
+    is near no other. The order of the workers decides between equal clusters, and for a row within ε of two.
 
     Raises:
       ValueError: ε < 0 or m < 1.
@@ -223,9 +224,10 @@ def simple_clustering(eps: Numeric, *, min_samples: Numeric = 3) -> Aggregator:
 
     def weights(geometry: Geometry, key: jax.Array | None) -> jax.Array:
         del key
-        finite = geometry.finite
+        finite, placed = geometry.finite, geometry.finite & ~geometry.far
         near = jnp.sqrt(geometry.distances) <= jnp.asarray(eps, geometry.unit.dtype) / geometry.unit
-        dense = densest_cluster(near & finite[:, None] & finite[None, :], min_samples)
+        near = jnp.where(jnp.eye(len(finite), dtype=bool), finite[:, None], near & placed[:, None] & placed[None, :])
+        dense = densest_cluster(near, min_samples)
         members = jnp.where(dense.any(), dense, finite)
         return members.astype(geometry.unit.dtype) / members.sum().astype(geometry.unit.dtype)
 

@@ -92,6 +92,6 @@ def _released() -> Experiment:
         tuning=Tuning("val_perplexity", "min"),
         per_run=frozen_masks,
         notes=(
-            "Blocks are shuffled every 7 rounds, as many batches as a worker has; in the same order whatever the seed.",
+            "Blocks are shuffled after as many rounds as a worker has batches; in the same order whatever the seed.",
         ),
     )

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from byzjax.base import check_integer
+from byzjax.keys import order_key
 
 Sampling = Literal["replacement", "epochs"]
 
@@ -62,6 +63,7 @@ def sampler(
     >>> [sorted(int(place) for batch in rounds[:3] for place in batch[0])]
     [[0, 1, 2, 3, 4, 5]]
     """
+    batch_size = check_integer(batch_size, "batch_size", where, least=1)
     if sampling not in ("replacement", "epochs"):
         raise ValueError(f"{where}: sampling = {sampling!r} must be 'replacement' or 'epochs'.")
     if rounds_per_epoch is not None:
@@ -72,22 +74,29 @@ def sampler(
         if rounds_per_epoch > most:
             raise ValueError(
                 f"{where}: rounds_per_epoch = {rounds_per_epoch} is too many: the smallest shard has {sizes.min()} "
-                f"examples, {most} batches of {batch_size}; use at most {most}, or smaller batches."
+                f"examples, {most} batches of {batch_size}; use fewer, or smaller batches."
             )
     by_round = sampling == "epochs" or order_seed is not None
-    data = {}
+    data, kind = {}, None
     if order_seed is not None:
         seed = check_integer(order_seed, "order_seed", where, least=0)
-        data["order_key"] = jax.random.key_data(jax.random.key(seed))
+        if seed >= 1 << 32:
+            raise ValueError(f"{where}: order_seed = {order_seed} must be less than 2**32.")
+        own = order_key(jax.random.key(seed))
+        kind, data["order_key"] = jax.random.key_impl(own), jax.random.key_data(own)
 
-    def draw(data: dict, key: jax.Array, step: jax.Array) -> jax.Array:
+    def draw(data: dict, key: jax.Array, step: jax.Array | None) -> jax.Array:
+        if not by_round:
+            return jax.random.randint(key, (len(sizes), batch_size), 0, data["sizes"][:, None])
+        if step is None:
+            raise ValueError(f"{where}: its batches depend on the round; call sample(data, key, step) with its number.")
+        step = jnp.asarray(step, jnp.int32)
         if order_seed is not None:
-            key = jax.random.wrap_key_data(data["order_key"])
+            key = jax.random.wrap_key_data(data["order_key"], impl=kind)
         if sampling == "epochs":
             return _in_epochs(key, step, data["sizes"], batch_size, rounds_per_epoch)
-        if by_round:
-            key = jax.random.fold_in(key, step)
-        return jax.random.randint(key, (len(sizes), batch_size), 0, data["sizes"][:, None])
+        shape = (len(sizes), batch_size)
+        return jax.random.randint(jax.random.fold_in(key, step), shape, 0, data["sizes"][:, None], jnp.int32)
 
     return Sampler(draw, data, by_round)
 
@@ -100,7 +109,8 @@ def _in_epochs(
     def of_worker(key: jax.Array, size: jax.Array) -> jax.Array:
         length = jnp.maximum(size // batch_size, 1) if rounds_per_epoch is None else rounds_per_epoch
         first = (step % length) * batch_size
-        return shuffled(jax.random.fold_in(key, step // length), size, (first + jnp.arange(batch_size)) % size)
+        places = first + jnp.arange(batch_size, dtype=jnp.int32)  # whatever the precision, the same draws
+        return shuffled(jax.random.fold_in(key, step // length), size, places % size)
 
     return jax.vmap(of_worker)(jax.random.split(key, len(sizes)), sizes)
 
