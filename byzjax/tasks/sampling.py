@@ -55,13 +55,13 @@ def sampler(
       where: what messages begin with.
 
     Raises:
-      ValueError: an unknown ``sampling``; ``rounds_per_epoch`` without epochs or beyond the smallest shard; a seed
-        that is not an integer ≥ 0.
+      ValueError: B < 1; an unknown ``sampling``; ``rounds_per_epoch`` without epochs or beyond the smallest shard; a
+        seed that is not an integer from 0 to 2³² − 1.
 
     >>> take = sampler(np.array([6, 4]), 2, sampling="epochs")
     >>> rounds = [take.draw({"sizes": jnp.array([6, 4])}, jax.random.key(0), step) for step in range(6)]
-    >>> [sorted(int(place) for batch in rounds[:3] for place in batch[0])]
-    [[0, 1, 2, 3, 4, 5]]
+    >>> sorted(int(place) for batch in rounds[:3] for place in batch[0])
+    [0, 1, 2, 3, 4, 5]
     """
     batch_size = check_integer(batch_size, "batch_size", where, least=1)
     if sampling not in ("replacement", "epochs"):
