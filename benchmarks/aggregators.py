@@ -144,6 +144,7 @@ def contests(peers: dict[str, Any]) -> dict[str, Contest]:
             of(ref.byzantine_sgd, num_workers=N, deviation=RADIUS, diameter=1.0, num_rounds=1000),
         ),
         "fldetector": Contest("mixed", agg.fldetector(N), of(ref.fldetector, num_workers=N)),
+        "flanders": Contest("mixed", agg.flanders(N, F), of(ref.flanders, num_workers=N, f=F)),
         "safeguard": Contest("mixed", agg.safeguard(N), of(ref.safeguard, num_workers=N)),
         "nnm": Contest(
             "mixing", agg.nnm(F), of(ref.nnm, f=F), lambda: fl.NNM(F), py(NNM_OF_BYZPY, F),

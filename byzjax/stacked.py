@@ -223,21 +223,29 @@ def sign_counts(updates: Stacked) -> tuple[jax.Array, jax.Array]:
 
 
 def sample_coordinates(updates: Stacked, count: int, key: jax.Array) -> jax.Array:
-    """``count`` random coordinates of every row, the same for all: ``[n, min(count, d)]``.
+    """``count`` random coordinates of every row, the same for all: ``[n, min(count, d)]``."""
+    d = sum(x.shape[1] for x in flatten(updates)[0])
+    return columns(updates, None if count >= d else choose_coordinates(d, count, key))
+
+
+def choose_coordinates(num_coordinates: int, count: int, key: jax.Array) -> jax.Array:
+    """``count`` of d coordinates at random, i32[count].
 
     Without replacement up to four million coordinates; beyond, where choosing would cost more than the rule, with.
     """
+    if num_coordinates > 1 << 22:
+        return jax.random.randint(key, (count,), 0, num_coordinates)
+    # The lowest of d random numbers, without sorting them.
+    return jnp.flatnonzero(lowest(jax.random.uniform(key, (num_coordinates,)), count), size=count).astype(jnp.int32)
+
+
+def columns(updates: Stacked, chosen: jax.Array | None) -> jax.Array:
+    """The chosen coordinates of every row, counted over all leaves in turn: ``[n, len(chosen)]``; None chooses all."""
     matrices, _ = flatten(updates)
     dtype = wide_dtype(matrices)
-    widths = [x.shape[1] for x in matrices]
-    d = sum(widths)
-    if count >= d:
+    if chosen is None:
         return jnp.concatenate([x.astype(dtype) for x in matrices], axis=1)
-    if d > 1 << 22:
-        chosen = jax.random.randint(key, (count,), 0, d)
-    else:  # the lowest of d random numbers, without sorting them
-        chosen = jnp.flatnonzero(lowest(jax.random.uniform(key, (d,)), count), size=count)
-    return _columns(updates, chosen, widths, dtype)
+    return _columns(updates, chosen, [x.shape[1] for x in matrices], dtype)
 
 
 @spreads("columns")
@@ -346,6 +354,8 @@ __all__ = [
     "Geometry",
     "Lengths",
     "centre_of",
+    "choose_coordinates",
+    "columns",
     "combine",
     "coordinatewise",
     "distances",

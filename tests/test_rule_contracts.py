@@ -177,10 +177,10 @@ def test_identical_rows_give_that_row(case):
 @pytest.mark.parametrize("case", [c for c in CASES if c.takes_f and not c.traits.static_f], ids=lambda case: case.id)
 def test_traced_f_equals_static_f(case):
     x = stack()
-    traced = jax.jit(lambda f: apply(case.make(f), x))
+    traced = jax.jit(lambda f: apply(case.make(f, N), x))
     for f in {0, F, case.most_f(N)}:
         np.testing.assert_allclose(traced(f), apply(made(case, f), x), rtol=1e-6, atol=1e-6)
-    swept = jax.vmap(lambda f: apply(case.make(f), x))(jnp.arange(3))
+    swept = jax.vmap(lambda f: apply(case.make(f, N), x))(jnp.arange(3))
     for f, result in enumerate(swept):
         np.testing.assert_allclose(result, traced(f), rtol=1e-6, atol=1e-6)
 
@@ -264,8 +264,8 @@ def test_no_pair_of_scales_lets_hostile_rows_in(case, d):
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if c.takes_f and not c.traits.static_f], ids=lambda case: case.id)
-def test_traced_f_without_a_majority_gives_nan(case):
-    swept = jax.vmap(lambda f: apply(case.make(f), stack(n=11)))(jnp.array([2, 6, 10, -1]))
+def test_traced_f_beyond_what_the_rule_takes_gives_nan(case):
+    swept = jax.vmap(lambda f: apply(case.make(f, 11), stack(n=11)))(jnp.array([2, case.most_f(11) + 1, 11, -1]))
     assert np.isfinite(swept[0]).all()
     assert np.isnan(swept[1:]).all()
 
@@ -303,7 +303,8 @@ def test_integers_are_refused(case):
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if c.takes_f], ids=lambda case: case.id)
-@pytest.mark.parametrize("f", [-1, 1.5, 3, np.nan])
+@pytest.mark.parametrize("f", [-1, 1.5, "too many", np.nan])
 def test_bad_f_is_refused(case, f):
+    f = case.most_f(6) + 1 if f == "too many" else f
     with pytest.raises(ValueError, match=f"{case.name}.*f = "):
         apply(case.make(f, 6), stack(n=6))

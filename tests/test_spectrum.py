@@ -11,7 +11,7 @@ from byzjax import aggregators as agg
 from byzjax import spectrum
 from byzjax.testing import rule_cases
 
-SPECTRAL = [case for case in rule_cases() if case.id.split("(")[0] in ("smea", "caf", "dnc")]
+SPECTRAL = [case for case in rule_cases() if case.id.split("(")[0] in ("smea", "caf", "dnc", "fldetector", "flanders")]
 
 
 def batch(count=6, n=5):
@@ -26,6 +26,9 @@ def test_a_batch_is_right():
     again = np.einsum("bij,bj,bkj->bik", vectors, values, vectors)
     np.testing.assert_allclose(again, matrices, atol=1e-5)
     np.testing.assert_allclose(jax.vmap(jax.vmap(spectrum.eigvalsh))(matrices[None])[0], values, atol=1e-5)
+    positive = jnp.einsum("bij,bkj->bik", matrices, matrices) + jnp.eye(5)[None]
+    solved = jax.vmap(spectrum.solve)(positive, matrices)
+    np.testing.assert_allclose(solved, np.linalg.solve(positive, matrices), atol=1e-4)
 
 
 @pytest.mark.parametrize("case", SPECTRAL, ids=lambda case: case.id)
@@ -33,11 +36,11 @@ def test_rules_hand_lapack_one_matrix_at_a_time(case):
     """Batches deadlock where several devices or programs share a thread pool, see `spectrum.eigh`."""
     rule, stacks = case.make(2, 9), jnp.ones((3, 9, 4))
     text = jax.jit(jax.vmap(lambda x: rule.update(x, rule.init(x[0]), x[0], key=jax.random.key(0))[0])).lower(stacks)
-    calls = re.findall(r"syevd_ffi\(.*?: \((tensor<[\dx]+xf32>)\)", text.as_text())
+    calls = re.findall(r"lapack_s(?:syevd|potrf|trsm)_ffi\(.*?: \((tensor<[\dx]+xf32>)[,)]", text.as_text())
     assert calls, "the rule does not use LAPACK; then this test is not needed"
     assert all(re.fullmatch(r"tensor<\d+x\d+xf32>", call) for call in calls), calls
 
 
 def test_the_rules_are_there():
-    assert {case.id.split("(")[0] for case in SPECTRAL} == {"smea", "caf", "dnc"}
+    assert {case.id.split("(")[0] for case in SPECTRAL} == {"smea", "caf", "dnc", "fldetector", "flanders"}
     assert agg.REGISTRY["smea"] is agg.smea

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from byzjax.aggregators.autoregression import flanders
 from byzjax.aggregators.chain import aggregate, chain
 from byzjax.aggregators.clustering import clipped_clustering, flame, signguard, simple_clustering
 from byzjax.aggregators.coordinate import meamed, mean, median, sign_majority, trimmed_mean
@@ -51,6 +52,7 @@ REGISTRY: dict[str, Callable[..., Aggregator | PreAggregator]] = {
     "safeguard": safeguard,
     "foolsgold": foolsgold,
     "fldetector": fldetector,
+    "flanders": flanders,
     "nnm": nnm,
     "bucketing": bucketing,
     "clipping": clipping,
@@ -80,6 +82,7 @@ __all__ = [
     "dp_clipping",
     "finite_guard",
     "flame",
+    "flanders",
     "fldetector",
     "fltrust",
     "foolsgold",

@@ -49,6 +49,7 @@ _NAMES = {
     "auror": "AUROR",
     "foolsgold": "FoolsGold",
     "fldetector": "FLDetector",
+    "flanders": "FLANDERS",
     "caf": "CAF",
     "cge": "CGE",
     "arc": "ARC",

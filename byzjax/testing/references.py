@@ -263,6 +263,12 @@ def fldetector(x: np.ndarray, num_workers: int) -> np.ndarray:
     return x.mean(0)
 
 
+def flanders(x: np.ndarray, num_workers: int, f: int) -> np.ndarray:
+    """The first round: there is nothing to predict from."""
+    del num_workers, f
+    return x.mean(0)
+
+
 def safeguard(x: np.ndarray, num_workers: int) -> np.ndarray:
     """The first round: nobody has been judged yet."""
     del num_workers
@@ -297,6 +303,7 @@ REFERENCES: dict[str, Callable[..., np.ndarray]] = {
         fltrust,
         foolsgold,
         fldetector,
+        flanders,
         signguard,
         flame,
         simple_clustering,
