@@ -135,6 +135,7 @@ def contests(peers: dict[str, Any]) -> dict[str, Contest]:
         "simple_clustering": Contest(
             "weights", agg.simple_clustering(REACH), of(ref.simple_clustering, eps=REACH)
         ),
+        "deepsight": Contest("mixed", agg.deepsight(), ref.deepsight),
         "lasa": Contest("mixed", agg.lasa(), ref.lasa),
         "auror": Contest("mixed", agg.auror(), ref.auror),
         "fltrust": Contest("mixed", agg.fltrust(), ref.fltrust),

@@ -8,6 +8,7 @@ from byzjax.aggregators.clustering import clipped_clustering, flame, signguard, 
 from byzjax.aggregators.coordinate import meamed, mean, median, sign_majority, trimmed_mean
 from byzjax.aggregators.distance import bulyan, krum, multi_krum
 from byzjax.aggregators.filters import byzantine_sgd, safeguard
+from byzjax.aggregators.inspection import deepsight
 from byzjax.aggregators.iterative import auto_gm, centered_clipping, geometric_median, rfa
 from byzjax.aggregators.layers import lasa
 from byzjax.aggregators.mixing import bucketing, finite_guard, nnm
@@ -46,6 +47,7 @@ REGISTRY: dict[str, Callable[..., Aggregator | PreAggregator]] = {
     "signguard": signguard,
     "flame": flame,
     "simple_clustering": simple_clustering,
+    "deepsight": deepsight,
     "lasa": lasa,
     "auror": auror,
     "byzantine_sgd": byzantine_sgd,
@@ -78,6 +80,7 @@ __all__ = [
     "chain",
     "clipped_clustering",
     "clipping",
+    "deepsight",
     "dnc",
     "dp_clipping",
     "finite_guard",

@@ -9,6 +9,12 @@ import jax.numpy as jnp
 import optax
 
 from byzjax import stacked
+from byzjax.aggregators.clusters import (
+    densest_cluster,
+    larger_cluster,
+    larger_of_two_means,
+    majority_cluster,
+)
 from byzjax.aggregators.directions import cosine_distances
 from byzjax.aggregators.kernels import weights_rule
 from byzjax.aggregators.noise import add_noise
@@ -30,9 +36,6 @@ from byzjax.geometry import Geometry
 from byzjax.sorting import median_of
 
 Linkage = Literal["average", "single", "complete"]
-
-_ROUNDED = 1e-5  # relative differences that may be rounding
-_LLOYD_TURNS = 100
 
 
 @promises(translation=False, scale=False, robust=False)
@@ -232,148 +235,3 @@ def simple_clustering(eps: Numeric, *, min_samples: Numeric = 3) -> Aggregator:
         return members.astype(geometry.unit.dtype) / members.sum().astype(geometry.unit.dtype)
 
     return weights_rule(Weights(weights))
-
-
-def larger_cluster(distances: jax.Array, present: jax.Array, linkage: str) -> jax.Array:
-    """The larger of two clusters, merged from single workers by the smallest distance: bool[n].
-
-    Args:
-      distances: f32[n, n].
-      present: bool[n], who is to be clustered.
-      linkage: "average", "single" or "complete".
-
-    >>> d = jnp.array([[0.0, 1.0, 9.0], [1.0, 0.0, 8.0], [9.0, 8.0, 0.0]])
-    >>> larger_cluster(d, jnp.ones(3, bool), "average").tolist()
-    [True, True, False]
-    """
-    n = distances.shape[0]
-    index = jnp.arange(n)
-
-    def merge(state):
-        between, label, sizes, left = state
-        alive = (sizes > 0)[:, None] & (sizes > 0)[None, :] & (index[:, None] < index[None, :])
-        i, j = jnp.unravel_index(jnp.argmin(jnp.where(alive, between, jnp.inf)), (n, n))
-        if linkage == "average":
-            joined = (sizes[i] * between[i] + sizes[j] * between[j]) / (sizes[i] + sizes[j])
-        else:
-            joined = (jnp.minimum if linkage == "single" else jnp.maximum)(between[i], between[j])
-        between = jnp.where((index == i)[:, None], joined[None], between)
-        between = jnp.where((index == i)[None, :], joined[:, None], between)
-        sizes = jnp.where(index == i, sizes[i] + sizes[j], jnp.where(index == j, 0.0, sizes))
-        return between, jnp.where(label == j, i.astype(label.dtype), label), sizes, left - 1
-
-    start = (distances, index, present.astype(distances.dtype), present.sum(dtype=jnp.int32))
-    _, label, sizes, _ = jax.lax.while_loop(lambda state: state[3] > 2, merge, start)
-    return (label == jnp.argmax(sizes)) & present
-
-
-def majority_cluster(distances: jax.Array, present: jax.Array) -> jax.Array:
-    """The first cluster with more than half of all, merged by the least distance of a pair: bool[n].
-
-    Members are all that can be reached over distances no longer than the shortest that joins a majority. In Prim's
-    order, which always visits the point nearest to those that it has visited, such a cluster is a run of neighbours.
-
-    Args:
-      distances: f32[n, n], symmetric.
-      present: bool[n], who is to be clustered. Nobody is a member if they are no majority.
-
-    >>> x = jnp.array([[0.0, 9.0, 1.0, 7.0, 2.5]])
-    >>> d = jnp.abs(x - x.T)
-    >>> majority_cluster(d, jnp.ones(5, bool)).tolist()
-    [True, False, True, False, True]
-    """
-    n = distances.shape[0]
-    far = jnp.finfo(distances.dtype).max
-    between = jnp.where(present[:, None] & present[None, :], distances, far)
-    index = jnp.arange(n)
-
-    def visit(state, _):
-        near, visited = state
-        point = jnp.argmin(jnp.where(visited, jnp.inf, near))
-        step = point, near[point]
-        return (jnp.minimum(near, between[point]), visited | (index == point)), step
-
-    nobody = jnp.full((n,), far), jnp.zeros((n,), bool)
-    _, (order, joins) = jax.lax.scan(visit, nobody, length=n)
-    joins = joins.at[0].set(far)
-    most = n // 2 + 1
-    inside = index[None, :] - jnp.arange(n - most + 1)[:, None]  # place in the run of a majority from each start
-    longest = jnp.where((inside > 0) & (inside < most), joins[None, :], 0.0).max(1)
-    first = jnp.argmin(longest)
-    runs = jnp.cumsum(joins > longest[first])
-    member = (runs == runs[first]) & (longest[first] < far)
-    return jnp.zeros((n,), bool).at[order].set(member) & present
-
-
-def densest_cluster(near: jax.Array, min_samples: Numeric) -> jax.Array:
-    """The largest cluster of DBSCAN: bool[n]; nobody if there is none.
-
-    Args:
-      near: bool[n, n], symmetric; who is within reach of whom, and of itself if it is to be clustered.
-      min_samples: how many rows make a core.
-
-    >>> x = jnp.array([[0.0, 1.0, 2.0, 7.0, 7.5, 3.0]])
-    >>> densest_cluster(jnp.abs(x - x.T) <= 1.0, 3).tolist()
-    [True, True, True, False, False, True]
-    """
-    n = near.shape[0]
-    index = jnp.arange(n)
-    core = near.sum(1) >= min_samples
-    reached = near & core[None, :]
-
-    def first_reached(label: jax.Array) -> jax.Array:
-        return jnp.where(reached, label[None, :], n).min(1)
-
-    def spread(state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        return jnp.where(core, first_reached(state[0]), n), state[0]
-
-    # Labels are the first core of a cluster: cores take the least in reach until nothing changes.
-    label, _ = jax.lax.while_loop(lambda s: (s[0] != s[1]).any(), spread, (jnp.where(core, index, n), index - 1))
-    label = first_reached(label)
-    sizes = (label[None, :] == index[:, None]).sum(1)
-    return (label == jnp.argmax(sizes)) & (sizes.max() > 0)
-
-
-def larger_of_two_means(points: jax.Array, present: jax.Array) -> jax.Array:
-    """The larger of two clusters of least squared distance from their means: bool[n].
-
-    Lloyd's algorithm from every point and the one farthest from it; of the n results the best. What differs by no more
-    than rounding counts as equal, and the first wins.
-
-    Args:
-      points: f32[n, k].
-      present: bool[n], who is to be clustered.
-
-    >>> larger_of_two_means(jnp.array([[0.0], [9.0], [1.0], [8.0], [0.5]]), jnp.ones(5, bool)).tolist()
-    [True, False, True, False, True]
-    """
-    there = present.astype(points.dtype)
-
-    def apart(centre: jax.Array) -> jax.Array:
-        return jnp.square(points - centre[None]).sum(1)
-
-    def mean(members: jax.Array) -> jax.Array:
-        share = members * there
-        return (share[:, None] * points).sum(0) / jnp.maximum(share.sum(), 1.0)
-
-    def run(first: jax.Array) -> tuple[jax.Array, jax.Array]:
-        away = apart(points[first])
-        second = jnp.argmax(jnp.where(present, away, -1.0))
-
-        def move(state):
-            _, old, turns = state
-            one, two = apart(mean(1.0 - old)), apart(mean(old))
-            new = (two < (1.0 - _ROUNDED) * one).astype(points.dtype)
-            return old, new, turns + 1
-
-        start = (apart(points[second]) < (1.0 - _ROUNDED) * away).astype(points.dtype)
-        changes = (1.0 - start, start, jnp.zeros((), jnp.int32))
-        _, label, _ = jax.lax.while_loop(lambda s: (s[0] != s[1]).any() & (s[2] < _LLOYD_TURNS), move, changes)
-        spread = jnp.where(label > 0, apart(mean(label)), apart(mean(1.0 - label)))
-        return label > 0, jnp.where(present[first], (spread * there).sum(), jnp.inf)
-
-    labels, spreads = jax.vmap(run)(jnp.arange(len(points)))
-    second = labels[jnp.argmax(spreads <= spreads.min() * (1.0 + _ROUNDED))] & present
-    sizes = second.sum(), (present & ~second).sum()
-    first_in_second = second[jnp.argmax(present)]
-    return jnp.where((sizes[0] > sizes[1]) | ((sizes[0] == sizes[1]) & first_in_second), second, present & ~second)

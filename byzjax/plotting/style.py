@@ -48,6 +48,7 @@ _NAMES = {
     "lasa": "LASA",
     "auror": "AUROR",
     "foolsgold": "FoolsGold",
+    "deepsight": "DeepSight",
     "fldetector": "FLDetector",
     "flanders": "FLANDERS",
     "caf": "CAF",

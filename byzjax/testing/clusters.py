@@ -76,3 +76,76 @@ def simple_clustering(x: np.ndarray, eps: float, min_samples: int = 3) -> np.nda
                 grown += [j for j in range(len(x)) if near[i, j] and label[j] < 0 and j not in grown]
     sizes = [(label == first).sum() for first in range(len(x))]
     return x[label == np.argmax(sizes)].mean(0) if max(sizes) else x.mean(0)
+
+
+def hdbscan(
+    distance: np.ndarray, min_cluster_size: int = 5, min_samples: int = 3, single: bool = False
+) -> list[list[int]]:
+    """The chosen clusters, from the top of the hierarchy down; what meets at one distance meets at once."""
+    n = len(distance)
+    core = np.sort(distance, axis=1)[:, min(min_samples, n - 1)]
+    reach = np.maximum(distance, np.maximum(core[:, None], core[None, :]))
+
+    def parts(nodes: list[int], level: float) -> list[list[int]]:
+        """What hangs together by steps below a level."""
+        left, found = set(nodes), []
+        while left:
+            part, fresh = [], [min(left)]
+            while fresh:
+                node = fresh.pop()
+                if node in left:
+                    left.remove(node)
+                    part.append(node)
+                    fresh += [other for other in left if reach[node, other] < level]
+            found.append(sorted(part))
+        return found
+
+    def density(level: float) -> float:
+        return 1.0 / max(level, 1e-9 * distance.max(), 1e-300)
+
+    def best(nodes: list[int], born: float, whole: bool) -> tuple[float, list[list[int]]]:
+        """The score of a cluster's best clusters, and these."""
+        lasting, current, left, below = 0.0, nodes, {}, []
+        while current:
+            level = min(step for step in [0.0, *reach.ravel()] if len(parts(current, np.nextafter(step, np.inf))) == 1)
+            large = [part for part in parts(current, level) if len(part) >= min_cluster_size]
+            stay = large[0] if len(large) == 1 else []
+            gone = [node for node in current if node not in stay]
+            left |= dict.fromkeys(gone, density(level))
+            lasting += len(gone) * (density(level) - born)
+            below = [best(part, density(level), False) for part in large] if len(large) > 1 else []
+            current = stay
+        score = sum(part[0] for part in below)
+        if lasting >= score and (single or not whole):
+            # Of all workers only those who leave last, inside clusters or out of them.
+            last = max(left.values())
+            kept = [node for node in nodes if left[node] >= last] if whole else nodes
+            return lasting, [kept]
+        return max(score, 0.0 if whole else lasting), [cluster for part in below for cluster in part[1]]
+
+    return best(list(range(n)), 0.0, True)[1]
+
+
+def deepsight(x: np.ndarray, min_cluster_size: int = 5, min_samples: int = 3) -> np.ndarray:
+    """A layer that is a bias alone: clusters of energies and directions, but for those with narrow updates."""
+
+    def apart(distance: np.ndarray) -> np.ndarray:
+        label = np.full(len(x), -1)
+        for k, cluster in enumerate(hdbscan(distance, min_cluster_size, min_samples)):
+            label[cluster] = k
+        return (label[:, None] != label[None, :]).astype(float)
+
+    norms = np.linalg.norm(x, axis=1)
+    shares = x**2 / (x**2).sum(1, keepdims=True)
+    euclidean = np.linalg.norm(shares[:, None] - shares[None, :], axis=-1)
+    cosine = 1.0 - (x @ x.T) / np.outer(norms, norms)
+    merged = (apart(euclidean) + apart(cosine)) / 2
+    broad = (shares > max(0.01, 1 / x.shape[1]) * shares.max(1, keepdims=True)).sum(1)
+    suspicious = broad <= np.median(broad) / 2
+    good = [
+        node
+        for cluster in hdbscan(merged, min_cluster_size, min_samples, single=True)
+        if suspicious[cluster].sum() < len(cluster) / 3
+        for node in cluster
+    ]
+    return clipping(x, float(np.median(norms)))[good].mean(0) if good else np.zeros(x.shape[1])

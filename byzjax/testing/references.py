@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from byzjax.testing.clusters import clipped_clustering, flame, signguard, simple_clustering
+from byzjax.testing.clusters import clipped_clustering, deepsight, flame, signguard, simple_clustering
 from byzjax.testing.norms import adaptive_clipping, arc, cge, clipping, norm_clipping
 
 
@@ -306,6 +306,7 @@ REFERENCES: dict[str, Callable[..., np.ndarray]] = {
         flanders,
         signguard,
         flame,
+        deepsight,
         simple_clustering,
         lasa,
         auror,
