@@ -258,11 +258,14 @@ def make_arms(
     slow, compiling = {}, {}
     for name, contest in everything.items():
         print(f"preparing {name}", file=sys.stderr, flush=True)
-        apply = jax.jit(functools.partial(byzjax.aggregate, contest.rule))
+        # The state is an argument, or the compiler would leave out what does not count in a first round.
+        params = jnp.zeros_like(placed[0][0])
+        rest = (contest.rule.init(params), params, KEY)
+        apply = jax.jit(lambda x, state, at, key, rule=contest.rule: rule.update(x, state, at, key=key))
         start = time.perf_counter()
-        apply = apply.lower(placed[0], key=KEY).compile()
+        apply = apply.lower(placed[0], *rest).compile()
         compiling[name] = round(time.perf_counter() - start, 2)
-        add(arms, slow, f"byzjax {name}", lambda x, apply=apply: apply(x, key=KEY).block_until_ready(), placed)
+        add(arms, slow, f"byzjax {name}", lambda x, f=apply, r=rest: jax.block_until_ready(f(x, *r)), placed)
         for peer in ("byzfl", "byzpy"):
             make = getattr(contest, peer)
             if make is None or peer not in peers:
