@@ -29,6 +29,8 @@ def test_the_output_layer_is_the_last_one_or_the_one_that_is_named():
             output_layer(tree(), where)
     with pytest.raises(ValueError, match="has 2 leaves of one dimension"):
         output_layer({"all": tree()}, "all")
+    with pytest.raises(ValueError, match="has 1 outputs"):
+        output_layer({"bias": jnp.ones((4, 1))})
     with pytest.raises(ValueError, match="output = None has 0 leaves"):
         byzjax.aggregate(agg.deepsight(), {"w": jnp.zeros((6, 2, 2))})
 

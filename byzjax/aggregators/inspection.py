@@ -74,7 +74,7 @@ def deepsight(
       num_samples: random inputs for each D, rounded up to hundreds beyond 500; 20 000 in the paper.
       num_seeds: S; 3 in the paper.
       threshold_factor: θ, may be traced; 0.01 in the paper. P is the number of classes.
-      share: τ, 0 < τ ≤ 1, may be traced; 1/3 in the paper.
+      share: τ > 0, may be traced; 1/3 in the paper. Above 1 nobody is suspicious enough.
       min_cluster_size, min_samples: of HDBSCAN, see `byzjax.aggregators.clusters.hdbscan`; may be traced.
 
     Shapes: leaves ``[n, *p] -> [*p]``. With ``predict``, ``update`` needs ``params`` and a key. A row with NaN or inf
@@ -146,7 +146,7 @@ def output_layer(updates: Stacked, where: str | None = None) -> tuple[list[jax.A
     """The output layer's weights, leaves ``[n, …, P]``, and its bias, ``[n, P]``; see `deepsight`.
 
     Raises:
-      ValueError: nothing there, or not one bias.
+      ValueError: nothing there, not one bias, or a single output.
 
     >>> layer = {"kernel": jnp.zeros((5, 4, 3)), "bias": jnp.zeros((5, 3))}
     >>> weights, bias = output_layer({"a": {"bias": jnp.zeros((5, 4))}, "b": layer})
@@ -167,6 +167,8 @@ def output_layer(updates: Stacked, where: str | None = None) -> tuple[list[jax.A
             f"output layer; the leaves are {list(paths)}."
         )
     bias = vectors[-1]
+    if bias.shape[1] < 2:
+        raise ValueError(f"deepsight: the output layer has {bias.shape[1]} outputs, but needs a class to compare with.")
     weights = [leaf for leaf in here.values() if leaf.ndim > 2 and leaf.shape[-1] == bias.shape[1]]
     return (weights if where is not None else weights[-1:]), bias
 
