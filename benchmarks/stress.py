@@ -22,7 +22,7 @@ Shapes (n, d, f): {shapes}, as far as a rule takes them: f is lowered where it m
 enumerated. Honest rows at scales from 1e-30 to 1e30: clouds, near-equal, tied, duplicated, equal, sparse, clustered, of
 uneven length. At most f hostile ones among them: far (to 1e36), at the largest float, NaN, inf, one NaN coordinate,
 denormal, zero, copies, inner product, ALIE, opposite, in between. Rules that promise no robustness get *finite* hostile
-rows only.
+rows only; if they have a state, the inputs are rounds of runs, up to 1e60 apart from one to the next.
 
 *not finite*: answers with NaN or inf (of a pre-aggregation, in honest rows). *beyond*: answers farther from the honest
 mean than the published κ and rounding allow; *worst*: the largest share of that bound that was reached, – where no κ is

@@ -223,20 +223,17 @@ def sign_counts(updates: Stacked) -> tuple[jax.Array, jax.Array]:
 
 
 def sample_coordinates(updates: Stacked, count: int, key: jax.Array) -> jax.Array:
-    """``count`` random coordinates of every row, the same for all: ``[n, min(count, d)]``."""
-    d = sum(x.shape[1] for x in flatten(updates)[0])
-    return columns(updates, None if count >= d else choose_coordinates(d, count, key))
-
-
-def choose_coordinates(num_coordinates: int, count: int, key: jax.Array) -> jax.Array:
-    """``count`` of d coordinates at random, i32[count].
+    """``count`` random coordinates of every row, the same for all: ``[n, min(count, d)]``.
 
     Without replacement up to four million coordinates; beyond, where choosing would cost more than the rule, with.
     """
-    if num_coordinates > 1 << 22:
-        return jax.random.randint(key, (count,), 0, num_coordinates)
+    d = sum(x.shape[1] for x in flatten(updates)[0])
+    if count >= d:
+        return columns(updates, None)
+    if d > 1 << 22:
+        return columns(updates, jax.random.randint(key, (count,), 0, d))
     # The lowest of d random numbers, without sorting them.
-    return jnp.flatnonzero(lowest(jax.random.uniform(key, (num_coordinates,)), count), size=count).astype(jnp.int32)
+    return columns(updates, jnp.flatnonzero(lowest(jax.random.uniform(key, (d,)), count), size=count))
 
 
 def columns(updates: Stacked, chosen: jax.Array | None) -> jax.Array:
@@ -354,7 +351,6 @@ __all__ = [
     "Geometry",
     "Lengths",
     "centre_of",
-    "choose_coordinates",
     "columns",
     "combine",
     "coordinatewise",

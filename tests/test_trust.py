@@ -43,10 +43,11 @@ def test_weights_make_the_result(case):
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
-@pytest.mark.parametrize("pre", ["clipping", "nnm+bucketing"])
+@pytest.mark.parametrize("pre", ["nnm", "clipping", "nnm+bucketing"])
 def test_weights_reach_through_pre_aggregations(case, pre):
     n = 22
     links = {
+        "nnm": [agg.nnm(2)],
         "clipping": [agg.clipping(1.5)],
         "nnm+bucketing": [agg.nnm(2), agg.bucketing(2)],
     }[pre]

@@ -63,7 +63,8 @@ def flanders(
       f: number of workers to drop in every round, 0 ≤ f < n; may be traced. More than half of all is allowed.
       window: N ≥ 2, static. 29 past rounds in Flower, all of them before the first attack.
       start: nobody is dropped in so many first rounds, static; at least 2, for there is nothing to fit before.
-      sub_dim: r, static; all coordinates if there are no more. Drawn in the first round and kept. 500 in Flower.
+      sub_dim: r, static; all coordinates if there are no more. Drawn in the first round, with
+        replacement, and kept. 500 in Flower.
       row_penalty: α > 0, may be traced, for rows in units of the largest coordinate of the window.
       column_penalty: β > 0, in the same units, may be traced.
       num_iters: how often A and B are fitted, static; 100 in Flower, from random matrices.
@@ -107,9 +108,7 @@ def flanders(
             return None
         key = check_key(key, name)
         d = sum(leaf.size for leaf in jax.tree.leaves(updates)) // num_workers
-        return jax.lax.cond(
-            state.rounds == 0, lambda: stacked.choose_coordinates(d, sub_dim, key), lambda: state.coordinates
-        )
+        return jnp.where(state.rounds == 0, jax.random.randint(key, (sub_dim,), 0, d), state.coordinates)
 
     def weigh(updates: Stacked, state: FlandersState, params=None, *, key: jax.Array | None = None, **extra):
         del params, extra

@@ -71,7 +71,7 @@ def deepsight(
       input_shape: of one input of ``predict``; inputs are uniform in [0, 1).
       step: the model of worker i is ``params + step x_i``: 1 where rows are differences of models, minus the learning
         rate where they are gradients; may be traced.
-      num_samples: random inputs for each D, rounded up to hundreds beyond 500; 20 000 in the paper.
+      num_samples: at least so many random inputs for each D, predicted 500 at a time; 20 000 in the paper.
       num_seeds: S; 3 in the paper.
       threshold_factor: θ, may be traced; 0.01 in the paper. P is the number of classes.
       share: τ > 0, may be traced; 1/3 in the paper. Above 1 nobody is suspicious enough.

@@ -7,6 +7,7 @@ import math
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import byzjax
@@ -172,7 +173,8 @@ CONVERGED: dict[str, dict[str, Any]] = {
 def check(case: Case, seed: int, count: int, shapes: tuple[tuple[int, int, int], ...] = SHAPES) -> Summary:
     """Aggregate ``count`` stacks, spread evenly over the shapes, and hold the answers against what is promised.
 
-    A rule that promises no robustness sees finite rows only; it still must not answer NaN.
+    A rule that promises no robustness sees finite rows only; it still must not answer NaN. If it has a state, the
+    stacks are rounds of one run.
 
     Args:
       case: the rule.
@@ -232,4 +234,16 @@ def _fitting(case: Case, shapes: tuple[tuple[int, int, int], ...]) -> list[tuple
 def _program(case: Case, n: int, f: int) -> Any:
     options = CONVERGED.get(case.name, {}) if not case.options else {}
     rule = case.make(f, n, **options)
-    return jax.jit(jax.vmap(lambda x, key: byzjax.aggregate(rule, x, key=key), in_axes=(0, None)))
+    if case.traits.robust or not jax.tree.leaves(jax.eval_shape(rule.init, jax.ShapeDtypeStruct((1,), "float32"))):
+        return jax.jit(jax.vmap(lambda x, key: byzjax.aggregate(rule, x, key=key), in_axes=(0, None)))
+
+    def rounds(stacks: jax.Array, key: jax.Array) -> jax.Array:
+        """One after the other, whatever their scales: what a rule remembers must not spoil its answer."""
+
+        def turn(state: Any, x: jax.Array) -> tuple[Any, jax.Array]:
+            answer, state = rule.update(x, state, x[0], key=key)
+            return state, answer
+
+        return jax.lax.scan(turn, rule.init(jnp.zeros_like(stacks[0, 0])), stacks)[1]
+
+    return jax.jit(rounds)
