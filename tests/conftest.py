@@ -7,7 +7,7 @@ import jaxlib
 
 CACHE = Path(__file__).parents[1] / ".cache" / "jax"
 
-# Thousands of small programs are compiled and each runs once: without the slower passes, half the time altogether.
+# Thousands of small programs are compiled and each runs once: without the slower passes, a third less time.
 # XLA_FLAGS from outside come later and win. jaxlib 0.12 has no such emitters, and refuses flags it does not know.
 QUICK = "--xla_backend_optimization_level=1"
 if jaxlib.version.__version_info__ < (0, 12):
