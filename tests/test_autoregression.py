@@ -127,6 +127,51 @@ def test_a_score_beyond_all_numbers_is_the_worst_and_history_stays_finite():
     assert np.isfinite(state.history).all()
 
 
+@pytest.mark.parametrize("penalty", [1e-30, 1e-6, 1.0])
+def test_rows_that_stay_the_same_are_predicted_whatever_the_penalty(penalty):
+    n, d, f = 30, 50, 3
+    rule = agg.flanders(n, f, row_penalty=penalty, column_penalty=penalty)
+    state, update = rule.init(jnp.zeros(d)), jax.jit(rule.weigh)
+    rng = np.random.default_rng(0)
+    base = rng.normal(size=d)
+    for t in range(14):
+        x = base + 1e-3 * rng.normal(size=(n, d))
+        if t >= 4:
+            x[:f] = -100.0 * base
+        _, state, trust = update(jnp.asarray(x, jnp.float32), state)
+        assert t < 4 or (trust.weights[:f] == 0).all()
+
+
+@pytest.mark.parametrize("far", [1e4, 1e20, 1e30, 3e38])
+def test_no_far_row_hides_another_one(far):
+    rng = np.random.default_rng(0)
+    n, d, f = 9, 6, 6
+    rule = agg.flanders(n, f, row_penalty=0.1, column_penalty=0.1)
+    state, base = rule.init(jnp.zeros(d)), rng.normal(size=(n, d))
+    for t in range(8):
+        x = base + 1e-3 * rng.normal(size=(n, d))
+        if t == 7:
+            x[0] = -20.0 * x[f:].mean(0)
+            x[1:f] = far
+        _, state, trust = rule.weigh(jnp.asarray(x, jnp.float32), state)
+    assert np.flatnonzero(trust.weights).tolist() == [6, 7, 8]
+
+
+def test_the_largest_numbers_have_a_prediction_and_leave_a_finite_history():
+    turn = jnp.array([[0.0, 1.0], [-1.0, 0.0]])
+    series = jnp.stack([jnp.eye(2), turn, turn @ turn, turn @ turn @ turn])
+    for scale in (1e-37, 8e37, 9e37, 3.3e38):
+        got = predict_rows(series * scale, jnp.float32(1e-3), jnp.float32(1e-3), 20)
+        np.testing.assert_allclose(np.asarray(got, np.float64) / scale, np.eye(2), atol=0.05)
+    growing = jnp.exp2(jnp.array([100.0, 110.0, 118.0, 127.0]))[:, None, None] * jnp.eye(2)[None]
+    assert np.isfinite(predict_rows(growing, jnp.float32(1e-6), jnp.float32(1e-6), 20)).all()
+    rule = agg.flanders(7, 1, window=2)
+    state = rule.init(jnp.zeros(3))
+    for _ in range(5):
+        _, state = rule.update(jnp.full((7, 3), jnp.finfo(jnp.float32).max), state)
+        assert np.isfinite(state.history).all()
+
+
 def test_f_and_the_penalties_may_be_traced():
     x = jnp.asarray(np.random.default_rng(2).normal(size=(6, 7, 4)), jnp.float32)
 
@@ -154,5 +199,11 @@ def test_flanders_refuses_what_it_cannot_use():
     ):
         with pytest.raises(ValueError, match=fault):
             agg.flanders(7, **{"f": 1, **options})
+    refused = jax.vmap(lambda p: byzjax.aggregate(agg.flanders(7, 1, row_penalty=p), jnp.ones((7, 2))))
+    assert np.isnan(refused(jnp.array([-1.0, np.nan]))).all()
+    for sub_dim in (2, 500):
+        rule = agg.flanders(7, 1, sub_dim=sub_dim)
+        with pytest.raises(ValueError, match="make it by init of this rule"):
+            rule.update(jnp.zeros((7, 4)), rule.init(jnp.zeros(1)), key=KEY)
     with pytest.raises(ValueError, match="num_workers = 7, but the updates have 4"):
         byzjax.aggregate(agg.flanders(7, 1), jnp.zeros((4, 2)))

@@ -90,3 +90,15 @@ def test_equal_workers_are_one_cluster_or_noise():
     for single in (True, False):
         label = find(jnp.zeros((6, 6)), jnp.ones(6, bool), min_cluster_size=2, min_samples=1, single=single)
         assert label.tolist() == [0 if single else -1] * 6
+
+
+def test_sizes_may_be_any_numbers_and_distances_of_any_length():
+    d = far(points(12, 2))
+    expected = find(jnp.asarray(d), jnp.ones(12, bool), min_cluster_size=3, min_samples=2).tolist()
+    assert max(expected) > 0
+    for scale in (1e-36, 1e30, 3e38 / d.max()):
+        scaled = jnp.asarray(d * np.float32(scale))
+        assert find(scaled, jnp.ones(12, bool), min_cluster_size=3.0, min_samples=1.5).tolist() == expected
+    for huge in (13, 10**10, 1e30):
+        label = hdbscan(jnp.asarray(d), jnp.ones(12, bool), min_cluster_size=huge, min_samples=huge)
+        assert set(label.tolist()) == {-1}

@@ -153,6 +153,9 @@ def test_deepsight_refuses_what_it_cannot_use(backdoored):
         ({"min_cluster_size": 1}, "min_cluster_size = 1"),
         ({"min_samples": 0}, "min_samples = 0"),
         ({"step": float("nan")}, "step = nan"),
+        ({"output": 3}, "output = 3 must be a path"),
+        ({"input_shape": 2}, "input_shape = 2 must be a tuple"),
+        ({"input_shape": (-1,)}, "input_shape = "),
     ):
         with pytest.raises(ValueError, match=fault):
             agg.deepsight(**options)
@@ -161,3 +164,17 @@ def test_deepsight_refuses_what_it_cannot_use(backdoored):
         rule.update(updates, rule.init(params), key=KEY)
     with pytest.raises(ValueError, match="needs a PRNG key"):
         rule.update(updates, rule.init(params), params)
+    with pytest.raises(ValueError, match="other leaves or shapes"):
+        rule.update(updates, rule.init(params), params["dense2"], key=KEY)
+    for wrong in (lambda p, x: (x, 1), lambda p, x: x.sum(), lambda p, x: x.sum((1, 2)), lambda p, x: x):
+        rule = agg.deepsight(predict=wrong, input_shape=(28, 28), num_samples=10)
+        with pytest.raises(ValueError, match=r"predict makes .* it must make logits \[10, P\]"):
+            rule.update(updates, rule.init(params), params, key=KEY)
+    refused = jax.vmap(lambda m: byzjax.aggregate(agg.deepsight(min_cluster_size=m), jnp.ones((6, 3))))
+    assert np.isnan(refused(jnp.array([1.0, -3.0]))).all()
+
+
+def test_a_layer_that_stands_still_makes_nobody_suspicious():
+    x = {"body": jnp.ones((6, 4, 2)), "head": {"bias": jnp.zeros((6, 3)), "kernel": jnp.zeros((6, 2, 3))}}
+    result = byzjax.aggregate(agg.deepsight(), x)
+    np.testing.assert_allclose(result["body"], 1.0, rtol=1e-6)

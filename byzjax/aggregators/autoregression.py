@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from byzjax import stacked
+from byzjax.aggregators.directions import exponents, shifted
 from byzjax.base import (
     Aggregator,
     Numeric,
@@ -23,10 +24,9 @@ from byzjax.base import (
     num_workers_of,
     promises,
 )
-from byzjax.sorting import lowest
 from byzjax.spectrum import solve
 
-_ROUNDED = 1e-6  # relative to the diagonal of a system: what keeps it positive definite in spite of rounding
+_ROUNDED = 8.0  # roundings of a system's trace: what keeps it positive definite
 
 
 class FlandersState(NamedTuple):
@@ -104,11 +104,16 @@ def flanders(
 
     def draw(updates: Stacked, state: FlandersState, key: jax.Array | None) -> jax.Array | None:
         """Which coordinates count; None for all."""
-        if not len(state.coordinates):
+        d = sum(leaf.size for leaf in jax.tree.leaves(updates)) // num_workers
+        if state.history.shape != (window, num_workers, min(sub_dim, d)):
+            raise ValueError(
+                f"{name}: the state has a window {list(state.history.shape)}, but these updates need "
+                f"{[window, num_workers, min(sub_dim, d)]}; make it by init of this rule, with the run's parameters."
+            )
+        if sub_dim >= d:
             return None
         key = check_key(key, name)
-        d = sum(leaf.size for leaf in jax.tree.leaves(updates)) // num_workers
-        return jnp.where(state.rounds == 0, jax.random.randint(key, (sub_dim,), 0, d), state.coordinates)
+        return jnp.where(state.rounds == 0, jax.random.randint(key, (sub_dim,), 0, d, jnp.int32), state.coordinates)
 
     def weigh(updates: Stacked, state: FlandersState, params=None, *, key: jax.Array | None = None, **extra):
         del params, extra
@@ -122,12 +127,13 @@ def flanders(
         alpha, beta = jnp.asarray(row_penalty, dtype), jnp.asarray(column_penalty, dtype)
         predicted = predict_rows(state.history, alpha, beta, num_iters)
         # A quarter of it, so that no finite row's error overflows.
-        errors, _ = stacked.measure_lengths(0.25 * sent - 0.25 * predicted, "origin")
-        best = lowest(jnp.where(finite, errors.squares, jnp.inf), n - f)
+        best = _ranks(0.25 * sent - 0.25 * predicted, finite) < n - f
         good = finite & (best | (state.rounds < start))
         share = good.astype(dtype) / jnp.maximum(good.sum(), 1).astype(dtype)
-        known = jnp.where(good[:, None], sent, stacked.matmul(share[None], sent))
-        weights = share * nan_unless((finite.sum() >= n - f) & (f >= 0) & (f < n) & good.any())
+        largest = jnp.finfo(dtype).max
+        known = jnp.where(good[:, None], sent, jnp.clip(stacked.matmul(share[None], sent), -largest, largest))
+        valid = (finite.sum() >= n - f) & (f >= 0) & (f < n) & good.any() & (alpha > 0) & (beta > 0)
+        weights = share * nan_unless(valid)
         state = FlandersState(
             coordinates=state.coordinates if chosen is None else chosen,
             history=jnp.concatenate([state.history[1:], known[None]]),
@@ -136,6 +142,15 @@ def flanders(
         return stacked.combine(weights, updates, frame), state, Trust(weights)
 
     return Aggregator.weighing(init, weigh)
+
+
+def _ranks(errors: jax.Array, finite: jax.Array) -> jax.Array:
+    """The place of every row by its length, i32[n], lost rows last; each in its own unit, so that none hides others."""
+    own = exponents(stacked.largest_coordinates(errors))
+    mantissa, more = jnp.frexp(jnp.sqrt(jnp.square(shifted(errors, -own)).sum(1)))
+    exponent = jnp.where(mantissa > 0, own + more, jnp.iinfo(own.dtype).min)
+    order = jnp.lexsort((mantissa, exponent, ~finite))
+    return jnp.argsort(order)
 
 
 def predict_rows(history: jax.Array, alpha: jax.Array, beta: jax.Array, num_iters: int) -> jax.Array:
@@ -157,8 +172,11 @@ def predict_rows(history: jax.Array, alpha: jax.Array, beta: jax.Array, num_iter
     count, n, _ = history.shape
     dtype = history.dtype
     largest = jnp.abs(history).max()
-    unit = jnp.where(largest >= jnp.finfo(dtype).tiny, largest, 1.0)
-    series = history / unit
+    exponent = exponents(jnp.where(largest >= jnp.finfo(dtype).tiny, largest, 0.0))
+    # In two steps: the reciprocal of the largest numbers is none.
+    series = shifted(history, jnp.full((count,), -exponent))
+    unit = jnp.maximum(jnp.abs(series).max(), 1.0)
+    series = series / unit
     rows = series.reshape(count * n, -1)
     gram = stacked.matmul(rows, rows.T)
     products = gram.reshape(count, n, count, n)
@@ -184,10 +202,13 @@ def predict_rows(history: jax.Array, alpha: jax.Array, beta: jax.Array, num_iter
         return a, fit_columns(a)
 
     a, mixed = jax.lax.fori_loop(0, num_iters, turn, (jnp.eye(n, dtype=dtype), jnp.eye(count * n, dtype=dtype)))
+    predicted = stacked.matmul(stacked.matmul(a, mixed[-n:]), rows)
+    predicted = jnp.where(jnp.isfinite(predicted).all(), predicted, series[-1])  # no least squares: nothing changes
     # The unit last, or what is far from it is lost.
-    return stacked.matmul(stacked.matmul(a, mixed[-n:]), rows) * unit
+    far = jnp.finfo(dtype).max
+    return jnp.clip(shifted(predicted * unit, jnp.full((n,), exponent)), -far, far)
 
 
 def _penalised(matrix: jax.Array, penalty: jax.Array) -> jax.Array:
-    scale = penalty + _ROUNDED * jnp.diag(matrix).max()
-    return 0.5 * (matrix + matrix.T) + scale * jnp.eye(len(matrix), dtype=matrix.dtype)
+    rounded = _ROUNDED * jnp.finfo(matrix.dtype).eps * jnp.trace(matrix)
+    return 0.5 * (matrix + matrix.T) + (penalty + rounded) * jnp.eye(len(matrix), dtype=matrix.dtype)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from byzjax.aggregators.directions import exponents, shifted
 from byzjax.base import Numeric
 
 _ROUNDED = 1e-5  # relative differences that may be rounding
@@ -128,12 +129,17 @@ def hdbscan(
     [0, 0, 0, 3, 3, 3, -1]
     """
     n, dtype = distances.shape[0], distances.dtype
-    count = present.sum()
-    # Densities in units of the largest distance's: levels below a billionth of it are one.
+    count = present.sum(dtype=jnp.int32)
+    fewest, nearest = (
+        jnp.ceil(jnp.clip(jnp.asarray(size, dtype), 0, n + 1)).astype(jnp.int32)
+        for size in (min_cluster_size, min_samples)
+    )
+    # Densities in units of about the largest distance's: levels below a billionth of it are one.
     pairs = present[:, None] & present[None, :]
+    distances = jnp.minimum(distances, jnp.finfo(dtype).max)
     largest = jnp.where(pairs, distances, 0.0).max()
-    between = jnp.where(pairs, distances / jnp.where(largest > 0, largest, 1.0), jnp.inf)
-    core = jnp.take(jnp.sort(between, axis=1), jnp.clip(min_samples, 0, jnp.maximum(count - 1, 0)), axis=1)
+    between = jnp.where(pairs, shifted(distances, jnp.full((n,), -exponents(largest))), jnp.inf)
+    core = jnp.take(jnp.sort(between, axis=1), jnp.clip(nearest, 0, jnp.maximum(count - 1, 0)), axis=1)
     meets = ultrametric(jnp.maximum(between, jnp.maximum(core[:, None], core[None, :])), present)
 
     def density(level: jax.Array) -> jax.Array:
@@ -141,9 +147,8 @@ def hdbscan(
 
     ordered = jnp.sort(meets, axis=1)
     inside = jax.vmap(lambda row, levels: jnp.searchsorted(row, levels))(ordered, meets)  # who met before that level
-    splits = (inside >= min_cluster_size) & (min_cluster_size <= inside.T) & jnp.isfinite(meets)
-    last = jnp.take(ordered, jnp.clip(min_cluster_size - 1, 0, n - 1), axis=1)
-    last = jnp.where(min_cluster_size <= count, last, jnp.inf)
+    splits = (inside >= fewest) & (fewest <= inside.T) & jnp.isfinite(meets)
+    last = jnp.where(fewest <= count, jnp.take(ordered, jnp.clip(fewest - 1, 0, n - 1), axis=1), jnp.inf)
 
     def judge(state):
         level, leave, share, label = state

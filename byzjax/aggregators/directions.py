@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 
 from byzjax import stacked
 from byzjax.base import Stacked
+
+Rows = TypeVar("Rows")  # a stacked tree, or the array that is one
 
 
 class Directions(NamedTuple):
@@ -71,7 +73,7 @@ def exponents(sizes: jax.Array) -> jax.Array:
     return jnp.where(there, jnp.frexp(jnp.where(there, sizes, 1.0))[1] - 1, 0)
 
 
-def shifted(rows: Stacked, exponents: jax.Array) -> Stacked:
+def shifted(rows: Rows, exponents: jax.Array) -> Rows:
     """Every row times ``2^exponent``, i32[n]; in two steps, for the factor itself may leave the range of numbers.
 
     >>> shifted(jnp.array([[1.0], [2.0**-120]]), jnp.array([0, 240])).tolist() == [[1.0], [2.0**120]]
@@ -87,5 +89,5 @@ def _each(values: jax.Array, x: jax.Array) -> jax.Array:
     return values.reshape((-1,) + (1,) * (x.ndim - 1))
 
 
-def _scaled(rows: Stacked, factors: jax.Array) -> Stacked:
+def _scaled(rows: Rows, factors: jax.Array) -> Rows:
     return jax.tree.map(lambda x: x * _each(factors, x), rows)

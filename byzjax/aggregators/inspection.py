@@ -81,7 +81,7 @@ def deepsight(
     is in no cluster.
 
     Raises:
-      ValueError: an argument out of range, no output layer, no params or no key.
+      ValueError: an argument out of range, no output layer, no params or no key, or no logits ``[M, P]``.
 
     Rieger, Nguyen, Miettinen, Sadeghi. DeepSight: mitigating backdoor attacks in federated learning through deep model
     inspection. NDSS 2022.
@@ -95,6 +95,10 @@ def deepsight(
     name = "deepsight"
     if predict is not None and not callable(predict):
         raise ValueError(f"{name}: predict = {predict!r} must be a function (params, inputs) -> logits.")
+    if output is not None and not isinstance(output, str):
+        raise ValueError(f"{name}: output = {output!r} must be a path in the parameters, as in 'dense2', or None.")
+    if not isinstance(input_shape, Sequence) or not all(isinstance(k, int) and k > 0 for k in input_shape):
+        raise ValueError(f"{name}: input_shape = {input_shape!r} must be a tuple of positive integers, as in (28, 28).")
     check_number(step, "step", name)
     num_samples = check_integer(num_samples, "num_samples", name, least=1)
     num_seeds = check_integer(num_seeds, "num_seeds", name, least=1)
@@ -119,6 +123,8 @@ def deepsight(
         if predict is not None:
             if params is None:
                 raise ValueError(f"{name}: needs the parameters of the round; pass params to update.")
+            if jax.tree.map(jnp.shape, params) != jax.tree.map(lambda x: x.shape[1:], updates):
+                raise ValueError(f"{name}: the parameters have other leaves or shapes than the updates' rows.")
             key = check_key(key, name)
             ratios = [
                 probability_ratios(predict, params, updates, step, input_shape, num_samples, jax.random.fold_in(key, s))
@@ -129,14 +135,16 @@ def deepsight(
             jnp.stack(views).mean(0), finite, min_cluster_size=min_cluster_size, min_samples=min_samples, single=True
         )
         broad = _broad(shares, threshold_factor)
-        suspicious = broad <= 0.5 * median_of(jnp.where(finite, broad, jnp.inf), finite)
+        middle = median_of(jnp.where(finite, broad, jnp.inf), finite)
+        suspicious = (broad <= 0.5 * middle) & (middle > 0)  # nobody where the layer stands still
         together = (label[:, None] == label[None, :]) & (label >= 0)[:, None]
         size, doubted = together.sum(1), (together & suspicious[None, :]).sum(1)
         dtype = lengths.unit.dtype
         good = (label >= 0) & (doubted.astype(dtype) < jnp.asarray(share, dtype) * size.astype(dtype))
         middle = median_of(jnp.sqrt(lengths.squared_norms()), finite)
         factors = jnp.where(good, shortening(lengths, middle), 0.0)
-        factors = factors / jnp.maximum(good.sum(), 1).astype(dtype) * nan_unless(finite.any())
+        valid = finite.any() & (min_cluster_size >= 2) & (min_samples >= 1)
+        factors = factors / jnp.maximum(good.sum(), 1).astype(dtype) * nan_unless(valid)
         return stacked.combine(factors, updates, frame), state, Trust(factors)
 
     return Aggregator.weighing(optax.init_empty_state, weigh)
@@ -207,14 +215,15 @@ def probability_ratios(
     >>> ratios[0].tolist(), bool(ratios[1, 0] > 1.5)
     ([1.0, 1.0], True)
     """
+    dtype = stacked.wide_dtype(jax.tree.leaves(params))
     turns = -(-num_samples // _MOST_INPUTS)
     size = -(-num_samples // turns)
 
     def logits(point: Params, inputs: jax.Array) -> jax.Array:
-        return jax.nn.log_softmax(predict(point, inputs).astype(jnp.float32))
+        return jax.nn.log_softmax(predict(point, inputs).astype(dtype))
 
     def turn(total: jax.Array, key: jax.Array) -> tuple[jax.Array, None]:
-        inputs = jax.random.uniform(key, (size, *input_shape))
+        inputs = jax.random.uniform(key, (size, *input_shape), dtype)
         before = logits(params, inputs)
 
         def ratio(row: Params) -> jax.Array:
@@ -224,8 +233,12 @@ def probability_ratios(
 
         return total + jax.lax.map(ratio, updates) / turns, None
 
-    shape = jax.eval_shape(predict, params, jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)).shape
-    start = jnp.zeros((num_workers_of(updates), shape[-1]), jnp.float32)
+    shape = getattr(jax.eval_shape(predict, params, jax.ShapeDtypeStruct((size, *input_shape), dtype)), "shape", None)
+    if shape is None or len(shape) != 2 or shape[0] != size:
+        raise ValueError(
+            f"deepsight: predict makes {shape} of inputs {[size, *input_shape]}; it must make logits [{size}, P]."
+        )
+    start = jnp.zeros((num_workers_of(updates), shape[1]), dtype)
     return jax.lax.scan(turn, start, jax.random.split(key, turns))[0]
 
 
