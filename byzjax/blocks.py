@@ -145,13 +145,13 @@ def in_turn(function: Function, plain: Callable[..., Any] | None = None) -> Func
     return called  # type: ignore[return-value]
 
 
-def mended(sums: jax.Array, spoilt: jax.Array, again: Callable[[jax.Array], jax.Array]) -> jax.Array:
-    """``again(sums)`` where a product was ``spoilt`` by rows that it should not have read, else ``sums``.
+def only_if(holds: jax.Array, function: Callable[[Any], Any], state: Any) -> Any:
+    """``function(state)`` where it ``holds``, else ``state``; any tree of arrays.
 
     A loop of at most one turn: a conditional would run both ways under ``vmap``.
     """
-    done = jax.lax.while_loop(lambda s: s[1], lambda s: (again(s[0]), jnp.zeros((), bool)), (sums, spoilt))
-    return done[0]
+    once = jax.lax.while_loop(lambda s: s[0], lambda s: (jnp.zeros((), bool), function(s[1])), (holds, state))
+    return once[1]
 
 
 def weighted_sum(weights: jax.Array, x: jax.Array) -> jax.Array:
@@ -169,7 +169,7 @@ def weighted_sum(weights: jax.Array, x: jax.Array) -> jax.Array:
 
     def multiplied(weights: jax.Array, x: jax.Array) -> jax.Array:
         sums = product(weights, x)
-        return mended(sums, ~jnp.isfinite(sums).all(), lambda _: skipping(weights, x))
+        return only_if(~jnp.isfinite(sums).all(), lambda _: skipping(weights, x), sums)
 
     return in_turn(multiplied, skipping)(weights, x)
 

@@ -29,6 +29,7 @@ from byzjax.blocks import (
     in_turn,
     matmul,
     memory_numbers,
+    only_if,
     partial_products,
     place,
     total,
@@ -95,14 +96,11 @@ def _measure_large(
         tallest = _tallest(parts)
         unit = _median_size(sizes, tallest if origin else None)
         gram = total(add([_scaled_products(part, sizes, tallest, unit) for part in parts]))
-        return gram, sizes, tallest, jnp.zeros((), bool)
+        return gram, sizes, tallest
 
     sizes, tallest = jnp.sqrt(squares[:n]), jnp.sqrt(squares[n:].max(initial=0.0))
     unit = _median_size(sizes, tallest if origin else None)
-    # At most one turn, none where the scale is ordinary; a conditional would run both ways under vmap.
-    gram, sizes, tallest, _ = jax.lax.while_loop(
-        lambda state: state[3], measure_scaled, (plain / unit / unit, sizes, tallest, ~ordinary)
-    )
+    gram, sizes, tallest = only_if(~ordinary, measure_scaled, (plain / unit / unit, sizes, tallest))
     unit = _median_size(sizes, tallest if origin else None)
     factor = _factor(sizes, unit)
     frame = Frame([part.centre for part in parts], factor * unit, sizes)
@@ -172,13 +170,11 @@ def _measure_lengths(
         sizes = greatest(fold(lambda largest, y: jnp.maximum(largest, _absolute(y).max(1, initial=0.0))))
         factor = _factor(sizes, _median_size(sizes))[:, None]
         squares = fold(lambda done, y: done + jnp.square(jnp.where(factor > 0, y * factor, 0.0)).sum(1))
-        return total(squares), sizes, jnp.zeros((), bool)
+        return total(squares), sizes
 
     sizes = jnp.sqrt(plain)
     unit = _median_size(sizes)
-    squares, sizes, _ = jax.lax.while_loop(
-        lambda state: state[2], measure_scaled, (plain / unit / unit, sizes, ~ordinary)
-    )
+    squares, sizes = only_if(~ordinary, measure_scaled, (plain / unit / unit, sizes))
     unit = _median_size(sizes)
     frame = Frame(points, _factor(sizes, unit) * unit, sizes)
     return Lengths(jnp.where(frame.finite, squares, jnp.inf), frame.finite, unit), frame

@@ -26,7 +26,7 @@ from byzjax.blocks import (
     map_blocks,
     matmul,
     memory_numbers,
-    mended,
+    only_if,
     part_number,
     partial_products,
     picked,
@@ -124,7 +124,7 @@ def mix(
 
     def at_once(kept: jax.Array, spared: jax.Array, finite: jax.Array, x: jax.Array, c: jax.Array) -> jax.Array:
         spoilt = ~finite.all() | (spared != 0).any()
-        return mended(matmul(kept, x), spoilt, lambda _: in_blocks(kept, spared, finite, x, c))
+        return only_if(spoilt, lambda _: in_blocks(kept, spared, finite, x, c), matmul(kept, x))
 
     def mixed(x: jax.Array, c: jax.Array | None) -> jax.Array:
         assert c is not None, "mixing needs a geometry, not lengths"

@@ -31,6 +31,24 @@ def test_a_batch_is_right():
     np.testing.assert_allclose(solved, np.linalg.solve(positive, matrices), atol=1e-4)
 
 
+@pytest.mark.parametrize("rank", [1, 3, 12])
+def test_ritz_values_are_close_and_not_above(rank):
+    """Also where fewer directions are there than steps, and rounding is all that later steps see."""
+    rows = np.random.default_rng(rank).normal(size=(40, 12, rank)).astype(np.float32)
+    matrices = jnp.asarray(rows @ rows.swapaxes(1, 2))
+    exact = np.linalg.eigvalsh(np.asarray(matrices, np.float64))[:, -1]
+
+    def apply(v):
+        return jnp.einsum("cij,jc->ic", matrices, v)
+
+    found = {k: np.asarray(spectrum.largest_ritz_value(apply, jnp.ones((12, 40)), k)) for k in (1, 6, 12)}
+    assert (found[1] <= found[6] * (1 + 1e-5)).all()
+    assert (found[6] <= found[12] * (1 + 1e-5)).all()
+    assert (found[12] <= exact * (1 + 1e-5)).all()
+    np.testing.assert_allclose(found[12], exact, rtol=1e-4)
+    assert rank == 1 or (found[1] < 0.9 * exact).any()
+
+
 @pytest.mark.parametrize("case", SPECTRAL, ids=lambda case: case.id)
 def test_rules_hand_lapack_one_matrix_at_a_time(case):
     """Batches deadlock where several devices or programs share a thread pool, see `spectrum.eigh`."""

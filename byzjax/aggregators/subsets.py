@@ -5,6 +5,7 @@ They look at all ``C(n, f)`` subsets, so their f is static.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable
@@ -15,13 +16,17 @@ import numpy as np
 
 from byzjax.aggregators.kernels import weights_rule
 from byzjax.base import Aggregator, Weights, check_f, check_majority, concrete, promises
-from byzjax.spectrum import eigvalsh
+from byzjax.blocks import only_if
+from byzjax.spectrum import eigvalsh, largest_ritz_value
 from byzjax.stacked import Geometry, matmul
 
 MAX_SUBSETS = 1_000_000
 _CHUNK = 1_024  # subsets looked at together
+_BOUNDED = 1 << 14  # subsets that are bounded together, which takes less memory
 _TURN = {"cpu": 4}  # subsets whose eigenvalues are computed together; one after the other on a CPU
-_POWER_STEPS = 12
+_LANCZOS_STEPS = 10
+
+Bound = Callable[[jax.Array, jax.Array], jax.Array]  # of the Gram matrix f32[n, n] and subsets bool[n, c]: f32[c]
 
 
 @promises(static_f=True)
@@ -84,16 +89,19 @@ def smea(f: int) -> Aggregator:
         centring = jnp.diag(weights) - weights[:, None] * weights[None, :] / weights.sum()
         return eigvalsh(matmul(matmul(centring, gram), centring))[-1]
 
-    return _best_subset(f, spread, "smea", _least_spread)
+    return _best_subset(f, spread, "smea", (_farthest, _ritz))
 
 
 def _best_subset(
     f: int,
     badness: Callable[[Geometry, jax.Array], jax.Array],
     name: str,
-    least: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
+    bounds: tuple[Bound, ...] = (),
 ) -> Aggregator:
-    """The mean of the subset of least ``badness(geometry, member)``; ``least`` bounds it from below, at less cost."""
+    """The mean of the subset of least ``badness(geometry, member)``.
+
+    ``bounds`` lie below it at less cost; each is looked at only where those before it leave many subsets.
+    """
     check_f(f, name)
     if concrete(f) is None:
         raise ValueError(f"{name}: f is traced, but the subsets must be enumerated; pass a Python integer.")
@@ -102,68 +110,96 @@ def _best_subset(
         del key
         n = geometry.num_workers
         check_majority(f, n, name)
-        members = jnp.asarray(subset_masks(n, int(f), name))
+        masks = subset_masks(n, int(f), name)
+        members = jnp.asarray(masks)
 
         def score(member: jax.Array) -> jax.Array:
             return jnp.where((member & ~geometry.finite).any(), jnp.inf, badness(geometry, member))
 
-        bounded = least
-        if bounded is None:
-            best = jnp.argmin(jax.lax.map(score, members, batch_size=min(_CHUNK, len(members))))
+        def below(bound: Bound) -> jax.Array:
+            lost = (members & ~geometry.finite[None]).any(1)
+            return jnp.where(lost, jnp.inf, _in_chunks(functools.partial(bound, geometry.rows), masks))
+
+        if bounds:
+            best = _search(members, [functools.partial(below, bound) for bound in bounds], jax.vmap(score))
         else:
-
-            def bound(member: jax.Array) -> jax.Array:
-                return jnp.where((member & ~geometry.finite).any(), jnp.inf, bounded(geometry.rows, member))
-
-            bounds = jax.lax.map(bound, members, batch_size=min(_CHUNK, len(members)))
-            best = _search(members, bounds, jax.vmap(score))
+            best = jnp.argmin(jax.lax.map(score, members, batch_size=min(_CHUNK, len(members))))
         dtype = geometry.gram.dtype
         return members[best].astype(dtype) / jnp.asarray(n - f, dtype)
 
     return weights_rule(Weights(weights, affine=True))
 
 
-def _search(members: jax.Array, bounds: jax.Array, scores: Callable[[jax.Array], jax.Array]) -> jax.Array:
-    """The first index of the least score, where only those are scored whose lower bound does not exceed the least."""
+def _search(
+    members: jax.Array, bounds: list[Callable[[], jax.Array]], scores: Callable[[jax.Array], jax.Array]
+) -> jax.Array:
+    """The first index of the least score, where only those are scored whose lower bounds do not exceed the least."""
     turn = min(_TURN.get(jax.default_backend(), 32), len(members))
 
     def look(state):
-        bounds, score, best = state
-        _, some = jax.lax.top_k(-bounds, turn)
+        least, score, best = state
+        _, some = jax.lax.top_k(-least, turn)
         found = scores(members[some])
         lowest = found.min()
         first = jnp.where(found == lowest, some, len(members)).min()
         better = (lowest < score) | ((lowest == score) & (first < best))
-        return bounds.at[some].set(jnp.inf), jnp.where(better, lowest, score), jnp.where(better, first, best)
+        return least.at[some].set(jnp.inf), jnp.where(better, lowest, score), jnp.where(better, first, best)
 
-    def promising(state):
-        bounds, score, _ = state
-        return jnp.isfinite(bounds.min()) & (bounds.min() <= score * (1 + 1e-4))  # bounds have been rounded, too
+    def promising(state) -> jax.Array:
+        least, score, _ = state
+        return (least <= score * (1 + 1e-4)) & jnp.isfinite(least)  # bounds have been rounded, too
 
-    start = (bounds, jnp.asarray(jnp.inf, bounds.dtype), jnp.zeros((), jnp.int32))
-    return jax.lax.while_loop(promising, look, start)[2]
+    def tighten(state, bound: Callable[[], jax.Array]):
+        least, *rest = state
+        return jnp.fmax(least, bound()), *rest
+
+    first, *tighter = bounds
+    least = first()
+    state = look((least, jnp.asarray(jnp.inf, least.dtype), jnp.zeros((), jnp.int32)))
+    for bound in tighter:
+        state = only_if(promising(state).sum() > turn, functools.partial(tighten, bound=bound), state)
+    return jax.lax.while_loop(lambda state: promising(state).any(), look, state)[2]
 
 
-def _least_spread(gram: jax.Array, member: jax.Array) -> jax.Array:
-    """A lower bound of the largest eigenvalue of a subset's scatter: the Rayleigh quotient after power steps."""
-    inside = member.astype(gram.dtype)
-    count = inside.sum()
+def _in_chunks(bound: Callable[[jax.Array], jax.Array], masks: np.ndarray) -> jax.Array:
+    """``bound: bool[n, c] -> f32[c]`` of many subsets, bool[C, n], so many at a time that they stay in the caches."""
+    count = -(-len(masks) // _BOUNDED)
+    width = -(-len(masks) // count)
+    chunks = np.resize(masks, (count, width, masks.shape[1])).swapaxes(1, 2)
+    return jax.lax.map(bound, jnp.asarray(chunks)).reshape(-1)[: len(masks)]
+
+
+def _farthest(gram: jax.Array, members: jax.Array) -> jax.Array:
+    """The largest squared distance of a row from its subset's mean, f32[c]: no direction holds less than that."""
+    return _from_mean(gram, members).max(0)
+
+
+def _ritz(gram: jax.Array, members: jax.Array) -> jax.Array:
+    """The largest Ritz value of every subset's scatter after Lanczos steps from its farthest row, f32[c]."""
+    inside = members.astype(gram.dtype)
+    squares = _from_mean(gram, members)
+    # What was measured in other units than the subset's may have squares out of range.
+    resolved = jnp.finfo(gram.dtype).eps * (inside * jnp.diagonal(gram)[:, None]).max(0)
+    scale = jnp.maximum(squares.max(0), jnp.maximum(resolved, jnp.finfo(gram.dtype).tiny))
 
     def centred(v: jax.Array) -> jax.Array:
         v = v * inside
-        return v - inside * v.sum() / count
+        return v - inside * (v.sum(0) / inside.sum(0))[None]
 
-    def times_gram(v: jax.Array) -> jax.Array:
-        return matmul(gram, v[:, None])[:, 0]
+    def scatter(v: jax.Array) -> jax.Array:
+        return centred(matmul(gram, centred(v))) / scale[None]  # centred twice, or rounding takes over
 
-    def step(_, v: jax.Array) -> jax.Array:
-        v = centred(times_gram(v))
-        return v / jnp.maximum(jnp.abs(v).max(), jnp.finfo(v.dtype).tiny)
+    start = jnp.arange(len(gram))[:, None] == jnp.argmax(squares, axis=0)[None]
+    return scale * largest_ritz_value(scatter, centred(start.astype(gram.dtype)), min(_LANCZOS_STEPS, len(gram)))
 
-    from_mean = jnp.diagonal(gram) - 2.0 * times_gram(inside) / count
-    farthest = jnp.argmax(jnp.where(member, from_mean, -jnp.inf))
-    v = jax.lax.fori_loop(0, _POWER_STEPS, step, centred((jnp.arange(len(inside)) == farthest).astype(gram.dtype)))
-    return jnp.maximum((v * times_gram(v)).sum() / jnp.maximum((v * v).sum(), jnp.finfo(v.dtype).tiny), 0.0)
+
+def _from_mean(gram: jax.Array, members: jax.Array) -> jax.Array:
+    """The squared distance of every row from the mean of the subset, f32[n, c], 0 for those outside."""
+    inside = members.astype(gram.dtype)
+    share = inside / inside.sum(0)[None]
+    to_mean = matmul(gram, share)
+    squares = jnp.diagonal(gram)[:, None] - 2.0 * to_mean + (share * to_mean).sum(0)[None]
+    return jnp.where(members, jnp.maximum(squares, 0.0), 0.0)
 
 
 def subset_masks(num_workers: int, f: int, name: str = "subset_masks") -> np.ndarray:
