@@ -7,12 +7,14 @@ as many counting passes as the float has bits, exact, and compiled in no time. `
 
 from __future__ import annotations
 
+import bisect
 import functools
 
 import jax
 import jax.numpy as jnp
 
 from byzjax.base import Numeric, concrete
+from byzjax.blocks import add
 
 MAX_NETWORK = 128
 
@@ -40,11 +42,30 @@ def sorting_network(n: int) -> tuple[tuple[int, int], ...]:
     return tuple(comparators)
 
 
-def sort_workers(x: jax.Array) -> list[jax.Array]:
+@functools.cache
+def partition_network(n: int, cuts: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+    """`sorting_network` without what only orders values whose ranks lie between the same two cuts.
+
+    From the back, a comparator is left out where both of its outputs end, untouched, between the same cuts.
+
+    >>> partition_network(4, (3,))  # the largest last
+    ((0, 1), (2, 3), (1, 3))
+    """
+    between: list[int | None] = [bisect.bisect_right(cuts, rank) for rank in range(n)]
+    comparators = []
+    for low, high in reversed(sorting_network(n)):
+        if between[low] is None or between[low] != between[high]:
+            between[low] = between[high] = None
+            comparators.append((low, high))
+    return tuple(reversed(comparators))
+
+
+def sort_workers(x: jax.Array, cuts: tuple[int, ...] | None = None) -> list[jax.Array]:
     """The rows of ``x`` sorted in each coordinate.
 
     Args:
       x: ``[n, …]``.
+      cuts: only sort values apart whose ranks have a cut between them; a cut ``c`` is between ranks c − 1 and c.
 
     Returns:
       n arrays ``[…]``, smallest first. A NaN is taken for +inf, hence last. Rows that are not used cost nothing
@@ -58,7 +79,7 @@ def sort_workers(x: jax.Array) -> list[jax.Array]:
     if n > MAX_NETWORK:
         return list(jnp.sort(x, axis=0))
     rows = list(x)
-    for low, high in sorting_network(n):
+    for low, high in sorting_network(n) if cuts is None else partition_network(n, cuts):
         a, b = rows[low], rows[high]
         swap = b < a
         rows[low], rows[high] = jnp.where(swap, b, a), jnp.where(swap, a, b)
@@ -99,8 +120,10 @@ def rank_sum(x: jax.Array, low: Numeric, high: Numeric) -> jax.Array:
     [8.0]
     """
     if x.shape[0] <= MAX_NETWORK:
-        kept = [jnp.where((r >= low) & (r < high), row, 0.0) for r, row in enumerate(sort_workers(x))]
-        return sum(kept[1:], kept[0])
+        ends = concrete(low), concrete(high)
+        cuts = None if ends[0] is None or ends[1] is None else (int(ends[0]), int(ends[1]))
+        kept = [jnp.where((r >= low) & (r < high), row, 0.0) for r, row in enumerate(sort_workers(x, cuts))]
+        return add(kept)
     x = nan_last(x)
     first, last = _bisect(x, low), _bisect(x, high - 1)
     inside = sum_rows(jnp.where((x > first[None]) & (x < last[None]), x, 0.0))

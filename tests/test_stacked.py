@@ -8,7 +8,7 @@ import pytest
 import byzjax
 from byzjax import aggregators as agg
 from byzjax import measuring, stacked
-from byzjax.sorting import MAX_NETWORK, ranks, sort_workers, sorting_network
+from byzjax.sorting import MAX_NETWORK, partition_network, ranks, sort_workers, sorting_network
 
 
 def true_distances(x):
@@ -110,6 +110,21 @@ def test_network_sorts_every_zero_one_input():
         for low, high in sorting_network(n):
             rows[low], rows[high] = np.minimum(rows[low], rows[high]), np.maximum(rows[low], rows[high])
         np.testing.assert_array_equal(np.stack(rows), np.sort(x, axis=0))
+
+
+def test_partition_network_keeps_ranks_between_their_cuts():
+    """All 0–1 inputs: every number of zeros is sorted as far as the cuts ask. And something is left out."""
+    for n in range(2, 10):
+        x = ((np.arange(2**n)[None, :] >> np.arange(n)[:, None]) & 1).astype(np.float32)
+        for low in range(n):
+            for high in range(low, n + 1):
+                rows = list(x)
+                for a, b in partition_network(n, (low, high)):
+                    rows[a], rows[b] = np.minimum(rows[a], rows[b]), np.maximum(rows[a], rows[b])
+                for part in np.split(np.arange(n), [low, high]):
+                    found, expected = np.stack(rows)[part].sum(0), np.sort(x, axis=0)[part].sum(0)
+                    np.testing.assert_array_equal(found, expected)
+    assert len(partition_network(20, (3, 17))) < 0.85 * len(sorting_network(20))
 
 
 @pytest.mark.parametrize("n", [1, 6, MAX_NETWORK + 5])
