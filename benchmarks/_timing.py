@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 import jax
 
+QUICK = 0.1  # seconds that a run of an arm takes at most to be quick
+
 
 class Timing(NamedTuple):
     """Seconds per unit of work, over the repetitions."""
@@ -33,16 +35,21 @@ class Arm(NamedTuple):
     before: Callable[[], Any] = lambda: None
 
 
-def interleaved(arms: dict[str, Arm], reps: int) -> dict[str, Timing]:
+def interleaved(arms: dict[str, Arm], reps: int, often: int = 1) -> dict[str, Timing]:
     """Time every arm once per repetition, so that all of them see the same machine, busy or not.
 
+    Quick arms go through ``often`` times per repetition: where others use the machine, too, it is busy for seconds, and
+    takes a median of many to see past that.
+
     Each timed call follows an untimed one of the same arm: it fills the caches, and outlasts threads of another
-    library that still spin for work. Even repetitions go through the arms forwards, odd ones backwards.
+    library that still spin for work. Even turns go through the arms forwards, odd ones backwards.
     """
     seconds: dict[str, list[float]] = {name: [] for name in arms}
-    for rep in range(reps):
-        for name in list(arms) if rep % 2 == 0 else reversed(arms):
+    for turn in range(reps * often):
+        for name in list(arms) if turn % 2 == 0 else reversed(arms):
             arm = arms[name]
+            if turn % often and seconds[name][-1] * arm.units > QUICK:
+                continue
             arm.before()
             arm.run()
             arm.before()

@@ -282,13 +282,10 @@ def test_findings_follow_the_numbers(robust, plain, word):
     assert "NNM + RFA gets less than half of class 3 right" in text
 
 
-@pytest.mark.parametrize("j", range(3))
-@pytest.mark.parametrize("i", range(3))
-def test_run_on_the_quartic_for_methods_rules_and_attacks(i, j, tmp_path):
-    """Every two of them meet once."""
-    rule = ["nnm,krum", "nnm,rfa", "nnm,median"][i]
-    attack = ["bit_flip", "mimic(reverse)", "alie"][j]
-    method = ["momentum_sgd", "momentum_sgd(decay=True)", "byz_nsgdm"][(i + j) % 3]
+@pytest.mark.parametrize("method", ["momentum_sgd", "momentum_sgd(decay=True)", "byz_nsgdm"])
+@pytest.mark.parametrize("attack", ["bit_flip", "mimic(reverse)", "alie"])
+@pytest.mark.parametrize("rule", ["nnm,krum", "nnm,rfa", "nnm,median"])
+def test_run_on_the_quartic_for_methods_rules_and_attacks(rule, attack, method, tmp_path):
     chosen = ["--aggregator", rule, "--attack", attack, "--method", method]
     result = call(*SMALL, *chosen, "--num-rounds", "2", "--eval-every", "2", "--out", str(tmp_path / "run"))
     assert result.exit_code == 0, result.output

@@ -80,9 +80,7 @@ def stacks(n, shapes, seed=0, rounds=2):
     }
 
 
-# Options of arithmetic in worker space, which every device does alike: their defaults stand for them.
-ALIKE = {"power", "neighbors", "even", "linkage", "reduce"}
-CASES = [case for case in rule_cases() if ALIKE.isdisjoint(case.options)]
+CASES = rule_cases()
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
