@@ -462,7 +462,8 @@ def render(report: dict[str, Any]) -> str:
                 f"{m['cores']} cores, {m['cpu']}, on {m['device']}; load of the machine before the run: "
                 f"{m['load_before']}. "
                 f"n = {s['n']}, f = {s['f']}, d = {s['d']}, {s['dtype']}; medians of {s['repetitions']} interleaved "
-                f"repetitions, {OFTEN} times as many where eight calls take less than {QUICK:g} s; timed once or given up, since one call takes more than {SLOW:g} s: {once}.",
+                f"repetitions, {OFTEN} times as many where eight calls take less than {QUICK:g} s; timed once or given "
+                f"up, since one call takes more than {SLOW:g} s: {once}.",
                 "Versions: " + ", ".join(f"{k} {v}" for k, v in report["versions"].items()) + ".",
                 table(
                     ("goal", "worst case", "where", "asked", "met"),
