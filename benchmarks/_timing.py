@@ -46,9 +46,10 @@ def interleaved(arms: dict[str, Arm], reps: int, often: int = 1) -> dict[str, Ti
     """
     seconds: dict[str, list[float]] = {name: [] for name in arms}
     for turn in range(reps * often):
-        for name in list(arms) if turn % 2 == 0 else reversed(arms):
+        repetition, again = divmod(turn, often)
+        for name in list(arms) if (repetition + again) % 2 == 0 else reversed(arms):
             arm = arms[name]
-            if turn % often and seconds[name][-1] * arm.units > QUICK:
+            if again and seconds[name][0] * arm.units > QUICK:  # the first decides, or idle turns would count more
                 continue
             arm.before()
             arm.run()

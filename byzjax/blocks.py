@@ -130,8 +130,15 @@ def in_turn(function: Function, plain: Callable[..., Any] | None = None) -> Func
       function: of arrays, without any from outside.
       plain: gives the same, and is differentiated in its place; by default the function itself.
     """
-    if jax.default_backend() != "cpu" or of_a_part():
-        return function
+    return function if jax.default_backend() != "cpu" or of_a_part() else one_by_one(function, plain)
+
+
+def one_by_one(function: Function, plain: Callable[..., Any] | None = None) -> Function:
+    """A function that ``vmap`` calls for one after the other, here and on every backend; see `in_turn`.
+
+    Its derivative is that of ``plain``, of which a batch is a batch: rules of ``vmap`` cannot be differentiated where
+    tangents alone are batched.
+    """
     batched = jax.custom_batching.sequential_vmap(function)
 
     @jax.custom_jvp

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from byzjax.blocks import one_by_one
+
 _HALVINGS = 20  # of an interval no longer than a few eigenvalues
 
 
@@ -54,8 +56,9 @@ def largest_ritz_value(apply: Callable[[jax.Array], jax.Array], start: jax.Array
     Rows are not orthogonalised again: that would only spare finding the same value twice.
 
     Args:
-      apply: multiplies a batch of vectors, ``f32[n, c] -> f32[n, c]``, each with its own matrix.
-      start: ``f32[n, c]``.
+      apply: multiplies a batch of vectors, ``f32[n, c] -> f32[n, c]``, each with its own matrix, in such units that
+        squares of its eigenvalues are in range.
+      start: ``f32[n, c]``, likewise.
       steps: at most n of them count.
 
     Returns:
@@ -120,6 +123,6 @@ def _solution(matrix: jax.Array, right: jax.Array) -> jax.Array:
     return jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(matrix, lower=True), right)
 
 
-_vectors_in_turn = jax.custom_batching.sequential_vmap(_vectors)
-_values_in_turn = jax.custom_batching.sequential_vmap(_values)
-_solution_in_turn = jax.custom_batching.sequential_vmap(_solution)
+_vectors_in_turn = one_by_one(_vectors)
+_values_in_turn = one_by_one(_values)
+_solution_in_turn = one_by_one(_solution)

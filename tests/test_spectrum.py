@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import byzjax
 from byzjax import aggregators as agg
 from byzjax import spectrum
 from byzjax.testing import rule_cases
@@ -57,6 +58,21 @@ def test_rules_hand_lapack_one_matrix_at_a_time(case):
     calls = re.findall(r"lapack_s(?:syevd|potrf|trsm)_ffi\(.*?: \((tensor<[\dx]+xf32>)[,)]", text.as_text())
     assert calls, "the rule does not use LAPACK; then this test is not needed"
     assert all(re.fullmatch(r"tensor<\d+x\d+xf32>", call) for call in calls), calls
+
+
+@pytest.mark.parametrize("name", ["smea", "caf", "dnc"])
+def test_rules_have_a_jacobian(name):
+    """Where one matrix has many tangents."""
+    x = jnp.asarray(np.random.default_rng(3).normal(size=(6, 3)).astype(np.float32))
+    rule = getattr(agg, name)(f=1)
+
+    def aggregate(x):
+        return byzjax.aggregate(rule, x, key=jax.random.key(0))
+
+    jacobian = jax.jacfwd(aggregate)(x)
+    tangent = jnp.asarray(np.random.default_rng(4).normal(size=(6, 3)).astype(np.float32))
+    expected = (aggregate(x + 1e-2 * tangent) - aggregate(x - 1e-2 * tangent)) / 2e-2
+    np.testing.assert_allclose(jnp.tensordot(jacobian, tangent, 2), expected, atol=2e-3)
 
 
 def test_the_rules_are_there():

@@ -116,11 +116,14 @@ def _best_subset(
         def score(member: jax.Array) -> jax.Array:
             return jnp.where((member & ~geometry.finite).any(), jnp.inf, badness(geometry, member))
 
-        def below(bound: Bound) -> jax.Array:
-            lost = (members & ~geometry.finite[None]).any(1)
-            return jnp.where(lost, jnp.inf, _in_chunks(functools.partial(bound, geometry.rows), masks))
-
         if bounds:
+            chunks = jnp.asarray(_chunks(masks))
+            lost = (members & ~geometry.finite[None]).any(1)
+
+            def below(bound: Bound) -> jax.Array:
+                values = jax.lax.map(functools.partial(bound, geometry.rows), chunks)
+                return jnp.where(lost, jnp.inf, values.reshape(-1)[: len(members)])
+
             best = _search(members, [functools.partial(below, bound) for bound in bounds], jax.vmap(score))
         else:
             best = jnp.argmin(jax.lax.map(score, members, batch_size=min(_CHUNK, len(members))))
@@ -161,12 +164,11 @@ def _search(
     return jax.lax.while_loop(lambda state: promising(state).any(), look, state)[2]
 
 
-def _in_chunks(bound: Callable[[jax.Array], jax.Array], masks: np.ndarray) -> jax.Array:
-    """``bound: bool[n, c] -> f32[c]`` of many subsets, bool[C, n], so many at a time that they stay in the caches."""
+def _chunks(masks: np.ndarray) -> np.ndarray:
+    """All subsets bool[C, n] and some again, bool[k, n, c]: as many together as stay in the caches."""
     count = -(-len(masks) // _BOUNDED)
     width = -(-len(masks) // count)
-    chunks = np.resize(masks, (count, width, masks.shape[1])).swapaxes(1, 2)
-    return jax.lax.map(bound, jnp.asarray(chunks)).reshape(-1)[: len(masks)]
+    return np.resize(masks, (count, width, masks.shape[1])).swapaxes(1, 2)
 
 
 def _farthest(gram: jax.Array, members: jax.Array) -> jax.Array:
