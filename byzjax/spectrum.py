@@ -53,13 +53,13 @@ def solve(matrix: jax.Array, right: jax.Array) -> jax.Array:
 def largest_ritz_value(apply: Callable[[jax.Array], jax.Array], start: jax.Array, steps: int) -> jax.Array:
     """Nearly the largest eigenvalue of symmetric matrices, and but for rounding not above it, by Lanczos' method.
 
-    Rows are not orthogonalised again: that would only spare finding the same value twice.
+    Vectors are not orthogonalised again: that would only spare finding the same value twice.
 
     Args:
       apply: multiplies a batch of vectors, ``f32[n, c] -> f32[n, c]``, each with its own matrix, in such units that
         squares of its eigenvalues are in range.
       start: ``f32[n, c]``, likewise.
-      steps: at most n of them count.
+      steps: of which n are enough, 1 gives the Rayleigh quotient of ``start``.
 
     Returns:
       f32[c].

@@ -366,6 +366,7 @@ __all__ = [
     "measure",
     "measure_lengths",
     "mix",
+    "only_if",
     "replace_rows",
     "row_mean",
     "sample_coordinates",

@@ -16,13 +16,11 @@ import numpy as np
 
 from byzjax.aggregators.kernels import weights_rule
 from byzjax.base import Aggregator, Weights, check_f, check_majority, concrete, promises
-from byzjax.blocks import only_if
 from byzjax.spectrum import eigvalsh, largest_ritz_value
-from byzjax.stacked import Geometry, matmul
+from byzjax.stacked import Geometry, matmul, only_if
 
 MAX_SUBSETS = 1_000_000
 _CHUNK = 1_024  # subsets looked at together
-_BOUNDED = 1 << 14  # subsets that are bounded together, which takes less memory
 _TURN = {"cpu": 4}  # subsets whose eigenvalues are computed together; one after the other on a CPU
 _LANCZOS_STEPS = 10
 
@@ -165,8 +163,8 @@ def _search(
 
 
 def _chunks(masks: np.ndarray) -> np.ndarray:
-    """All subsets bool[C, n] and some again, bool[k, n, c]: as many together as stay in the caches."""
-    count = -(-len(masks) // _BOUNDED)
+    """All subsets bool[C, n] and some again, bool[k, n, c]: those that are bounded together."""
+    count = -(-len(masks) // _CHUNK)
     width = -(-len(masks) // count)
     return np.resize(masks, (count, width, masks.shape[1])).swapaxes(1, 2)
 
