@@ -292,6 +292,19 @@ def part_number() -> Any:
     return 0 if axis is None else jax.lax.axis_index(axis)
 
 
+def number_of_parts() -> int:
+    """How many parts there are; 1 where what is traced sees all coordinates."""
+    axis = _PART.get()
+    return 1 if axis is None else jax.lax.axis_size(axis)
+
+
+def joined(parts: list[jax.Array]) -> jax.Array:
+    """Matrices or vectors as one along the last axis, with the parts of all devices: worth it where they are small."""
+    whole = jnp.concatenate(parts, axis=-1)
+    axis = _PART.get()
+    return whole if axis is None else jax.lax.all_gather(whole, axis, axis=whole.ndim - 1, tiled=True)
+
+
 def total(sums: Any) -> Any:
     """Sums over coordinates, when each device has taken its own; any tree of arrays."""
     axis = _PART.get()

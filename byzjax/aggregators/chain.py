@@ -192,7 +192,7 @@ def _fused(run: list[tuple[int, Any]]) -> Link:
                 step = jnp.diag(jnp.where(geometry.finite, kernel.factors(geometry, own), 1.0))
             else:
                 step = kernel.matrix(geometry, own)
-            geometry = geometry.mix(step)
+            geometry = geometry.mix(step, isinstance(kernel, Mixing) and kernel.affine)
             total = step if total is None else matmul(step, total)
         assert total is not None
         return total
