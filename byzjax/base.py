@@ -71,8 +71,8 @@ class Weights(NamedTuple):
     """A rule that is a weighted sum of the rows: ``weights: (geometry, key) -> f32[n]``.
 
     With an ``anchor`` the rule also puts weight on a point that is not a row, and answers f32[n + 1], the anchor's
-    weight last: ``"previous"`` is the rule's own last result (then it has a state, and ``geometry.gram[n + 1]`` is that
-    point), ``"median"`` the coordinate-wise median of the rows, the centre of the geometry.
+    weight last: ``"previous"`` is the rule's own last result (then it has a state, and the geometry's point n + 1 is
+    that), ``"median"`` the coordinate-wise median of the rows, the centre of the geometry.
 
     A rule that only asks for ``geometry.squared_norms(about)`` says about what: ``"origin"``, ``"previous"`` or a row.
     Alone it then gets `Lengths`, which are cheaper than a `Geometry`.

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from byzjax.blocks import matmul, product
 from byzjax.cancelling import lose, measure_again
 
+_LEAST = 1e-30  # a squared distance in units, below which its terms may have been out of range
 FAR = 2.0**46  # the largest distance from the centre that a row is measured at, in units of the median row
 
 
@@ -106,8 +107,7 @@ class Geometry(NamedTuple):
         """
         n, pivot, others = self.num_workers, jnp.argmax(point), _without_largest(point)
         if self.places is not None:
-            offsets = self.places.offsets(pivot)
-            away = _norms(offsets[:n] - product(others, offsets)[None])
+            away = _distances_by_differences(self.places.offsets(pivot), others)[:n]
         else:
             away = _distances_by_products(self._about(pivot), self.separations[pivot], others)[:n]
         return jnp.where(self.finite, away, jnp.inf)
@@ -117,7 +117,7 @@ class Geometry(NamedTuple):
         pivot = jnp.argmax(one)
         moved = jnp.where(jnp.arange(len(one)) == pivot, 0.0, one - other)
         if self.places is not None:
-            return _norms(product(moved, self.places.offsets(pivot))[None])[0]
+            return safe_sqrt(jnp.square(product(moved, self.places.offsets(pivot))).sum())
         return safe_sqrt((moved[:, None] * self._about(pivot) * moved[None, :]).sum())
 
     def mix(self, matrix: jax.Array, affine: bool = False) -> Geometry:
@@ -173,28 +173,32 @@ def _without_largest(point: jax.Array) -> jax.Array:
     return jnp.where(jnp.arange(len(point)) == jnp.argmax(point), 0.0, point)
 
 
+def _distances_by_differences(offsets: jax.Array, others: jax.Array) -> jax.Array:
+    """``‖p_i − p − Σ_j a_j (p_j − p)‖`` from the differences from p."""
+    scale, shares = _scaled(others)
+    step = product(shares, offsets)
+    squared = jnp.square(offsets - scale * step[None]).sum(-1)
+    # The square of a step away from p, and from its copies, may be out of range.
+    return jnp.where(squared > _LEAST, safe_sqrt(squared), scale * safe_sqrt(jnp.square(step).sum()))
+
+
 def _distances_by_products(about: jax.Array, to_pivot: jax.Array, others: jax.Array) -> jax.Array:
     """``‖p_i − p − Σ_j a_j (p_j − p)‖`` from inner products about p, and squared distances to it."""
-    scale = jnp.abs(others).sum()
-    shares = others / jnp.where(scale > 0, scale, 1.0)
+    scale, shares = _scaled(others)
     inner = (about * shares[None]).sum(-1)
-    terms = shares * inner
-    # What cancels down to rounding is not known to be zero, and must not hold an iteration on the row.
     weights = jnp.abs(shares)
+    # What cancels down to rounding is not known to be zero, and must not hold an iteration on the row.
     least = float(jnp.finfo(about.dtype).eps) * (weights[:, None] * jnp.abs(about) * weights[None]).sum()
-    step = scale * safe_sqrt(jnp.maximum(terms.sum(), least))  # the square of the step may be out of range
-    size = jnp.where(jnp.isfinite(to_pivot), safe_sqrt(to_pivot), 0.0)
-    unit = jnp.maximum(size, step)
-    unit = jnp.where(unit > 0, unit, 1.0)
-    squared = jnp.square(size / unit) - 2.0 * (scale / unit) * (inner / unit) + jnp.square(step / unit)
-    return unit * safe_sqrt(squared)
+    step = jnp.maximum((shares * inner).sum(), least)
+    known = jnp.where(jnp.isfinite(to_pivot), to_pivot, 0.0)
+    squared = known - 2.0 * scale * inner + scale * (scale * step)
+    return jnp.where(squared > _LEAST, safe_sqrt(squared), scale * safe_sqrt(step))
 
 
-def _norms(rows: jax.Array) -> jax.Array:
-    """``‖x_i‖``, where the squares may be out of range."""
-    size = jnp.abs(rows).max(-1, initial=0.0)
-    unit = jnp.where(size > 0, size, 1.0)
-    return size * safe_sqrt(jnp.square(rows / unit[:, None]).sum(-1))
+def _scaled(others: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The sum of the weights, and their shares in it."""
+    scale = jnp.abs(others).sum()
+    return scale, others / jnp.where(scale > 0, scale, 1.0)
 
 
 def safe_sqrt(squared: jax.Array) -> jax.Array:

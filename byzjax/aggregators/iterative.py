@@ -22,12 +22,14 @@ def geometric_median(
 ) -> Aggregator:
     """The geometric median by the smoothed Weiszfeld iteration (RFA).
 
-    ``z ← Σ_i w_i x_i / Σ_i w_i`` with ``w_i = 1 / max(‖x_i − z‖, ν)``, ``num_iters`` times. In the limit
-    ``z = argmin Σ_i ‖x_i − z‖``, for which Definition 1 holds with ``κ = 2 (1 + f/(n − 2f))`` (Proposition 1 of the
-    Byz-NSGDM paper).
+    ``z ← Σ_i w_i x_i / Σ_i w_i`` with ``w_i = 1 / max(‖x_i − z‖, ν)``, ``num_iters`` times. As ν → 0 the limit is
+    ``argmin_z Σ_i ‖x_i − z‖``, for which Definition 1 holds with ``κ = 2 (1 + f/(n − 2f))`` (Proposition 1 of the
+    Byz-NSGDM paper). For ν > 0 it is the minimiser of a smoothed sum, which satisfies Definition 1 for no κ: where all
+    honest rows are equal, liars still move it, by at most ``n ν/(2 (n − 2f))`` once it has converged.
 
     ν is an absolute length: once all rows lie within ν of z, the result is their plain mean. Choose it far below the
-    spread of honest updates. The iteration runs on the Gram matrix and reads the data twice in all.
+    spread of honest updates. The iteration runs in worker space and reads the data twice in all. An iterate is measured
+    about the row that it is nearest to, so that no row can hold it by rounding.
 
     Args:
       num_iters: Weiszfeld steps, static. 8 in the Byz-NSGDM code, 3 in ByzFL, FLPoison and Pillutla et al.; the

@@ -1,6 +1,6 @@
 """Rules that measure how far rows are from a point, held against float64 where rows lie next to that point.
 
-The origin, the last aggregate and the iterate of a rule are points that attackers can go to. There a distance that comes
+The origin, the last aggregate and an iterate are points that attackers can go to. There a distance that comes
 from inner products about another point is rounding, and an iteration that starts on a row never leaves it.
 """
 
