@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from byzjax.geometry import gram_distances, lose
+from byzjax.loops import while_loop
 
 _COMPARED = 1 << 13  # coordinates of two rows that are compared at a time
 _CANCELS = 2.0**-6  # a squared distance below this share of the squared norms is measured again
@@ -64,10 +65,10 @@ def measure_again(
     scale = jnp.where(finite[:, None] & finite[None, :], squares[:, None] + squares[None, :], 0.0)
     scale = jnp.where(jnp.eye(n, dtype=bool), 0.0, scale)
     first = pivots(squared, scale)
-    alias, _ = jax.lax.while_loop(lambda state: state[1].any(), compare, (index, first != index))
+    alias, _ = while_loop(lambda state: state[1].any(), compare, (index, first != index))
     own = alias == index
     scale = jnp.where(own[:, None] & own[None, :], scale, 0.0)
-    squared, _ = jax.lax.while_loop(lambda state: close(*state).any(), again, (squared, scale))
+    squared, _ = while_loop(lambda state: close(*state).any(), again, (squared, scale))
     return lose(squared[alias][:, alias], finite)
 
 
@@ -83,4 +84,4 @@ def equal_rows(x: jax.Array, i: jax.Array, j: jax.Array) -> jax.Array:
         return start + width, (two[0] == two[1]).all()
 
     start = (jnp.zeros((), jnp.int32), jnp.ones((), bool))
-    return jax.lax.while_loop(lambda state: state[1] & (state[0] < d), step, start)[1]
+    return while_loop(lambda state: state[1] & (state[0] < d), step, start)[1]
