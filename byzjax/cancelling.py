@@ -7,6 +7,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from byzjax.loops import while_loop
+
 _CANCELS = 2.0**-6  # a squared distance below this share of the squared norms is measured again
 
 
@@ -67,10 +69,10 @@ def measure_again(
             i = jnp.argmax(pending)
             return jnp.where((index == i) & equal(i, first[i]), first[i], alias), pending & (index != i)
 
-        alias, _ = jax.lax.while_loop(lambda state: state[1].any(), compare, (alias, first != index))
+        alias, _ = while_loop(lambda state: state[1].any(), compare, (alias, first != index))
         own = alias == index
         scale = jnp.where(own[:, None] & own[None, :], scale, 0.0)
-    squared, _ = jax.lax.while_loop(lambda state: close(*state).any(), again, (squared, scale))
+    squared, _ = while_loop(lambda state: close(*state).any(), again, (squared, scale))
     return lose(squared if equal is None else squared[alias][:, alias], finite)
 
 

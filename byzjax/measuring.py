@@ -41,6 +41,7 @@ from byzjax.blocks import (
 )
 from byzjax.cancelling import measure_again
 from byzjax.geometry import FAR, Frame, Geometry, Lengths, Places, known_points, mask_gram, small_geometry
+from byzjax.loops import while_loop
 from byzjax.sorting import order_statistic, ranks
 
 _NEAR = 2.0**90  # a squared size in units below which no row is drawn back
@@ -348,7 +349,7 @@ def _equal_points(part: _Points, i: jax.Array, j: jax.Array) -> jax.Array:
         return start + width, (read(i, at) == read(j, at)).all()
 
     start = (jnp.zeros((), jnp.int32), jnp.ones((), bool))
-    return jax.lax.while_loop(lambda state: state[1] & (state[0] < d), step, start)[1]
+    return while_loop(lambda state: state[1] & (state[0] < d), step, start)[1]
 
 
 def _factor(sizes: jax.Array, unit: jax.Array) -> jax.Array:

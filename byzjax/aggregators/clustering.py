@@ -232,6 +232,7 @@ def simple_clustering(eps: Numeric, *, min_samples: Numeric = 3) -> Aggregator:
         near = jnp.where(jnp.eye(len(finite), dtype=bool), finite[:, None], near & placed[:, None] & placed[None, :])
         dense = densest_cluster(near, min_samples)
         members = jnp.where(dense.any(), dense, finite)
-        return members.astype(geometry.unit.dtype) / members.sum().astype(geometry.unit.dtype)
+        share = members.astype(geometry.unit.dtype) / members.sum().astype(geometry.unit.dtype)
+        return share * nan_unless(finite.any())
 
     return weights_rule(Weights(weights))

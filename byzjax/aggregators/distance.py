@@ -30,6 +30,7 @@ from byzjax.base import (
     num_workers_of,
     promises,
 )
+from byzjax.loops import fori_loop
 from byzjax.sorting import lowest
 from byzjax.stacked import Geometry
 
@@ -51,7 +52,7 @@ def krum(f: Numeric, *, power: Power = 2, neighbors: Neighbors = "n-f-2") -> Agg
       neighbors: size of ``N_i``: ``"n-f-2"`` in Blanchard et al., ``"n-f-1"`` in the quartic code of Byz-NSGDM and
         in ByzFL.
 
-    Shapes: ``f32[n, d] -> f32[d]``.
+    Shapes: ``f32[n, d] -> f32[d]``. NaN where so many rows have NaN or inf that a score lacks neighbours.
 
     Raises:
       ValueError: f < 0, 2f ≥ n, no neighbours left, or an unknown convention.
@@ -82,7 +83,7 @@ def multi_krum(
       power: see `krum`.
       neighbors: see `krum`.
 
-    Shapes: ``f32[n, d] -> f32[d]``.
+    Shapes: ``f32[n, d] -> f32[d]``. NaN as `krum`, or where fewer than m rows are finite.
 
     Raises:
       ValueError: as `krum`, or m outside 1 … n.
@@ -166,7 +167,7 @@ def _select_by_krum(distances: jax.Array, f: Numeric, count: Numeric, power: int
         return jnp.where(k < count, left & (jnp.arange(n) != chosen), left)
 
     most = n if concrete(count) is None else int(count)
-    return ~jax.lax.fori_loop(0, most, select, jnp.ones((n,), bool))
+    return ~fori_loop(0, most, select, jnp.ones((n,), bool))
 
 
 def _krum(f: Numeric, m: Numeric | None, power: int, neighbors: str, name: str) -> Aggregator:
@@ -190,7 +191,7 @@ def _krum(f: Numeric, m: Numeric | None, power: int, neighbors: str, name: str) 
         scores = krum_scores(geometry.distances, count, power)
         # A far row's score may overflow, and must still come before that of a lost row.
         scores = jnp.where(geometry.finite, jnp.minimum(scores, jnp.finfo(scores.dtype).max), jnp.inf)
-        valid = nan_unless_minority(f, n)
+        valid = nan_unless_minority(f, n) * nan_unless(geometry.finite.sum() > count)
         if declared is None or chosen is None:
             valid = valid * nan_unless((count >= 1) & (selected >= 1) & (selected <= n))
         return mean_of_lowest(scores, selected) * valid

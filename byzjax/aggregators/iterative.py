@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from byzjax.aggregators.kernels import weights_rule
 from byzjax.base import Aggregator, Numeric, Weights, check_integer, check_number, promises
+from byzjax.loops import fori_loop, while_loop
 from byzjax.sorting import ranks
 from byzjax.stacked import Geometry, Lengths
 
@@ -148,7 +149,7 @@ def auto_gm(
             return turns + 1, target, away, geometry.distance_between(target, found) > limit
 
         state = (jnp.zeros((), jnp.int32), found, away, jnp.ones((), bool))
-        found = jax.lax.while_loop(lambda state: state[3] & (state[0] < num_iters), turn, state)[1]
+        found = while_loop(lambda state: state[3] & (state[0] < num_iters), turn, state)[1]
         return found[:n]
 
     return weights_rule(Weights(weights))
@@ -222,7 +223,7 @@ def centered_clipping(
             pull = pulls(geometry.distances_from(point))
             return (1.0 - pull.sum()) * point + jnp.pad(pull, (0, geometry.num_points - n))
 
-        found = jax.lax.fori_loop(0, num_iters, step, _start(geometry, start))
+        found = fori_loop(0, num_iters, step, _start(geometry, start))
         return found[:n] if anchor is None else jnp.append(found[:n], found[geometry.index_of(start)])
 
     return weights_rule(Weights(weights, anchor, about if num_iters == 1 else None))
@@ -268,7 +269,7 @@ def _weiszfeld(
         return jnp.pad(pull / pull.sum(), (0, fixed))
 
     if tolerance is None:
-        point = jax.lax.fori_loop(1, num_iters, lambda _, point: step(geometry.distances_from(point)), step(away))
+        point = fori_loop(1, num_iters, lambda _, point: step(geometry.distances_from(point)), step(away))
         return point, geometry.distances_from(point)
 
     def move(state):
@@ -278,7 +279,7 @@ def _weiszfeld(
         return done + 1, target, geometry.distances_from(target), moved > tolerance
 
     state = (jnp.zeros((), jnp.int32), start, away, jnp.ones((), bool))
-    _, point, away, _ = jax.lax.while_loop(lambda state: state[3] & (state[0] < num_iters), move, state)
+    _, point, away, _ = while_loop(lambda state: state[3] & (state[0] < num_iters), move, state)
     return point, away
 
 

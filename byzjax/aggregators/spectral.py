@@ -26,6 +26,7 @@ from byzjax.base import (
     num_workers_of,
     promises,
 )
+from byzjax.loops import while_loop
 from byzjax.sorting import lowest
 from byzjax.spectrum import eigh
 from byzjax.stacked import Geometry
@@ -44,7 +45,7 @@ def caf(f: Numeric) -> Aggregator:
     Args:
       f: number of Byzantine workers to tolerate; may be traced.
 
-    Shapes: ``f32[n, d] -> f32[d]``.
+    Shapes: ``f32[n, d] -> f32[d]``. Rows with NaN or inf are among the f: NaN where there are more of them.
 
     Raises:
       ValueError: f < 0, or 2f ≥ n.
@@ -90,8 +91,8 @@ def caf(f: Numeric) -> Aggregator:
 
         # Lost rows start without weight: they are among the f.
         start = (finite, finite.sum() > least, (finite / finite.sum(), jnp.asarray(jnp.inf, dtype)))
-        _, _, (mean, _) = jax.lax.while_loop(lambda state: state[1], step, start)
-        return mean * nan_unless_minority(f, n)
+        _, _, (mean, _) = while_loop(lambda state: state[1], step, start)
+        return mean * nan_unless_minority(f, n) * nan_unless(geometry.finite.sum() >= n - f)
 
     return weights_rule(Weights(weights, affine=True))
 
