@@ -16,6 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from byzjax.keys import check_key as check_key
+
 Params = optax.Params  # leaves [*p]
 Stacked = optax.Updates  # leaves [n, *p]
 Batch = Any  # one worker: leaves [B, …]; a round: leaves [n, B, …]
@@ -315,13 +317,6 @@ def check_mask(byzantine: jax.Array, num_workers: int) -> jax.Array:
             f"worker of the task; e.g. jnp.arange({num_workers}) >= {num_workers - 1}."
         )
     return byzantine
-
-
-def check_key(key: jax.Array | None, where: str) -> jax.Array:
-    """Reject a missing key where a rule draws random numbers."""
-    if not isinstance(key, jax.Array):
-        raise ValueError(f"{where}: needs a PRNG key, not {key!r}; pass key=jax.random.key(seed).")
-    return key
 
 
 def num_workers_of(updates: Stacked) -> int:

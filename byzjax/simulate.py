@@ -78,7 +78,9 @@ def simulate(
     """
     _check_lengths(num_rounds, eval_every)
     step = make_round(task, method, attack, byzantine=byzantine, record=record, mesh=mesh)
-    state = init_state(task, method, attack, key=check_key(key, "simulate")) if state is None else state
+    if state is None:
+        check_key(key, "simulate")
+        state = init_state(task, method, attack, key=key)  # type: ignore[arg-type]
 
     def rounds(state: RoundState, length: int):
         return jax.lax.scan(lambda s, _: step(s), state, length=length)

@@ -12,13 +12,17 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from byzjax.base import Aggregator, Attack, Params, Stacked, check_mask
+from byzjax.base import Aggregator, Attack, Params, Stacked, check_key, check_mask
+from byzjax.keys import drawable, worker_keys
 
 
 def per_worker(
     tx: optax.GradientTransformation, num_workers: int, *, initial: dict[str, Stacked] | None = None
 ) -> optax.GradientTransformationExtraArgs:
     """Run a transformation for every worker, vectorised over the leading axis.
+
+    Workers draw independently: every PRNG key in a worker's initial state, be it typed or raw, is
+    ``fold_in(key, worker)`` of the transformation's own.
 
     Args:
       tx: any optax transformation of one worker's gradient, e.g. ``optax.ema(0.9, debias=False)``.
@@ -41,7 +45,7 @@ def per_worker(
     tx = optax.with_extra_args_support(tx)
 
     def init(params: Params):
-        state = jax.vmap(lambda _: tx.init(params))(jnp.arange(num_workers))
+        state = jax.vmap(lambda worker: worker_keys(tx.init(params), worker))(jnp.arange(num_workers))
         for field, value in (initial or {}).items():
             state = _replace_field(state, field, value)
         return state
@@ -101,13 +105,15 @@ def robust_aggregate(rule: Aggregator, *, key: jax.Array | None = None) -> optax
             f"robust_aggregate: rule = {rule!r} is not an Aggregator; end the chain with one, e.g. median()."
         )
     stored = key
+    if key is not None:
+        check_key(key, "robust_aggregate")
 
     def init(params: Params) -> RobustAggregateState:
         return RobustAggregateState(rule.init(params), stored, jnp.zeros((), jnp.int32))
 
     def update(updates: Stacked, state: RobustAggregateState, params=None, *, key: jax.Array | None = None, **extra):
         if key is None and state.key is not None:
-            key = jax.random.fold_in(state.key, state.count)
+            key = jax.random.fold_in(drawable(state.key), state.count)
         aggregate, inner = rule.update(updates, state.rule, params, key=key, **extra)
         return aggregate, RobustAggregateState(inner, state.key, state.count + 1)
 
@@ -143,6 +149,7 @@ def inject_attack(
     """
     num_workers = len(byzantine)
     byzantine = check_mask(byzantine, num_workers)
+    check_key(key, "inject_attack")
 
     def init(params: Params) -> InjectAttackState:
         return InjectAttackState(attack.init(params, num_workers), key, jnp.zeros((), jnp.int32))
@@ -154,7 +161,7 @@ def inject_attack(
             state.attack,
             params,
             byzantine=byzantine,
-            key=jax.random.fold_in(state.key, state.count),
+            key=jax.random.fold_in(drawable(state.key), state.count),
             grads=updates if grads is None else grads,
             aggregate=aggregate,
             **extra,
