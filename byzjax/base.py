@@ -16,6 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from byzjax.checks import check_kind
+from byzjax.contracts import check_pair
+from byzjax.keys import check_key as check_key
+
 Params = optax.Params  # leaves [*p]
 Stacked = optax.Updates  # leaves [n, *p]
 Batch = Any  # one worker: leaves [B, …]; a round: leaves [n, B, …]
@@ -153,7 +157,8 @@ class _Link(optax.GradientTransformationExtraArgs):
     def weigh(self, updates: Stacked, state: Any, params: Params | None = None, **extra) -> tuple[Any, Any, Trust]:
         """``update`` that also tells whom it trusted."""
         if self._weigh is None:
-            return (*self.update(updates, state, params, **extra), Trust())
+            answer = self.update(updates, state, params, **extra)
+            return (*check_pair(answer, f"{type(self).__name__}.update", wanted="(updates, state)"), Trust())
         return self._weigh(updates, state, params, **extra)
 
     @property
@@ -173,8 +178,20 @@ class PreAggregator(_Link):
     """A pre-aggregation: ``[n, *p] -> [m, *p]``, with the signatures of `Aggregator`."""
 
 
+def unchanged_updates(updates: Stacked, state: Any, params: Params | None = None, **extra) -> tuple[Stacked, Any]:
+    """An attack that sends what workers computed."""
+    del params, extra
+    return updates, state
+
+
+def unchanged_batch(batch: Batch, *, byzantine: jax.Array, key: jax.Array) -> Batch:
+    """An attack that leaves the data alone."""
+    del byzantine, key
+    return batch
+
+
 class Attack(NamedTuple):
-    """What Byzantine workers do. Only rows where ``byzantine`` is true are rewritten.
+    """What Byzantine workers do. Only rows where ``byzantine`` is true are rewritten; a round sees to that.
 
     Attributes:
       init: ``(params, num_workers) -> state``.
@@ -186,7 +203,7 @@ class Attack(NamedTuple):
 
     init: Callable[..., Any]
     update: Callable[..., tuple[Stacked, Any]]
-    poison: Callable[..., Batch] = lambda batch, *, byzantine, key: batch
+    poison: Callable[..., Batch] = unchanged_batch
 
 
 @jax.tree_util.register_dataclass
@@ -230,6 +247,10 @@ class Task:
 
 class Method(NamedTuple):
     """A distributed optimiser: what workers do, how the server aggregates, how it steps.
+
+    Both transformations remember floats of 16 bits in float32, unless an ``accumulator_dtype`` of their own says
+    otherwise. The server's is passed ``value=``, the honest workers' mean loss on their batches, and ``grad=``, the
+    aggregate; a worker's its own. A loss at other parameters, as a line search needs it, cannot be had.
 
     Attributes:
       worker: a transformation applied to every worker's gradient, under ``vmap``.
@@ -317,11 +338,13 @@ def check_mask(byzantine: jax.Array, num_workers: int) -> jax.Array:
     return byzantine
 
 
-def check_key(key: jax.Array | None, where: str) -> jax.Array:
-    """Reject a missing key where a rule draws random numbers."""
-    if not isinstance(key, jax.Array):
-        raise ValueError(f"{where}: needs a PRNG key, not {key!r}; pass key=jax.random.key(seed).")
-    return key
+def check_rule(value: Any, argument: str, where: str) -> Aggregator:
+    """Reject what is no `Aggregator`; returns it."""
+    fix = (
+        "call a factory such as median(), and end pre-aggregations with a rule: "
+        "byzjax.chain(nnm(f=3), geometric_median())."
+    )
+    return check_kind(value, Aggregator, argument, where, fix=fix)
 
 
 def num_workers_of(updates: Stacked) -> int:

@@ -23,7 +23,7 @@ import numpy as np
 
 from byzjax.base import check_integer
 from byzjax.identity import Identity
-from byzjax.keys import implementation, is_key, key_data
+from byzjax.keys import implementation, is_key, key_data, of_implementation
 from byzjax.round import RoundState
 
 _ABOUT, _ARRAYS = "about.json", "arrays"
@@ -173,8 +173,8 @@ def _rebuilt(like: Saved, arrays: dict[str, Any], keys: dict[str, str]) -> Saved
             continue
         if isinstance(leaf, jax.Array):
             value = jnp.asarray(value)
-        implementation = keys.get(f"{number:05d}")
-        leaves[number] = value if implementation is None else jax.random.wrap_key_data(value, impl=implementation)
+        kind = keys.get(f"{number:05d}")
+        leaves[number] = value if kind is None else of_implementation(value, kind)
     return jax.tree.unflatten(structure, leaves)
 
 

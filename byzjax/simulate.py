@@ -13,8 +13,10 @@ from jax.sharding import Mesh
 
 from byzjax.base import Attack, Method, Task, check_key
 from byzjax.checkpoint import Checkpoint, Saved, Store
+from byzjax.contracts import check_measured, missing_unless
 from byzjax.identity import identify
 from byzjax.metrics import Record, default_record
+from byzjax.outside import hashable, read_outside
 from byzjax.progress import Progress
 from byzjax.round import RoundState, check_byzantine, check_parts, init_state, make_round
 from byzjax.sharding import Layout, place_task
@@ -76,9 +78,11 @@ def simulate(
     >>> result.evals["objective"].shape
     (2,)
     """
-    _check_lengths(num_rounds, eval_every)
+    num_rounds, eval_every = _check_lengths(num_rounds, eval_every)
     step = make_round(task, method, attack, byzantine=byzantine, record=record, mesh=mesh)
-    state = init_state(task, method, attack, key=check_key(key, "simulate")) if state is None else state
+    if state is None:
+        check_key(key, "simulate")
+        state = init_state(task, method, attack, key=key)  # type: ignore[arg-type]
 
     def rounds(state: RoundState, length: int):
         return jax.lax.scan(lambda s, _: step(s), state, length=length)
@@ -117,6 +121,11 @@ def run(
 ) -> Result:
     """`simulate` from the host: compiled chunk by chunk, with a progress bar and an ETA. The same numbers.
 
+    Programs are kept for later calls with the same functions. Numbers, texts and small arrays that these read by name
+    from their module, a closure or an object are compared in every call: where one has changed, the program is compiled
+    anew. What is read in another way (a file, the environment, a large array of a module) is not seen to change: pass
+    it as an argument of a factory, or put it into ``Task.data``.
+
     With a checkpoint, a run that was interrupted goes on where it was saved last, and gives the same bits as if nothing
     had happened; one that was finished is read, or made longer.
 
@@ -139,8 +148,8 @@ def run(
     >>> result.history["loss"].shape
     (20,)
     """
-    _check_lengths(num_rounds, eval_every)
-    check_parts(task, method, attack)
+    num_rounds, eval_every = _check_lengths(num_rounds, eval_every)
+    check_parts(task, method, attack, record)
     check_key(key, "run")
     byzantine = check_byzantine(byzantine, task.num_workers)
     layout = Layout(mesh, task.num_workers)
@@ -148,12 +157,14 @@ def run(
         task, (key, byzantine) = place_task(task, mesh), layout.put_everywhere((key, byzantine))
     bar = progress if isinstance(progress, Progress) else Progress(shown=progress and jax.process_index() == 0)
 
+    own = hashable(method._replace(initial=None)), hashable(attack)
+    outside = read_outside(task.init, task.sample, task.loss, task.evaluate, *own, record)
     if method.initial is None:
-        state = _init_state(task, key, method=method, attack=attack, mesh=mesh)
+        state = _init_state(task, key, method=own[0], attack=own[1], mesh=mesh, outside=outside)
     else:  # arrays in the method: not a static argument
         state = layout.put(init_state(task, method, attack, key=key))
     state = jax.tree.map(jnp.copy, state)  # donated below: neither the caller's key nor a buffer twice
-    parts = {"method": method._replace(initial=None), "attack": attack, "record": record, "mesh": mesh}
+    parts = {"method": own[0], "attack": own[1], "record": hashable(record), "mesh": mesh, "outside": outside}
     store, done, histories, evals = None, 0, [], []
     if checkpoint is not None:
         store = _open(checkpoint, task, method, attack, state, byzantine, eval_every, record)
@@ -187,20 +198,22 @@ def _some_rounds(
     attack: Attack,
     record: Record,
     mesh: Mesh | None,
+    outside: str,
     length: int,
     evaluated: bool,
 ) -> tuple[RoundState, dict[str, jax.Array], dict[str, jax.Array]]:
     """Rounds, and an evaluation."""
+    del outside
     step = make_round(task, method, attack, byzantine=byzantine, record=record, mesh=mesh)
     layout = Layout(mesh, task.num_workers)
     state, history = jax.lax.scan(lambda s, _: step(s), state, length=length)
     return layout.resting(state), *layout.everywhere((history, evaluate(task, state) if evaluated else {}))
 
 
-# Compiled once for the same parts, whatever the key, the mask or the data.
+# Compiled once for the same parts, and the same numbers outside of them, whatever the key, the mask or the data.
 _chunk = jax.jit(
     _some_rounds,
-    static_argnames=("method", "attack", "record", "mesh", "length", "evaluated"),
+    static_argnames=("method", "attack", "record", "mesh", "outside", "length", "evaluated"),
     donate_argnames=("state",),
 )
 
@@ -246,15 +259,18 @@ def _on_host(parts: list[Any]) -> list[Any]:
     )
 
 
-@functools.partial(jax.jit, static_argnames=("method", "attack", "mesh"))
-def _init_state(task: Task, key: jax.Array, *, method: Method, attack: Attack, mesh: Mesh | None) -> RoundState:
+@functools.partial(jax.jit, static_argnames=("method", "attack", "mesh", "outside"))
+def _init_state(
+    task: Task, key: jax.Array, *, method: Method, attack: Attack, mesh: Mesh | None, outside: str
+) -> RoundState:
+    del outside
     return Layout(mesh, task.num_workers).resting(init_state(task, method, attack, key=key))
 
 
 def evaluate(task: Task, state: RoundState) -> dict[str, jax.Array]:
-    """The task's evaluation; NaN in every entry once a run has diverged."""
-    values = task.evaluate(task.data, state.params)
-    return jax.tree.map(lambda v: jnp.where(state.finite, v, jnp.full_like(v, jnp.nan)), values)
+    """The task's evaluation; NaN in every entry once a run has diverged, hence integers and flags as floats."""
+    values = check_measured(task.evaluate(task.data, state.params), "Task.evaluate")
+    return jax.tree.map(functools.partial(missing_unless, state.finite), values)
 
 
 def _chunks(done: int, num_rounds: int, eval_every: int) -> list[tuple[int, bool]]:
@@ -268,10 +284,16 @@ def _chunks(done: int, num_rounds: int, eval_every: int) -> list[tuple[int, bool
     return [(end - start, eval_every > 0 and end % length == 0) for start, end in zip(starts, ends, strict=False)]
 
 
-def _check_lengths(num_rounds: int, eval_every: int) -> None:
-    for name, value, least in (("num_rounds", num_rounds, 1), ("eval_every", eval_every, 0)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"{name} = {value!r} must be an integer ≥ {least}.")
+def _check_length(value: Any, argument: str, least: int) -> int:
+    """Reject what is not an integer of Python or NumPy ≥ ``least``; 4.0 and True are none. Returns Python's."""
+    integer = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not integer or value < least:
+        raise ValueError(f"{argument} = {value!r} must be an integer ≥ {least}.")
+    return int(value)
+
+
+def _check_lengths(num_rounds: int, eval_every: int) -> tuple[int, int]:
+    return _check_length(num_rounds, "num_rounds", 1), _check_length(eval_every, "eval_every", 0)
 
 
 __all__ = ["Result", "evaluate", "run", "simulate"]

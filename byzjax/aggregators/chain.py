@@ -20,6 +20,7 @@ from byzjax.base import (
     Stacked,
     Trust,
     Weights,
+    check_key,
     num_workers_of,
 )
 from byzjax.stacked import Geometry, matmul
@@ -142,7 +143,7 @@ def _after(step: jax.Array | None, before: jax.Array | None) -> jax.Array | None
 
 
 def _fold_in(key: jax.Array | None, position: int) -> jax.Array | None:
-    return None if key is None else jax.random.fold_in(key, position)
+    return None if key is None else jax.random.fold_in(check_key(key, "chain"), position)
 
 
 def _stages(links: Sequence[Link]) -> list[Link]:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from byzjax import stacked
-from byzjax.base import Attack, Numeric, Params, Stacked, check_number, promises
+from byzjax.base import Attack, Numeric, Params, Stacked, check_number, promises, unchanged_updates
 
 
 def no_state(params: Params, num_workers: int) -> tuple:
@@ -25,12 +25,7 @@ def none() -> Attack:
     >>> updates.tolist()
     [[1.0], [1.0]]
     """
-
-    def update(updates: Stacked, state, params=None, **extra):
-        del params, extra
-        return updates, state
-
-    return Attack(no_state, update)
+    return Attack(no_state, unchanged_updates)
 
 
 def bit_flip(of: Literal["gradient", "momentum"] = "gradient") -> Attack:

@@ -11,6 +11,7 @@ import optax
 
 from byzjax import data as datasets
 from byzjax.base import Task
+from byzjax.keys import drawable
 from byzjax.tasks.models import MODELS, Model
 from byzjax.tasks.partitions import ByzantineData, Partition, partition
 from byzjax.tasks.quartic import check_workers
@@ -210,7 +211,7 @@ def classification(
 
     def loss(params, batch: dict, key: jax.Array) -> jax.Array:
         if frozen:
-            key = jax.random.wrap_key_data(batch["dropout_key"])
+            key = drawable(jax.random.wrap_key_data(batch["dropout_key"]), name)
         extra = {"key": key} if net.stochastic else {}
         values = logits(params, batch["image"], **extra)
         return optax.softmax_cross_entropy_with_integer_labels(values, batch["label"]).mean()

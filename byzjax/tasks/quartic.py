@@ -7,7 +7,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from byzjax.base import Numeric, Task, check_number, concrete
+from byzjax.base import Numeric, Task, check_key, check_number, concrete
 from byzjax.transforms.normalize import global_norm
 
 PAPER_NOISE_SCALE = math.sqrt(1e-5)
@@ -67,7 +67,8 @@ def quartic(
         check_number(radius, "radius", "quartic", least=0, open_below=True)
     honest = num_workers - num_byzantine
     if shifts is None:
-        shifts = jax.random.normal(jax.random.key(0) if shift_key is None else shift_key, (honest, dim))
+        shift_key = check_key(jax.random.key(0) if shift_key is None else shift_key, "quartic: shift_key")
+        shifts = jax.random.normal(shift_key, (honest, dim))
         shifts = (shifts - shifts.mean(0, keepdims=True)) * jnp.asarray(shift_scale, shifts.dtype)
     if jnp.shape(shifts) != (honest, dim):
         raise ValueError(f"quartic: shifts have shape {jnp.shape(shifts)}; one per honest worker is ({honest}, {dim}).")
