@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from byzjax import stacked
 from byzjax.base import Attack, Method, Params, Task, check_mask, concrete
 from byzjax.keys import init_key, order_key, round_keys
+from byzjax.masks import check_built_for
 from byzjax.metrics import Record, RoundInfo, default_record
 from byzjax.sharding import Layout, check_mesh
 from byzjax.transforms import per_worker
@@ -76,13 +77,13 @@ def make_round(
         computed where their workers are, rules and attacks see all rows of a part of the coordinates.
 
     Raises:
-      ValueError: a mask that is not bool[n] or leaves nobody honest; batches without the worker axis; a mesh without
-        the axis.
+      ValueError: a mask that is not bool[n], leaves nobody honest, or marks others than the task was built for; batches
+        without the worker axis; a mesh without the axis.
     """
     check_parts(task, method, attack)
     n = task.num_workers
     layout = Layout(None if mesh is None else check_mesh(mesh), n)
-    byzantine = check_byzantine(byzantine, n)
+    byzantine = check_byzantine(byzantine, task)
     workers = per_worker(method.worker, n)
     server = optax.with_extra_args_support(method.server)
     value_and_grad = layout.map_workers(jax.value_and_grad(task.loss), task.worker_batch)
@@ -95,7 +96,9 @@ def make_round(
         drawn = (order_key(state.key), state.step) if task.by_round else (keys.data,)
         batch = task.sample(task.data, *drawn)
         _check_batch(batch, n)
-        batch = layout.workers(attack.poison(layout.workers(batch), byzantine=byzantine, key=keys.poison))
+        batch = layout.workers(
+            attack.poisoned(layout.workers(batch), byzantine=byzantine, key=keys.poison, num_classes=task.num_classes)
+        )
         losses, grads = layout.workers(value_and_grad(state.params, batch, jax.random.split(keys.model, n)))
         updates, worker_state = layout.workers(workers.update(grads, state.worker, state.params))
         updates, attack_state = attack.update(
@@ -141,12 +144,13 @@ def make_round(
     return round_ if mesh is None else spread
 
 
-def check_byzantine(byzantine: jax.Array, num_workers: int) -> jax.Array:
-    """Reject a mask that is not bool[n], or that leaves nobody honest."""
-    byzantine = check_mask(byzantine, num_workers)
-    known = concrete(byzantine)
+def check_byzantine(byzantine: jax.Array, task: Task) -> jax.Array:
+    """Reject a mask that is not bool[n], leaves nobody honest, or marks others than the task was built for."""
+    known = concrete(byzantine)  # before it is put on a device, which inside a traced function makes it a tracer
+    byzantine = check_mask(byzantine, task.num_workers)
     if known is not None and known.all():
         raise ValueError("byzantine: all workers are Byzantine; at least one must be honest.")
+    check_built_for(task.byzantine, byzantine if known is None else known)
     return byzantine
 
 
