@@ -7,6 +7,7 @@ one-leaf tree, so the notation of the papers works as it stands.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -16,9 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from byzjax.arrays import owned
 from byzjax.checks import check_kind
 from byzjax.contracts import check_pair
 from byzjax.keys import check_key as check_key
+from byzjax.masks import as_mask
 
 Params = optax.Params  # leaves [*p]
 Stacked = optax.Updates  # leaves [n, *p]
@@ -198,15 +201,23 @@ class Attack(NamedTuple):
       update: ``(updates, state, params, *, byzantine, key, grads, aggregate, **extra) -> (updates, state)``;
         ``updates`` is what workers would honestly send, ``grads`` their raw gradients, ``aggregate`` the server's
         rule as a function of a stack.
-      poison: ``(batch, *, byzantine, key) -> batch``, data-level; the identity by default.
+      poison: ``(batch, *, byzantine, key) -> batch``, data-level; the identity by default. One that also takes
+        ``num_classes`` is told the task's.
     """
 
     init: Callable[..., Any]
     update: Callable[..., tuple[Stacked, Any]]
     poison: Callable[..., Batch] = unchanged_batch
 
+    def poisoned(self, batch: Batch, *, num_classes: int | None, **extra: Any) -> Batch:
+        """The batch after ``poison``, which is told the number of classes if it takes it."""
+        takes = inspect.signature(self.poison, follow_wrapped=False).parameters
+        if "num_classes" in takes or any(p.kind is inspect.Parameter.VAR_KEYWORD for p in takes.values()):
+            extra["num_classes"] = num_classes
+        return self.poison(batch, **extra)
 
-@jax.tree_util.register_dataclass
+
+@jax.tree_util.register_pytree_with_keys_class
 @dataclasses.dataclass(frozen=True)
 class Task:
     """A distributed objective. A pytree: ``data`` are leaves, all else is static.
@@ -214,7 +225,7 @@ class Task:
     Pass a task as an *argument* of a jitted function. Data closed over become constants of the program.
 
     Attributes:
-      data: arrays that live on the device (uint8 images, shifts, …).
+      data: arrays that live on the device (uint8 images, shifts, …). Those of NumPy are copied.
       init: ``(key) -> params``.
       sample: ``(data, key) -> batch`` with leaves ``[n, B, …]``, inside the compiled program; see ``by_round``.
       loss: ``(params, batch, key) -> f32[]`` for one worker; its gradient is that worker's oracle.
@@ -225,24 +236,55 @@ class Task:
         activations take. The numbers do not depend on it but for rounding. Best a divisor of n. By default all.
       by_round: ``sample`` is ``(data, key, step) -> batch`` with one key for the whole run and the number of the round,
         as draws without replacement need.
+      byzantine: who lies, where the data depend on it: a run with another mask is refused. A mask bool[n] or numbers of
+        workers, kept as a tuple of n flags. By default anybody may.
+      num_classes: how many classes the labels of its batches have, for attacks on them.
 
     Raises:
-      ValueError: worker_batch is not an integer ≥ 1.
+      ValueError: a function that is none, data that are no arrays, a count that is not an integer ≥ 1, a bad mask.
     """
 
     data: Any
-    init: Callable[..., Params] = dataclasses.field(metadata={"static": True})
-    sample: Callable[..., Batch] = dataclasses.field(metadata={"static": True})
-    loss: Callable[..., jax.Array] = dataclasses.field(metadata={"static": True})
-    evaluate: Callable[..., dict[str, jax.Array]] = dataclasses.field(metadata={"static": True})
-    num_workers: int = dataclasses.field(metadata={"static": True})
-    name: str = dataclasses.field(default="task", metadata={"static": True})
-    worker_batch: int | None = dataclasses.field(default=None, metadata={"static": True})
-    by_round: bool = dataclasses.field(default=False, metadata={"static": True})
+    init: Callable[..., Params]
+    sample: Callable[..., Batch]
+    loss: Callable[..., jax.Array]
+    evaluate: Callable[..., dict[str, jax.Array]]
+    num_workers: int
+    name: str = "task"
+    worker_batch: int | None = None
+    by_round: bool = False
+    byzantine: Any = None
+    num_classes: int | None = None
 
     def __post_init__(self):
-        if self.worker_batch is not None:
-            check_integer(self.worker_batch, "worker_batch", self.name, least=1)
+        where = check_kind(self.name, str, "name", "Task", fix="it is what reports call the task.")
+        for argument in ("init", "sample", "loss", "evaluate"):
+            check_kind(getattr(self, argument), Callable, argument, where, fix="pass a function.")  # type: ignore[arg-type]
+        n = check_integer(self.num_workers, "num_workers", where, least=1)
+        checked: dict[str, Any] = {"num_workers": n, "data": owned(self.data, where)}
+        for argument in ("worker_batch", "num_classes"):
+            value = getattr(self, argument)
+            checked[argument] = None if value is None else check_integer(value, argument, where, least=1)
+        if self.byzantine is not None:
+            checked["byzantine"] = tuple(as_mask(self.byzantine, n, where).tolist())
+        vars(self).update(checked)
+
+    def tree_flatten_with_keys(self):
+        """The data, and all else."""
+        static = tuple(value for name, value in vars(self).items() if name != "data")
+        return ((jax.tree_util.GetAttrKey("data"), self.data),), static
+
+    def tree_flatten(self):
+        """As with keys: JAX flattens much."""
+        return (self.data,), self.tree_flatten_with_keys()[1]
+
+    @classmethod
+    def tree_unflatten(cls, static: tuple, children: tuple) -> Task:
+        """Unchecked: JAX puts whatever it likes in the place of data."""
+        task = object.__new__(cls)
+        names = [field.name for field in dataclasses.fields(cls)]
+        vars(task).update(zip(names, (*children, *static), strict=True))
+        return task
 
 
 class Method(NamedTuple):
@@ -305,15 +347,28 @@ def nan_unless_minority(f: Numeric, num_workers: int) -> jax.Array | float:
 
 
 def check_number(
-    value: Any, argument: str, where: str, *, least: float = -np.inf, open_below: bool = False, below: float = np.inf
+    value: Any,
+    argument: str,
+    where: str,
+    *,
+    least: float = -np.inf,
+    open_below: bool = False,
+    below: float = np.inf,
+    finite: bool = True,
 ) -> None:
-    """Reject what is not one finite number, or one outside ``[least, below)``, or at ``least``. Tracers pass."""
+    """Reject what is not one finite number, or one outside ``[least, below)``, or at ``least``. Tracers pass.
+
+    With ``finite=False`` +∞ is a number, too.
+    """
     number = concrete(value)
     if number is None:
         return
-    rule = f"a finite number {'>' if open_below else '≥'} {least:g}" if least > -np.inf else "a finite number"
+    rule = "a finite number" if finite else "a number"
+    rule += f" {'>' if open_below else '≥'} {least:g}" if least > -np.inf else ""
     rule += f" and < {below:g}" if below < np.inf else ""
     fine = number.dtype.kind in "iuf" and number.ndim == 0 and bool(np.isfinite(number))
+    if not finite and number.dtype.kind == "f" and number.ndim == 0 and number == np.inf:
+        return
     if not fine or number < least or (open_below and number == least) or number >= below:
         raise ValueError(f"{where}: {argument} = {value!r} must be {rule}.")
 
@@ -329,7 +384,7 @@ def check_integer(value: Any, argument: str, where: str, *, least: int) -> int:
 
 def check_mask(byzantine: jax.Array, num_workers: int) -> jax.Array:
     """Reject a mask that is not bool[n]; integers would be silently wrong, since ~1 is -2."""
-    byzantine = jnp.asarray(byzantine)
+    byzantine = jnp.array(byzantine) if isinstance(byzantine, np.ndarray) else jnp.asarray(byzantine)  # never borrowed
     if byzantine.shape != (num_workers,) or byzantine.dtype != jnp.bool_:
         raise ValueError(
             f"byzantine: {byzantine.dtype}{list(byzantine.shape)} is not a mask bool[{num_workers}], one entry per "

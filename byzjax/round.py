@@ -22,6 +22,7 @@ from byzjax.contracts import (
     only_masked,
 )
 from byzjax.keys import init_key, order_key, round_keys
+from byzjax.masks import check_built_for
 from byzjax.metrics import Record, RoundInfo, default_record, loss
 from byzjax.sharding import Layout, check_mesh
 from byzjax.transforms import per_worker
@@ -92,13 +93,14 @@ def make_round(
         computed where their workers are, rules and attacks see all rows of a part of the coordinates.
 
     Raises:
-      ValueError: a mask that is not bool[n] or leaves nobody honest; batches without the worker axis; a mesh without
-        the axis; a part of the wrong kind, or one that returns something else than it promises.
+      ValueError: a mask that is not bool[n], leaves nobody honest, or marks others than the task was built for; batches
+        without the worker axis; a mesh without the axis; a part of the wrong kind, or one that returns something else
+        than it promises.
     """
     check_parts(task, method, attack, record)
     n = task.num_workers
     layout = Layout(None if mesh is None else check_mesh(mesh), n)
-    byzantine = check_byzantine(byzantine, n)
+    byzantine = check_byzantine(byzantine, task)
     workers = per_worker(method.worker, n)
     server = _server(method)
     value_and_grad = layout.map_workers(jax.value_and_grad(task.loss), task.worker_batch)
@@ -111,7 +113,7 @@ def make_round(
         drawn = (order_key(state.key), state.step) if task.by_round else (keys.data,)
         batch = task.sample(task.data, *drawn)
         _check_batch(batch, n)
-        batch = layout.workers(_poisoned(attack, layout.workers(batch), byzantine, keys.poison))
+        batch = layout.workers(_poisoned(attack, layout.workers(batch), byzantine, keys.poison, task.num_classes))
         losses, grads = layout.workers(value_and_grad(state.params, batch, jax.random.split(keys.model, n)))
         updates, worker_state = layout.workers(
             workers.update(grads, state.worker, state.params, value=losses, grad=grads)
@@ -169,12 +171,13 @@ def make_round(
     return round_ if mesh is None else spread
 
 
-def check_byzantine(byzantine: jax.Array, num_workers: int) -> jax.Array:
-    """Reject a mask that is not bool[n], or that leaves nobody honest."""
-    byzantine = check_mask(byzantine, num_workers)
-    known = concrete(byzantine)
+def check_byzantine(byzantine: jax.Array, task: Task) -> jax.Array:
+    """Reject a mask that is not bool[n], leaves nobody honest, or marks others than the task was built for."""
+    known = concrete(byzantine)  # before it is put on a device, which inside a traced function makes it a tracer
+    byzantine = check_mask(byzantine, task.num_workers)
     if known is not None and known.all():
         raise ValueError("byzantine: all workers are Byzantine; at least one must be honest.")
+    check_built_for(task.byzantine, byzantine if known is None else known)
     return byzantine
 
 
@@ -194,8 +197,8 @@ def _server(method: Method) -> optax.GradientTransformationExtraArgs:
     return accumulating(as_transformation(method.server, "server", "Method"))
 
 
-def _poisoned(attack: Attack, batch: Any, byzantine: jax.Array, key: jax.Array) -> Any:
-    poisoned = attack.poison(batch, byzantine=byzantine, key=key)
+def _poisoned(attack: Attack, batch: Any, byzantine: jax.Array, key: jax.Array, num_classes: int | None) -> Any:
+    poisoned = attack.poisoned(batch, byzantine=byzantine, key=key, num_classes=num_classes)
     check_like(poisoned, batch, "the batch", "Attack.poison", fix="return the batch with other numbers.", dtypes=True)
     return only_masked(poisoned, batch, byzantine)
 

@@ -56,7 +56,8 @@ def simulate(
 
     Args:
       task, method, attack: the three choices.
-      byzantine: bool[n], who lies; may be traced. Not to be confused with the rule's f, what it tolerates.
+      byzantine: bool[n], who lies; those whom the task was built for, which a traced mask is not asked. Not to be
+        confused with the rule's f, what it tolerates.
       key: one key determines the run, unless ``state`` is given. Runs with the same key see the same minibatches,
         whatever the method.
       num_rounds: rounds to run, static.
@@ -67,7 +68,7 @@ def simulate(
         ``spmd_axis_name="runs"``.
 
     Raises:
-      ValueError: a bad mask or mesh, num_rounds < 1, eval_every < 0.
+      ValueError: a bad mask or mesh, a mask of others than the task was built for, num_rounds < 1, eval_every < 0.
 
     >>> import byzjax
     >>> from byzjax import aggregators as agg, attacks, methods, tasks
@@ -151,7 +152,7 @@ def run(
     num_rounds, eval_every = _check_lengths(num_rounds, eval_every)
     check_parts(task, method, attack, record)
     check_key(key, "run")
-    byzantine = check_byzantine(byzantine, task.num_workers)
+    byzantine = check_byzantine(byzantine, task)
     layout = Layout(mesh, task.num_workers)
     if mesh is not None:
         task, (key, byzantine) = place_task(task, mesh), layout.put_everywhere((key, byzantine))

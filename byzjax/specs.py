@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 import byzjax
 from byzjax import aggregators
 from byzjax.base import Aggregator
+from byzjax.data import gateway
 
 
 class Spec(NamedTuple):
@@ -190,6 +191,9 @@ def lookup(name: str, registry: Mapping[str, Callable[..., Any]], kind: str) -> 
     if name in registry:
         return registry[name]
     near = ", ".join(difflib.get_close_matches(name, registry, n=3, cutoff=0.5))
+    best = difflib.get_close_matches(name, [*registry, *gateway.USUAL] if kind == "task" else [], n=1, cutoff=0.5)
+    if best and best[0] not in registry:  # a data set is no task, and can be made one
+        near = f"classification('{gateway.PREFIX}{best[0]}')"
     nearest = f"; nearest: {near}" if near else ""
     raise ValueError(f"unknown {kind} {name!r}{nearest}. Known: {', '.join(sorted(registry))}.")
 

@@ -1,5 +1,6 @@
 """Long runs: cut anywhere, killed at any moment, they give the bits of the run that nothing happened to."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -215,7 +216,10 @@ ARRAY = jnp.array([0.1, 0.2])
 FOREIGN = {
     "key": ({"key": jax.random.key(4)}, "key "),
     "kind of key": ({"key": jax.random.key(3, impl="rbg")}, "threefry2x32 there, rbg here"),
-    "mask": ({"byzantine": jnp.arange(N) < 2}, r"byzantine: \[5, 6\] there, \[0, 1\] here"),
+    "mask": (
+        {"byzantine": jnp.arange(N) < 2, "task": dataclasses.replace(TASK, byzantine=None)},
+        r"byzantine: \[5, 6\] there, \[0, 1\] here",
+    ),
     "evaluations": ({"eval_every": 4}, "eval_every: 5 there, 4 here"),
     "task": ({"task": tasks.quartic(N, B, dim=4)}, r"data \(\['shifts'\]: float32\[7, 10\] there, float32\[7, 4\]"),
     "data": ({"task": other_task(shift_scale=0.2)}, "the contents of its data"),

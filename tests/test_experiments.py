@@ -341,7 +341,7 @@ def test_the_released_poison_is_sent_without_momentum():
     np.testing.assert_array_equal(sent[:H], 1.0)
     np.testing.assert_array_equal(sent[H:], 5.0)
     batch = {"image": jnp.zeros((N, 3, 1)), "label": jnp.tile(jnp.array([0, 3, 9]), (N, 1))}
-    poisoned = attack.poison(batch, byzantine=jnp.arange(N) >= H, key=jax.random.key(0))
+    poisoned = attack.poisoned(batch, byzantine=jnp.arange(N) >= H, key=jax.random.key(0), num_classes=10)
     assert poisoned["label"][-1].tolist() == [9, 6, 0]
     assert poisoned["label"][0].tolist() == [0, 3, 9]
 

@@ -84,8 +84,10 @@ def test_vmap_over_keys_equals_single_runs():
 
 
 def test_traced_mask_and_lowering():
+    anybody = dataclasses.replace(TASK, byzantine=None)
+
     def final(mask):
-        return go(byzjax.simulate, byzantine=mask, num_rounds=3).state.params
+        return go(byzjax.simulate, task=anybody, byzantine=mask, num_rounds=3).state.params
 
     masks = jnp.stack([MASK, jnp.arange(N) < 3])
     np.testing.assert_allclose(jax.vmap(final)(masks)[1], final(masks[1]), rtol=1e-5)

@@ -63,6 +63,20 @@ def bound(text, registry=attacks.REGISTRY, **kwargs):
 
 
 @pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("cifar10", r"classification\('tfds:cifar10'\)"),
+        ("emnist", r"classification\('tfds:emnist'\)"),
+        ("mnits", "mnist"),
+        ("quartc", "quartic"),
+    ],
+)
+def test_a_data_set_is_no_task_but_makes_one(name, near):
+    with pytest.raises(ValueError, match=rf"unknown task '{name}'; nearest: {near}\. Known: "):
+        specs.lookup(name, tasks.REGISTRY, "task")
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("krumm", r"unknown attack 'krumm'.*Known: alie, bit_flip, ipm"),

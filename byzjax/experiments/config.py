@@ -39,7 +39,7 @@ class RunConfig:
       task, method, attack: specifications of one registry entry each, see `byzjax.specs`.
       aggregator: pre-aggregations and a rule, with commas between them.
       num_workers: n.
-      num_byzantine: b; the last b workers are Byzantine.
+      num_byzantine: b; the last b workers are Byzantine, unless the task says who.
       f: how many the rule is told to tolerate; ``num_byzantine`` by default.
       learning_rate: γ₀.
       beta: the workers' momentum; the method's own default by default.
@@ -93,11 +93,13 @@ class RunConfig:
         calls = self.calls()
         rule = specs.build_rule(calls["aggregator"])
         (method,), (attack,) = calls["method"], calls["attack"]
+        built = calls["task"][0].build() if task is None else task
+        last = np.arange(self.num_workers) >= self.num_workers - self.num_byzantine
         return Parts(
-            calls["task"][0].build() if task is None else task,
+            built,
             method._replace(arguments={**method.arguments, "aggregator": rule}).build(),
             attack.build(),
-            jnp.arange(self.num_workers) >= self.num_workers - self.num_byzantine,
+            jnp.array(last if built.byzantine is None else built.byzantine),
         )
 
     def as_dict(self) -> dict[str, Any]:
