@@ -11,10 +11,11 @@ from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
-import jax.core
 import jax.numpy as jnp
 import numpy as np
 import optax
+
+from byzjax.traced import concrete
 
 Params = optax.Params  # leaves [*p]
 Stacked = optax.Updates  # leaves [n, *p]
@@ -245,17 +246,9 @@ class Method(NamedTuple):
     initial: dict[str, Stacked] | None = None
 
 
-def concrete(value: Any) -> np.ndarray | None:
-    """``value`` as NumPy if Python may look at it, None if it is traced.
-
-    Checks go through NumPy, since inside a traced function even ``jnp.isfinite(1.0)`` is a tracer.
-    """
-    return None if isinstance(value, jax.core.Tracer) else np.asarray(value)
-
-
 def check_f(f: Numeric, where: str) -> None:
-    """Reject a declared number of Byzantine workers that is negative or not an integer. Tracers pass."""
-    value = concrete(f)
+    """Reject a declared number of Byzantine workers that is negative or not an integer."""
+    value = concrete(f, lambda known: check_f(known, where))
     if value is None:
         return
     number = value.dtype.kind in "iuf" and value.ndim == 0 and bool(np.isfinite(value))
@@ -264,8 +257,8 @@ def check_f(f: Numeric, where: str) -> None:
 
 
 def check_majority(f: Numeric, num_workers: int, where: str) -> None:
-    """Reject 2f ≥ n: no rule can tell which half is honest. Tracers pass."""
-    value = concrete(f)
+    """Reject 2f ≥ n: no rule can tell which half is honest."""
+    value = concrete(f, lambda known: check_majority(known, num_workers, where))
     if value is not None and 2 * value >= num_workers:
         raise ValueError(
             f"{where}: f = {f} of n = {num_workers} workers is not a minority (2f ≥ n); "
@@ -286,8 +279,12 @@ def nan_unless_minority(f: Numeric, num_workers: int) -> jax.Array | float:
 def check_number(
     value: Any, argument: str, where: str, *, least: float = -np.inf, open_below: bool = False, below: float = np.inf
 ) -> None:
-    """Reject what is not one finite number, or one outside ``[least, below)``, or at ``least``. Tracers pass."""
-    number = concrete(value)
+    """Reject what is not one finite number, or one outside ``[least, below)``, or at ``least``."""
+
+    def again(known: Any) -> None:
+        check_number(known, argument, where, least=least, open_below=open_below, below=below)
+
+    number = concrete(value, again)
     if number is None:
         return
     rule = f"a finite number {'>' if open_below else '≥'} {least:g}" if least > -np.inf else "a finite number"

@@ -104,7 +104,7 @@ def sqrt_decay(learning_rate: Numeric) -> Schedule:
 def _worker_momentum(
     beta: Numeric, momentum: str, initial: Stacked | None, where: str
 ) -> tuple[optax.GradientTransformation, dict[str, Stacked] | None]:
-    value = concrete(beta)
+    value = concrete(beta, lambda known: _worker_momentum(known, momentum, initial, where))
     if value is not None and not (value.dtype.kind in "iuf" and value.ndim == 0 and 0 <= value < 1):
         raise ValueError(f"{where}: beta = {beta!r} must be a number in [0, 1).")
     if momentum == "ema":

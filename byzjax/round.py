@@ -144,7 +144,7 @@ def make_round(
 def check_byzantine(byzantine: jax.Array, num_workers: int) -> jax.Array:
     """Reject a mask that is not bool[n], or that leaves nobody honest."""
     byzantine = check_mask(byzantine, num_workers)
-    known = concrete(byzantine)
+    known = concrete(byzantine, lambda mask: check_byzantine(mask, num_workers))
     if known is not None and known.all():
         raise ValueError("byzantine: all workers are Byzantine; at least one must be honest.")
     return byzantine

@@ -33,7 +33,7 @@ def label_flip(map: Literal["shift", "mirror"] = "shift", *, shift: int = 5, num
         raise ValueError(f"label_flip: map = {map!r} must be 'shift' or 'mirror'.")
     if num_classes < 2:
         raise ValueError(f"label_flip: num_classes = {num_classes} must be at least 2.")
-    moved = concrete(shift)
+    moved = concrete(shift, lambda known: label_flip(map=map, shift=known, num_classes=num_classes))
     if map == "shift" and moved is not None and moved % num_classes == 0:
         raise ValueError(
             f"label_flip: shift = {shift} changes no label modulo {num_classes}; use 1 … {num_classes - 1}."

@@ -7,7 +7,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from byzjax.base import Numeric, Task, check_number, concrete
+from byzjax.base import Numeric, Task, check_number
 from byzjax.transforms.normalize import global_norm
 
 PAPER_NOISE_SCALE = math.sqrt(1e-5)
@@ -59,10 +59,7 @@ def quartic(
     if dim < 1:
         raise ValueError(f"quartic: dim = {dim} must be at least 1.")
     for argument, scale in (("noise_scale", noise_scale), ("shift_scale", shift_scale)):
-        value = concrete(scale)
-        if value is not None and not 0 <= value < math.inf:
-            raise ValueError(f"quartic: {argument} = {scale} must be finite and ≥ 0.")
-
+        check_number(scale, argument, "quartic", least=0)
     if radius is not None:
         check_number(radius, "radius", "quartic", least=0, open_below=True)
     honest = num_workers - num_byzantine
