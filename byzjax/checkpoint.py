@@ -38,7 +38,8 @@ class Checkpoint:
       folder: of this run alone; made if need be. With several processes, one that all of them see.
       every: evaluations between two checkpoints; where a run is never evaluated, fiftieth parts of it.
       keep: how many of the latest are kept. From two on there is one to fall back to.
-      config: what else tells this run from others, JSON-able; a folder with another one is refused.
+      config: what else tells this run from others, JSON-able; a folder with another one is refused. A run that calls
+        back into Python needs one: no program shows what such code computes.
 
     Raises:
       ValueError: every < 1 or keep < 1.
@@ -83,6 +84,11 @@ class Store:
         self.folder = Path(chosen.folder).resolve()
         if self.folder.exists() and not self.folder.is_dir():
             raise ValueError(f"checkpoint: {self.folder} is a file; name a folder.")
+        if identity.calls_back and chosen.config is None:
+            raise ValueError(
+                "checkpoint: the run calls back into Python (jax.pure_callback), and what that computes cannot be read "
+                "from its program; say it in Checkpoint(folder, config={…}), or run without a checkpoint."
+            )
         self._identity = identity.named(chosen.config)
         self._torn: list[Path] = []
 

@@ -11,7 +11,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import io
 import json
 import os
@@ -23,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from byzjax.claims import TTL, Claims
+from byzjax.programs import digest
 from byzjax.results import writing
 
 FORMAT = 1
@@ -286,17 +286,6 @@ def checksum(key: str, arrays: Mapping[str, np.ndarray]) -> str:
     """Of names, types, shapes and every bit."""
     parts = [[name, array.dtype.str, array.shape, digest(array)] for name, array in sorted(arrays.items())]
     return digest([key, parts])
-
-
-def digest(value: Any) -> str:
-    """SHA-256 of an array, of bytes, or of anything that JSON can say."""
-    if isinstance(value, np.ndarray):
-        content: Any = np.ascontiguousarray(value).data
-        if value.dtype.kind not in "biufc":
-            content = value.tobytes()
-    else:
-        content = value if isinstance(value, bytes) else json.dumps(value, sort_keys=True, allow_nan=False).encode()
-    return hashlib.sha256(content).hexdigest()
 
 
 @functools.cache

@@ -19,8 +19,9 @@ from byzjax.batching import Compiler
 from byzjax.chunks import Chunk, compute
 from byzjax.lanes import RUNS
 from byzjax.plans import Cell, Output
+from byzjax.programs import digest
 from byzjax.progress import SweepProgress
-from byzjax.store import Arrays, Store, StoreError, digest
+from byzjax.store import Arrays, Store, StoreError
 
 if TYPE_CHECKING:
     import xarray
@@ -43,15 +44,15 @@ def sweep(
 
     ``fn`` is called once per cell and never again, with one keyword argument per axis: a traced scalar for a grid axis,
     the Python value for a cell axis. So it must not branch on a grid axis. It must be pure: its result is a function
-    of its arguments and of the arrays that it closes over (which are not compiled in).
+    of its arguments and of the arrays that it closes over (which are copied then, and not compiled in).
 
     A lane that diverges never raises: it is frozen, counted and flagged in ``diverged``, and NaN from there on.
 
     With a ``store``, a finished chunk is written at once, under a hash of all that determines it: the traced program,
     the bits of the arrays that it closes over, the values of its lanes, the batch size, byzjax's source, JAX, jaxlib,
-    and the kind of device. So it is never computed twice, and a sweep that was killed goes on where it was, with the
-    same bits. Processes with the same store share the work. A function that calls back into Python has no stable hash:
-    it works, but a later call computes it anew.
+    JAX's settings that change numbers, and the kind of device. So it is never computed twice, and a sweep that was
+    killed goes on where it was, with the same bits. Processes with the same store share the work. What a function that
+    calls back into Python gives (`jax.pure_callback`) no hash can tell: that is never kept, and every call computes it.
 
     Under `jax.distributed` every process computes chunks on its own devices. They need a store that all of them see,
     and each returns the whole data set.
@@ -78,7 +79,8 @@ def sweep(
       ``diverged``, and ``compile_seconds`` and ``run_seconds`` of this call.
 
     Raises:
-      ValueError: an empty axis, an axis that is not numbers, a function that does not fit, a bad batch size or mesh.
+      ValueError: an empty axis, an axis that is not numbers, a function that does not fit, a bad batch size or mesh; a
+        value of the grid, or one computed from it, that a factory called with it refuses, before anything is computed.
       OSError: the store cannot be written; what is in it is kept.
       KeyboardInterrupt: with a store, after the chunks in flight were written.
 
@@ -157,7 +159,7 @@ def _record(
     bar: SweepProgress,
 ) -> None:
     """Note in the store what is begun; say if it holds the same sweep, made by something else."""
-    keys = sorted(chunk.key for chunk in chunks)
+    keys = sorted(chunk.key for chunk in chunks if chunk.kept)
     identity = digest(config)[:16]
     manifest = {
         **facts,

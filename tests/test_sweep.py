@@ -564,6 +564,42 @@ def test_bad_input_is_named(options, message):
         sweep(**options)
 
 
+def small_run(learning_rate=0.1, beta=0.9, f=1, shift=1, byzantine=0):
+    method = methods.byz_nsgdm(learning_rate, beta=beta, aggregator=byzjax.chain(agg.nnm(f), agg.multi_krum(f)))
+    mask = jnp.arange(N) >= N - byzantine
+    attack = attacks.label_flip(shift=shift) if shift != 1 else attacks.none()
+    return byzjax.simulate(TASK, method, attack, byzantine=mask, key=jax.random.key(0), num_rounds=2)
+
+
+@pytest.mark.parametrize(
+    ("grid", "message"),
+    [
+        (
+            {"learning_rate": [0.1, -0.1]},
+            r"learning_rate = -0\.1 must be a finite number > 0\. .*at learning_rate",
+        ),
+        ({"learning_rate": [0.1], "beta": [0.5, 1.5]}, r"beta = 1\.5 must be .*at learning_rate = 0\.1, beta = 1\.5"),
+        ({"f": [1, 4]}, r"f = 4 of n = 7 workers is not a minority \(2f ≥ n\); use f ≤ 3"),
+        ({"f": [0, -1]}, r"f = -1 must be an integer ≥ 0"),
+        ({"byzantine": [0, 7]}, "all workers are Byzantine; at least one must be honest. .*at byzantine = 7"),
+    ],
+)
+@pytest.mark.parametrize("wrap", [lambda fn: fn, jax.jit])
+def test_what_a_factory_refuses_is_refused_in_a_grid(monkeypatch, grid, message, wrap):
+    counted = counting(monkeypatch)
+    with pytest.raises(ValueError, match=message) as told:
+        sweep(wrap(small_run), grid)
+    assert "\n" not in str(told.value)
+    assert not counted
+
+
+def test_what_is_computed_from_an_axis_is_checked_too():
+    fn = lambda exponent: small_run(jnp.exp(exponent) - 1)  # noqa: E731
+    with pytest.raises(ValueError, match=r"learning_rate = -0\.6.* must be .*at exponent = -1"):
+        sweep(fn, {"exponent": [1.0, -1.0]})
+    assert not sweep(fn, {"exponent": [1.0]})["diverged"].any()
+
+
 def test_bad_meshes_are_named():
     with pytest.raises(ValueError, match="no 'runs' to lay lanes on"):
         sweep(mesh=mesh_of(workers=2))
