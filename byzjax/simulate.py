@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -130,7 +131,8 @@ def run(
         on another mesh, too, though not to the same bits. With several processes each calls ``run`` alike.
 
     Raises:
-      ValueError: as `simulate`; a checkpoint of another run, or of more rounds than ``num_rounds``.
+      ValueError: as `simulate`; a checkpoint of another run, of more rounds than ``num_rounds``, or in a folder where
+        another process is at work.
 
     >>> from byzjax import aggregators as agg, attacks, methods, tasks
     >>> method = methods.momentum_sgd(0.01, aggregator=agg.median())
@@ -154,16 +156,18 @@ def run(
         state = layout.put(init_state(task, method, attack, key=key))
     state = jax.tree.map(jnp.copy, state)  # donated below: neither the caller's key nor a buffer twice
     parts = {"method": method._replace(initial=None), "attack": attack, "record": record, "mesh": mesh}
-    store, done, histories, evals = None, 0, [], []
-    if checkpoint is not None:
-        store = _open(checkpoint, task, method, attack, state, byzantine, eval_every, record)
-        saved = store.restore(state)
-        if saved is not None:
-            state, done = saved.state, int(saved.state.step)
-            histories, evals = [saved.history], [saved.evals] if saved.evals else []
-        bar.say(f"{name or task.name}: {_resumed(store, done, num_rounds)}")
-    chunks = _chunks(done, num_rounds, eval_every)
-    with bar.task(name or task.name, num_rounds, done) as advance:
+    done, histories, evals = 0, [], []
+    with contextlib.ExitStack() as stack:
+        store = None
+        if checkpoint is not None:
+            store = _open(checkpoint, task, method, attack, state, byzantine, eval_every, record)
+            saved = stack.enter_context(store.held()).restore(state)
+            if saved is not None:
+                state, done = saved.state, int(saved.state.step)
+                histories, evals = [saved.history], [saved.evals] if saved.evals else []
+            bar.say(f"{name or task.name}: {_resumed(store, done, num_rounds)}")
+        chunks = _chunks(done, num_rounds, eval_every)
+        advance = stack.enter_context(bar.task(name or task.name, num_rounds, done))
         for count, (length, evaluated) in enumerate(chunks, 1):
             state, history, evaluation = _chunk(task, state, byzantine, **parts, length=length, evaluated=evaluated)
             jax.block_until_ready(state)
