@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from byzjax.base import Attack, Method, Task, check_key
 from byzjax.checkpoint import Checkpoint, Saved, Store
+from byzjax.compiled import Compiled
 from byzjax.identity import identify
 from byzjax.metrics import Record, default_record
 from byzjax.progress import Progress
@@ -202,11 +203,7 @@ def _some_rounds(
 
 
 # Compiled once for the same parts, whatever the key, the mask or the data.
-_chunk = jax.jit(
-    _some_rounds,
-    static_argnames=("method", "attack", "record", "mesh", "length", "evaluated"),
-    donate_argnames=("state",),
-)
+_chunk = Compiled(_some_rounds, most=64, donate=("state",))
 
 
 def _open(
@@ -250,7 +247,7 @@ def _on_host(parts: list[Any]) -> list[Any]:
     )
 
 
-@functools.partial(jax.jit, static_argnames=("method", "attack", "mesh"))
+@functools.partial(Compiled, most=64)
 def _init_state(task: Task, key: jax.Array, *, method: Method, attack: Attack, mesh: Mesh | None) -> RoundState:
     return Layout(mesh, task.num_workers).resting(init_state(task, method, attack, key=key))
 
