@@ -14,7 +14,7 @@ import numpy as np
 
 from byzjax.base import Task
 from byzjax.keys import implementation, key_data
-from byzjax.programs import calls_back, inner_programs, is_array, settings
+from byzjax.programs import calls_back, inner_programs, is_array, plain, settings
 from byzjax.round import RoundState
 
 _ANYTHING = "a number or a part of its task, method, attack or recorder"
@@ -39,7 +39,7 @@ class Identity(NamedTuple):
 
     def named(self, config: Mapping[str, Any] | None) -> Identity:
         """With a configuration as a part of it."""
-        return self._replace(same=json.loads(json.dumps({**self.same, "config": config})))
+        return self._replace(same=json.loads(json.dumps({**self.same, "config": plain(config)})))
 
     def as_json(self) -> dict[str, Any]:
         """What is written down."""

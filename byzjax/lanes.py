@@ -14,6 +14,7 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
+from byzjax import netcdf
 from byzjax.axes import Lanes
 from byzjax.programs import Kept, calls_back, digest, equations, keep, with_kept
 from byzjax.refusals import check_lanes, of_these
@@ -162,7 +163,9 @@ def _flat(value: Any) -> tuple[dict[str, Any], dict[str, str | None]]:
     else:
         raise ValueError(f"sweep: fn must return a Result or a flat dict of arrays, not {type(value).__name__}.")
     for name, output in outputs.items():
-        if not isinstance(name, str) or not isinstance(output, jax.Array | np.ndarray | float | int | bool):
+        if not isinstance(name, str) or not isinstance(
+            output, jax.Array | np.ndarray | np.generic | float | int | bool
+        ):
             raise ValueError(f"sweep: fn returns {name!r}: {type(output).__name__}; a flat dict of arrays is wanted.")
         output = jnp.asarray(output)
         if jnp.issubdtype(output.dtype, jnp.floating) and output.dtype.itemsize < 4:
@@ -173,6 +176,7 @@ def _flat(value: Any) -> tuple[dict[str, Any], dict[str, str | None]]:
             raise ValueError(f"sweep: fn returns {name!r} of dtype {output.dtype}; a data set holds numbers and flags.")
         if 0 in output.shape:
             raise ValueError(f"sweep: fn returns {name!r} of shape {output.shape}, which holds nothing; leave it out.")
+    netcdf.check_names(outputs, "sweep")
     if "diverged" in outputs:
         raise ValueError("sweep: 'diverged' is the sweep's own; call what fn returns something else.")
     outputs["diverged"] = ~(_finite(outputs) if finite is None else finite)

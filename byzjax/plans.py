@@ -10,7 +10,7 @@ import jax
 import jaxlib.version
 import numpy as np
 
-from byzjax.axes import Lanes
+from byzjax.axes import Lanes, Options
 from byzjax.base import check_integer
 from byzjax.batching import Compiler
 from byzjax.chunks import Chunk
@@ -30,13 +30,15 @@ class Cell(NamedTuple):
     chunks: tuple[Chunk, ...] = ()
 
 
-def traced(fn: Callable[..., Any], options: dict[str, dict[Any, Any]], lanes: Lanes, bar: SweepProgress) -> list[Cell]:
+def traced(fn: Callable[..., Any], options: Options, lanes: Lanes, bar: SweepProgress) -> list[Cell]:
     """All cells before any is run: what does not fit is said at once."""
     cells: list[Cell] = []
     seen: dict[int, Kept] = {}
-    for index in itertools.product(*(range(len(labels)) for labels in options.values())):
-        picked = {axis: list(labels.items())[k] for k, (axis, labels) in zip(index, options.items(), strict=True)}
+    for index in itertools.product(*(range(len(pairs)) for pairs in options.values())):
+        picked = {axis: pairs[k] for k, (axis, pairs) in zip(index, options.items(), strict=True)}
         label = ", ".join(f"{axis}={name}" for axis, (name, _) in picked.items())
+        if label in {cell.label for cell in cells}:  # of labels with commas in them
+            label += f" (cell {len(cells)})"
         bar.note(f"tracing {label}")
         try:
             program = trace(fn, {axis: value for axis, (_, value) in picked.items()}, lanes, seen)

@@ -39,6 +39,19 @@ def digest(value: Any) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def plain(value: Any) -> Any:
+    """Numbers and flags of NumPy and JAX, in dicts and lists, as those of Python, which JSON can say.
+
+    >>> plain({"rate": np.float64(0.5), "seeds": [np.int64(1), 2]})
+    {'rate': 0.5, 'seeds': [1, 2]}
+    """
+    if isinstance(value, dict):
+        return {key: plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(one) for one in value]
+    return value.item() if isinstance(value, np.generic | np.ndarray | jax.Array) and value.ndim == 0 else value
+
+
 def settings() -> dict[str, Any]:
     """JAX's settings that change numbers, by their names.
 

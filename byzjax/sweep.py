@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any, Literal
 import jax
 import numpy as np
 
-from byzjax import batching, plans, results
+from byzjax import batching, netcdf, plans, results
 from byzjax import store as stores
-from byzjax.axes import cell_labels, check_names, coordinate, flatten, grid_values, said
+from byzjax.axes import Options, cell_labels, check_names, coordinate, flatten, grid_values, said
 from byzjax.batching import Compiler
 from byzjax.chunks import Chunk, compute
 from byzjax.lanes import RUNS
 from byzjax.plans import Cell, Output
-from byzjax.programs import digest
+from byzjax.programs import digest, plain
 from byzjax.progress import SweepProgress
-from byzjax.store import Arrays, Store, StoreError
+from byzjax.store import DATASET, Arrays, Store, StoreError
 
 if TYPE_CHECKING:
     import xarray
@@ -67,7 +67,8 @@ def sweep(
         program, leaves some chunks to see progress by, and on a CPU stays in the cache. A store remembers it, because
         the same lane in chunks of another size may differ by rounding.
       mesh: lanes are laid on its axis ``"runs"``, without communication.
-      store: a folder, new or of earlier sweeps.
+      store: a folder, new or of earlier sweeps. At the end the data set is put there, too, as ``dataset.nc``, which
+        ``byzjax plot`` draws; that of another sweep is kept beside it.
       progress: show cells, chunks, rates, ETA and how many lanes diverged.
       config: JSON-able: what the attributes shall say of what ``fn`` does; its ``eval_every`` numbers ``eval``.
       name: what progress and the store call the sweep; the function's name by default.
@@ -101,13 +102,16 @@ def sweep(
     axes, options = grid_values(grid), cell_labels(cells or {})
     check_names(axes, options)
     _check_mesh(mesh, store)
-    described = {
-        **(config or {}),
-        "name": name,
-        "grid": {axis: said(values) for axis, values in grid.items()},
-        "cells": {axis: list(labels) for axis, labels in options.items()},
-    }
-    results.encode(described)  # say now, not after the sweep, that it cannot be saved
+    described = plain(
+        {
+            **(config or {}),
+            "name": name,
+            "grid": {axis: said(values) for axis, values in grid.items()},
+            "cells": {axis: [label for label, _ in pairs] for axis, pairs in options.items()},
+        }
+    )
+    # Say now, not after the sweep, that it cannot be saved.
+    netcdf.check_attributes(results.provenance(described), "sweep")
     kept = None if store is None else Store(store)
     lanes, num_lanes = flatten(axes), math.prod(len(values) for values in axes.values())
     compiler = Compiler(lanes, mesh)
@@ -146,6 +150,8 @@ def sweep(
             compile_seconds=tracing + compiler.seconds,
             run_seconds=running,
         )
+        if kept is not None and jax.process_index() == 0:
+            _publish(kept, dataset, bar)
         bar.say(f"{name}: {_summary(dataset)}")
     return dataset
 
@@ -191,18 +197,26 @@ def _record(
             raise
 
 
+def _publish(store: Store, dataset: xarray.Dataset, bar: SweepProgress) -> None:
+    """Put the data set into the store; where nothing can be written, the caller has it all the same."""
+    try:
+        store.publish(dataset)
+    except StoreError as error:
+        bar.say(f"{bar.name}: no {DATASET} is kept: {error}")
+
+
 def _assemble(
     cells: list[Cell],
     outputs: dict[str, Output],
     found: dict[str, Arrays],
     grid: Mapping[str, Sequence[Any]],
-    options: dict[str, dict[Any, Any]],
+    options: Options,
     config: dict[str, Any],
 ) -> xarray.Dataset:
     """All chunks, in their places."""
     import xarray
 
-    coordinates = {axis: coordinate(list(labels)) for axis, labels in options.items()}
+    coordinates = {axis: coordinate([label for label, _ in pairs]) for axis, pairs in options.items()}
     coordinates |= {axis: np.asarray(values) for axis, values in grid.items()}
     sizes = [len(values) for values in coordinates.values()]
     outer = sizes[: len(options)]

@@ -250,6 +250,11 @@ def test_another_runs_checkpoint_is_refused(ten_rounds, what):
     assert sorted(ten_rounds.rglob("*")) == before
 
 
+def test_numbers_of_numpy_may_be_in_a_configuration(tmp_path):
+    go(tmp_path, num_rounds=5, config={"batch": np.int64(8)})
+    go(tmp_path, num_rounds=5, config={"batch": 8})
+
+
 def test_arrays_inside_a_program_are_told_apart(tmp_path):
     def method(rates):
         return methods.byz_nsgdm(lambda k: rates[k % 2], aggregator=RULE)
