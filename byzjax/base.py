@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
-import jax.core
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -22,6 +21,7 @@ from byzjax.checks import check_kind
 from byzjax.contracts import check_pair
 from byzjax.keys import check_key as check_key
 from byzjax.masks import as_mask
+from byzjax.traced import concrete
 
 Params = optax.Params  # leaves [*p]
 Stacked = optax.Updates  # leaves [n, *p]
@@ -308,17 +308,9 @@ class Method(NamedTuple):
     initial: dict[str, Stacked] | None = None
 
 
-def concrete(value: Any) -> np.ndarray | None:
-    """``value`` as NumPy if Python may look at it, None if it is traced.
-
-    Checks go through NumPy, since inside a traced function even ``jnp.isfinite(1.0)`` is a tracer.
-    """
-    return None if isinstance(value, jax.core.Tracer) else np.asarray(value)
-
-
 def check_f(f: Numeric, where: str) -> None:
-    """Reject a declared number of Byzantine workers that is negative or not an integer. Tracers pass."""
-    value = concrete(f)
+    """Reject a declared number of Byzantine workers that is negative or not an integer."""
+    value = concrete(f, lambda known: check_f(known, where))
     if value is None:
         return
     number = value.dtype.kind in "iuf" and value.ndim == 0 and bool(np.isfinite(value))
@@ -327,8 +319,8 @@ def check_f(f: Numeric, where: str) -> None:
 
 
 def check_majority(f: Numeric, num_workers: int, where: str) -> None:
-    """Reject 2f ≥ n: no rule can tell which half is honest. Tracers pass."""
-    value = concrete(f)
+    """Reject 2f ≥ n: no rule can tell which half is honest."""
+    value = concrete(f, lambda known: check_majority(known, num_workers, where))
     if value is not None and 2 * value >= num_workers:
         raise ValueError(
             f"{where}: f = {f} of n = {num_workers} workers is not a minority (2f ≥ n); "
@@ -356,11 +348,15 @@ def check_number(
     below: float = np.inf,
     finite: bool = True,
 ) -> None:
-    """Reject what is not one finite number, or one outside ``[least, below)``, or at ``least``. Tracers pass.
+    """Reject what is not one finite number, or one outside ``[least, below)``, or at ``least``.
 
     With ``finite=False`` +∞ is a number, too.
     """
-    number = concrete(value)
+
+    def again(known: Any) -> None:
+        check_number(known, argument, where, least=least, open_below=open_below, below=below, finite=finite)
+
+    number = concrete(value, again)
     if number is None:
         return
     rule = "a finite number" if finite else "a number"

@@ -2,11 +2,12 @@
 
 A folder holds one subfolder per checkpoint, ``round_000000500``, with the arrays as orbax writes them and
 ``about.json``, which is written last: whose run it is, and the size and checksum of every file. One without it, or with
-a file that is not as it says, is torn.
+a file that is not as it says, is torn. Beside them lies ``lease.0`` while a run is at work there, see `Claims`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import re
@@ -22,11 +23,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from byzjax.base import check_integer
+from byzjax.claims import Claims
 from byzjax.identity import Identity
 from byzjax.keys import implementation, is_key, key_data, of_implementation
 from byzjax.round import RoundState
 
 _ABOUT, _ARRAYS = "about.json", "arrays"
+_LEASE = "lease"  # of whoever writes here
 _NAME = re.compile(r"round_(\d{9,})")
 
 
@@ -38,7 +41,8 @@ class Checkpoint:
       folder: of this run alone; made if need be. With several processes, one that all of them see.
       every: evaluations between two checkpoints; where a run is never evaluated, fiftieth parts of it.
       keep: how many of the latest are kept. From two on there is one to fall back to.
-      config: what else tells this run from others, JSON-able; a folder with another one is refused.
+      config: what else tells this run from others, JSON-able; a folder with another one is refused. A run that calls
+        back into Python needs one: no program shows what such code computes.
 
     Raises:
       ValueError: every < 1 or keep < 1.
@@ -59,6 +63,20 @@ class Checkpoint:
     def latest(self) -> int | None:
         """The number of rounds after which the last complete checkpoint was made, or None."""
         return max((number for number, path in _saved_in(Path(self.folder)) if (path / _ABOUT).is_file()), default=None)
+
+    def clear(self) -> None:
+        """Remove all that is saved.
+
+        Raises:
+          ValueError: a run is going on there.
+        """
+        folder = Path(self.folder)
+        if not folder.is_dir():
+            return
+        claims = Claims(folder)
+        if _LEASE in claims.held_by_others():
+            raise ValueError(f"checkpoint: {folder} is in use by {claims.holder(_LEASE)}; wait until that run ends.")
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 class Saved(NamedTuple):
@@ -83,16 +101,57 @@ class Store:
         self.folder = Path(chosen.folder).resolve()
         if self.folder.exists() and not self.folder.is_dir():
             raise ValueError(f"checkpoint: {self.folder} is a file; name a folder.")
+        if identity.calls_back and chosen.config is None:
+            raise ValueError(
+                "checkpoint: the run calls back into Python (jax.pure_callback), and what that computes cannot be read "
+                "from its program; say it in Checkpoint(folder, config={…}), or run without a checkpoint."
+            )
         self._identity = identity.named(chosen.config)
         self._torn: list[Path] = []
+        self._claims = Claims(self.folder)
+        self._leased = False
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[Store]:
+        """Inside, no other process reads or writes the folder. All processes of a run must enter it.
+
+        Raises:
+          ValueError: another run does.
+        """
+        with self._claims if jax.process_index() == 0 else contextlib.nullcontext():
+            if not _agree(int(jax.process_index() != 0 or self._lease())):
+                raise ValueError(
+                    f"checkpoint: {self.folder} is in use by {self._claims.holder(_LEASE)}; wait until that run ends, "
+                    "or use another folder."
+                )
+            yield self
+
+    def _lease(self) -> bool:
+        try:
+            self._leased = self._claims.acquire(_LEASE)
+        except OSError:  # a folder that cannot be written can still be read
+            return True
+        return self._leased
+
+    def _check_lease(self) -> None:
+        if self._leased and not self._claims.holds(_LEASE) and not self._claims.acquire(_LEASE):
+            raise OSError(
+                f"checkpoint: {self.folder} was taken over by {self._claims.holder(_LEASE)}, since this process stood "
+                f"still for more than {self._claims.ttl:g} s; that one goes on with the run."
+            )
 
     def save(self, saved: Saved) -> None:
-        """Write a checkpoint, then remove those that are too old. All processes must call it."""
+        """Write a checkpoint, then remove those that are too old. All processes must call it.
+
+        Raises:
+          OSError: it cannot be written, or another process has taken the folder over.
+        """
         import orbax.checkpoint as ocp
 
         arrays, keys = _arrays(saved)
         path = self._path(int(saved.state.step))
         if jax.process_index() == 0:
+            self._check_lease()
             _remove(path)
             self._torn = [torn for torn in self._torn if torn != path]
             path.mkdir(parents=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import re
-import shutil
 import sys
 from collections.abc import Callable
 from enum import StrEnum
@@ -272,7 +271,7 @@ def _check_no_checkpoint(checkpoint: Checkpoint, overwrite: bool, resume: bool) 
             "begin again."
         )
     if overwrite and not resume:
-        shutil.rmtree(checkpoint.folder, ignore_errors=True)
+        checkpoint.clear()
 
 
 def _check_free(path: Path, config: dict[str, Any], overwrite: bool, resume: bool) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from byzjax.console import console, polite, table, warn
+from byzjax.console import console, polite, several, table, warn
 
 if TYPE_CHECKING:
     import xarray
@@ -53,6 +53,8 @@ def sweep(
     from byzjax.experiments import grid as grids
     from byzjax.experiments import grid_run
 
+    if grid.is_dir():
+        raise ValueError(f"{grid} is a folder; name a grid in TOML, as examples/ has some.")
     config = grids.load(grid, overrides or [])
     if dry_run:
         _show_plan(config, grid_run.plan(config))
@@ -74,26 +76,25 @@ def _show_plan(config: GridConfig, plan: Plan) -> None:
     console().print(shown)
     lanes = " × ".join(f"{len(values)} {name}" for name, values in config.lanes.items())
     lines = [
-        f"{_several(len(plan.cells), 'cell')} × {_several(plan.lanes, 'lane')} ({lanes}) = "
-        f"{_several(len(plan.cells) * plan.lanes, 'run')}",
-        f"{_several(plan.programs, 'program')} to compile{_sharing(plan)}",
-        f"{plan.chunks} chunks of {_several(plan.batch_size, 'lane')}{_found(config, plan)}, {plan.at_once} at a time",
+        f"{several(len(plan.cells), 'cell')} × {several(plan.lanes, 'lane')} ({lanes}) = "
+        f"{several(len(plan.cells) * plan.lanes, 'run')}",
+        f"{several(plan.programs, 'program')} to compile{_sharing(plan)}",
+        f"{several(plan.chunks, 'chunk')} of {several(plan.batch_size, 'lane')}{_found(config, plan)}, "
+        f"{plan.at_once} at a time",
         f"memory: {_size(plan.data_bytes)} of data, and {_chunk(plan)}",
         f"data set: {_size(plan.result_bytes)}, in {config.store}",
     ]
     for line in lines:
         console().print(line, soft_wrap=True)
     if plan.invalid and not config.skip_invalid:
-        warn(f"{len(plan.invalid)} cells cannot run; the sweep will refuse, unless sweep.skip_invalid = true.")
+        warn(
+            f"{several(len(plan.invalid), 'cell')} cannot run; the sweep will refuse, unless sweep.skip_invalid = true."
+        )
 
 
 def _sharing(plan: Plan) -> str:
     equal = len(plan.cells) - plan.programs
-    return f"; {_several(equal, 'cell')} with the program of another" if equal else ""
-
-
-def _several(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
+    return f"; {several(equal, 'cell')} with the program of another" if equal else ""
 
 
 def _found(config: GridConfig, plan: Plan) -> str:

@@ -56,3 +56,12 @@ def table(*columns: str, title: str | None = None) -> Table:
     for column in columns:
         made.add_column(column, no_wrap=column in ("method", "rule", "attack"))
     return made
+
+
+def several(number: int, what: str) -> str:
+    """A number of things.
+
+    >>> several(1, "sweep"), several(0, "chunk")
+    ('1 sweep', '0 chunks')
+    """
+    return f"{number} {what}{'' if number == 1 else 's'}"

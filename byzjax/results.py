@@ -235,9 +235,20 @@ def writing(path: str | Path, *, replace: bool = True):
             temporary.replace(path)
         else:
             with contextlib.suppress(FileExistsError):
-                os.link(temporary, path)
+                _publish(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _publish(temporary: Path, path: Path) -> None:
+    """Give a file its name, unless that is taken."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links: who makes the empty file puts the whole one in its place
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        temporary.replace(path)
 
 
 def _umask() -> int:

@@ -173,7 +173,8 @@ def make_round(
 
 def check_byzantine(byzantine: jax.Array, task: Task) -> jax.Array:
     """Reject a mask that is not bool[n], leaves nobody honest, or marks others than the task was built for."""
-    known = concrete(byzantine)  # before it is put on a device, which inside a traced function makes it a tracer
+    # Before it is put on a device, which inside a traced function makes it a tracer.
+    known = concrete(byzantine, lambda mask: check_byzantine(mask, task))
     byzantine = check_mask(byzantine, task.num_workers)
     if known is not None and known.all():
         raise ValueError("byzantine: all workers are Byzantine; at least one must be honest.")
@@ -217,8 +218,8 @@ def _attacked(attack: Attack, sent: Any, state: RoundState, *, byzantine: jax.Ar
 def _not_to_be_had(params: Params) -> jax.Array:
     del params
     raise ValueError(
-        "Method: the server's transformation calls value_fn, the loss at other parameters, which a server does not have; "
-        "it gets value= and grad=. Choose one without line search, e.g. optax.lbfgs(linesearch=None)."
+        "Method: the server's transformation calls value_fn, the loss at other parameters, which a server does not "
+        "have; it gets value= and grad=. Choose one without line search, e.g. optax.lbfgs(linesearch=None)."
     )
 
 

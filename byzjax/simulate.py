@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from jax.sharding import Mesh
 
 from byzjax.base import Attack, Method, Task, check_key
 from byzjax.checkpoint import Checkpoint, Saved, Store
+from byzjax.compiled import Compiled
 from byzjax.contracts import check_measured, missing_unless
 from byzjax.identity import identify
 from byzjax.metrics import Record, default_record
@@ -140,7 +142,8 @@ def run(
         on another mesh, too, though not to the same bits. With several processes each calls ``run`` alike.
 
     Raises:
-      ValueError: as `simulate`; a checkpoint of another run, or of more rounds than ``num_rounds``.
+      ValueError: as `simulate`; a checkpoint of another run, of more rounds than ``num_rounds``, or in a folder where
+        another process is at work.
 
     >>> from byzjax import aggregators as agg, attacks, methods, tasks
     >>> method = methods.momentum_sgd(0.01, aggregator=agg.median())
@@ -166,16 +169,18 @@ def run(
         state = layout.put(init_state(task, method, attack, key=key))
     state = jax.tree.map(jnp.copy, state)  # donated below: neither the caller's key nor a buffer twice
     parts = {"method": own[0], "attack": own[1], "record": hashable(record), "mesh": mesh, "outside": outside}
-    store, done, histories, evals = None, 0, [], []
-    if checkpoint is not None:
-        store = _open(checkpoint, task, method, attack, state, byzantine, eval_every, record)
-        saved = store.restore(state)
-        if saved is not None:
-            state, done = saved.state, int(saved.state.step)
-            histories, evals = [saved.history], [saved.evals] if saved.evals else []
-        bar.say(f"{name or task.name}: {_resumed(store, done, num_rounds)}")
-    chunks = _chunks(done, num_rounds, eval_every)
-    with bar.task(name or task.name, num_rounds, done) as advance:
+    done, histories, evals = 0, [], []
+    with contextlib.ExitStack() as stack:
+        store = None
+        if checkpoint is not None:
+            store = _open(checkpoint, task, method, attack, state, byzantine, eval_every, record)
+            saved = stack.enter_context(store.held()).restore(state)
+            if saved is not None:
+                state, done = saved.state, int(saved.state.step)
+                histories, evals = [saved.history], [saved.evals] if saved.evals else []
+            bar.say(f"{name or task.name}: {_resumed(store, done, num_rounds)}")
+        chunks = _chunks(done, num_rounds, eval_every)
+        advance = stack.enter_context(bar.task(name or task.name, num_rounds, done))
         for count, (length, evaluated) in enumerate(chunks, 1):
             state, history, evaluation = _chunk(task, state, byzantine, **parts, length=length, evaluated=evaluated)
             jax.block_until_ready(state)
@@ -212,11 +217,7 @@ def _some_rounds(
 
 
 # Compiled once for the same parts, and the same numbers outside of them, whatever the key, the mask or the data.
-_chunk = jax.jit(
-    _some_rounds,
-    static_argnames=("method", "attack", "record", "mesh", "outside", "length", "evaluated"),
-    donate_argnames=("state",),
-)
+_chunk = Compiled(_some_rounds, most=64, donate=("state",))
 
 
 def _open(
@@ -260,7 +261,7 @@ def _on_host(parts: list[Any]) -> list[Any]:
     )
 
 
-@functools.partial(jax.jit, static_argnames=("method", "attack", "mesh", "outside"))
+@functools.partial(Compiled, most=64)
 def _init_state(
     task: Task, key: jax.Array, *, method: Method, attack: Attack, mesh: Mesh | None, outside: str
 ) -> RoundState:

@@ -1,6 +1,7 @@
 """Long runs: cut anywhere, killed at any moment, they give the bits of the run that nothing happened to."""
 
 import dataclasses
+import errno
 import json
 import os
 import signal
@@ -20,6 +21,7 @@ import byzjax
 from byzjax import aggregators as agg
 from byzjax import attacks, methods, metrics, results, tasks
 from byzjax.checkpoint import Checkpoint, Saved, Store
+from byzjax.claims import Claims
 from byzjax.cli import app
 from byzjax.data.base import Dataset
 from byzjax.identity import Identity
@@ -252,6 +254,11 @@ def test_another_runs_checkpoint_is_refused(ten_rounds, what):
     assert sorted(ten_rounds.rglob("*")) == before
 
 
+def test_numbers_of_numpy_may_be_in_a_configuration(tmp_path):
+    go(tmp_path, num_rounds=5, config={"batch": np.int64(8)})
+    go(tmp_path, num_rounds=5, config={"batch": 8})
+
+
 def test_arrays_inside_a_program_are_told_apart(tmp_path):
     def method(rates):
         return methods.byz_nsgdm(lambda k: rates[k % 2], aggregator=RULE)
@@ -430,3 +437,58 @@ def test_ctrl_c_on_the_command_line_tells_how_to_go_on(tmp_path, monkeypatch):
     resumed = call(tmp_path, "--num-rounds", "9", "--resume")
     assert resumed.exit_code == 0, resumed.output
     assert results.load(tmp_path / "run.nc").sizes["round"] == 9
+
+
+# Two processes.
+
+HOLDING = """
+import sys, time
+sys.path.insert(0, sys.argv[1])
+import test_checkpoint as t
+
+def wait():
+    print("at work", flush=True)
+    sys.stdin.readline()
+
+t.go(sys.argv[2], progress=t.Interrupting(15, wait), every=1)
+"""
+
+
+def test_a_second_process_is_refused_and_harms_nothing(tmp_path):
+    command = [sys.executable, "-c", HOLDING, str(Path(__file__).parent), str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout.readline() == "at work\n"
+        before = sorted(tmp_path.rglob("*"))
+        with pytest.raises(ValueError, match=f"{tmp_path} is in use by process {first.pid} on .*; wait until") as told:
+            go(tmp_path)
+        assert "\n" not in str(told.value)
+        with pytest.raises(ValueError, match=f"is in use by process {first.pid} on .*; wait until that run ends"):
+            Checkpoint(tmp_path).clear()
+        assert sorted(tmp_path.rglob("*")) == before
+        first.stdin.write("\n" * 9)
+        first.communicate()
+    assert first.returncode == 0
+    assert not list(tmp_path.glob("lease*"))
+    assert rounds_in(tmp_path) == [35, 40]
+    assert_same_bits(go(tmp_path), go())
+
+
+def test_who_stood_still_does_not_write_over_who_took_over(tmp_path, monkeypatch):
+    def take_over():
+        for path in tmp_path.glob("lease.*"):
+            os.utime(path, (0, 0))
+        assert Claims(tmp_path).acquire("lease")
+
+    with pytest.raises(OSError, match=r"was taken over by process \d+ on .*, since this process stood still"):
+        go(tmp_path, progress=Interrupting(15, take_over))
+    assert rounds_in(tmp_path) == [5, 10]
+
+
+def test_a_finished_run_can_be_read_where_nothing_can_be_written(tmp_path, monkeypatch):
+    whole = go(tmp_path)
+
+    def refuse(*args, **kwargs):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Claims, "acquire", refuse)
+    assert_same_bits(go(tmp_path), whole)

@@ -308,6 +308,12 @@ def test_sweep_and_plot_from_the_command_line(tmp_path):
     assert (tmp_path / "x.png").exists()
 
 
+def test_a_folder_is_no_grid(tmp_path):
+    result = call("sweep", tmp_path)
+    assert result.exit_code == 2
+    assert result.stderr.splitlines() == [f"error: {tmp_path} is a folder; name a grid in TOML, as examples/ has some."]
+
+
 def test_a_dry_run_from_the_command_line(tmp_path):
     path = written(tmp_path)
     result = call("sweep", path, "--dry-run", "--set", "run.aggregator=['median', 'nnm,rfa']", "--set", "run.f=[1, 3]")
@@ -316,7 +322,7 @@ def test_a_dry_run_from_the_command_line(tmp_path):
     assert "3 cells × 4 lanes (2 learning_rate × 2 seed) = 12 runs" in result.stdout
     assert "2 programs to compile; 1 cell with the program of another" in result.stdout
     assert re.search(r"memory: 0.204 kB of data, and [\d.]+ [kM]B per chunk", result.stdout)
-    assert "warning: 1 cells cannot run" in result.stderr
+    assert "warning: 1 cell cannot run" in result.stderr
     assert not (tmp_path / "store").exists()
 
 

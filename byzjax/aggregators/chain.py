@@ -23,6 +23,7 @@ from byzjax.base import (
     check_key,
     num_workers_of,
 )
+from byzjax.compiled import Compiled
 from byzjax.stacked import Geometry, matmul
 
 Link = Aggregator | PreAggregator
@@ -117,7 +118,7 @@ def aggregate(rule: Link, updates: Stacked, *, key: jax.Array | None = None, ret
         raise ValueError(f"aggregate: rule is {rule!r}, not an Aggregator or PreAggregator; call its factory first.")
     updates = jax.tree.map(jnp.asarray, updates)
     num_workers_of(updates)
-    result, trust = _aggregate(rule, updates, key)
+    result, trust = _aggregate(updates, key, rule=rule)
     if not return_weights:
         return result
     weights = trust.weights if isinstance(rule, Aggregator) else trust.mixing
@@ -129,8 +130,8 @@ def aggregate(rule: Link, updates: Stacked, *, key: jax.Array | None = None, ret
     return result, weights
 
 
-@functools.partial(jax.jit, static_argnames=("rule",))
-def _aggregate(rule: Link, updates: Stacked, key: jax.Array | None) -> tuple[Params, Trust]:
+@functools.partial(Compiled, most=256)
+def _aggregate(updates: Stacked, key: jax.Array | None, *, rule: Link) -> tuple[Params, Trust]:
     """Compiled once per rule and shape: operation by operation, every call would compile the rule's loops again."""
     params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[1:], leaf.dtype), updates)
     result, _, trust = rule.weigh(updates, rule.init(params), params, key=key)

@@ -140,9 +140,7 @@ def dnc(f: Numeric, *, num_iters: int = 1, sub_dim: int = 10_000, filter_frac: N
         check_majority(f, n, "dnc")
         key = check_key(key, "dnc")
         dropped = jnp.ceil(jnp.asarray(filter_frac, jnp.float32) * jnp.asarray(f, jnp.float32)).astype(jnp.int32)
-        known = None if concrete(f) is None else concrete(filter_frac)
-        if known is not None and np.ceil(known * f) >= n:
-            raise ValueError(f"dnc: filter_frac = {filter_frac} times f = {f} drops all n = {n} rows; use less.")
+        _check_drops(filter_frac, f, n)
 
         def good(key: jax.Array) -> jax.Array:
             geometry, _ = stacked.measure(stacked.sample_coordinates(updates, sub_dim, key), origin=False)
@@ -161,6 +159,13 @@ def dnc(f: Numeric, *, num_iters: int = 1, sub_dim: int = 10_000, filter_frac: N
         return stacked.combine(weights, updates, frame), state, Trust(weights)
 
     return Aggregator.weighing(optax.init_empty_state, weigh)
+
+
+def _check_drops(filter_frac: Numeric, f: Numeric, n: int) -> None:
+    share = concrete(filter_frac, lambda known: _check_drops(known, f, n))
+    count = concrete(f, lambda known: _check_drops(filter_frac, known, n))
+    if share is not None and count is not None and np.ceil(share * count) >= n:
+        raise ValueError(f"dnc: filter_frac = {filter_frac} times f = {f} drops all n = {n} rows; use less.")
 
 
 def _about(gram: jax.Array, mean: jax.Array) -> jax.Array:

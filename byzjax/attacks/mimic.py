@@ -73,7 +73,7 @@ def mimic(
 
 
 def _check_warmup(warmup: Numeric, least: int) -> Numeric:
-    rounds = concrete(warmup)
+    rounds = concrete(warmup, lambda known: _check_warmup(known, least))
     if rounds is not None and rounds < least:
         raise ValueError(f"mimic: warmup = {warmup} must be at least {least} rounds.")
     return warmup
@@ -95,7 +95,7 @@ def _reverse(warmup: Numeric, scale: Numeric) -> Attack:
 
 
 def _fixed(worker: Numeric) -> Attack:
-    index = concrete(worker)
+    index = concrete(worker, _fixed)
     if index is not None and index < 0:
         raise ValueError(f"mimic: worker = {worker} must be the index of a worker, 0 … n − 1.")
 

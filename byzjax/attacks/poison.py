@@ -77,7 +77,7 @@ def _agreed(own: int | None, task: int | None) -> int:
 
 
 def _check_shift(map: Map, shift: Numeric, num_classes: int) -> None:
-    moved = concrete(shift)
+    moved = concrete(shift, lambda known: _check_shift(map, known, num_classes))
     if map != "shift" or moved is None:
         return
     if moved != np.floor(moved):

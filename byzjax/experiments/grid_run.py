@@ -18,6 +18,7 @@ from byzjax import axes, batching, lanes
 from byzjax.base import Task
 from byzjax.experiments.config import RunConfig
 from byzjax.experiments.grid import GridConfig, describe
+from byzjax.programs import Kept
 from byzjax.progress import SweepProgress
 from byzjax.simulate import Result, simulate
 from byzjax.specs import nearest
@@ -262,12 +263,12 @@ def plan(grid: GridConfig, *, progress: bool = True) -> Plan:
     """
     tasks, points = Tasks(), axes.flatten(axes.grid_values(grid.lanes))
     traced: list[tuple[dict[str, Any], lanes.Program]] = []
-    digests: dict[int, str] = {}
+    seen: dict[int, Kept] = {}
     with SweepProgress(grid.name, shown=progress) as bar:
 
         def trace(cell: dict[str, Any]) -> None:
             bar.note(f"tracing {describe(cell)}")
-            traced.append((cell, lanes.trace(function(grid, tasks), cell, points, digests)))
+            traced.append((cell, lanes.trace(function(grid, tasks), cell, points, seen)))
 
         invalid = invalid_cells(grid, tasks, trace)
         if not traced:
