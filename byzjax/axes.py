@@ -12,6 +12,7 @@ import numpy as np
 Lanes = dict[str, np.ndarray]  # axis -> [lanes]
 
 RESERVED = ("round", "eval", "class", "diverged")
+_OF_SEL = ("method", "tolerance", "drop", "indexers", "missing_dims")  # arguments of xarray's sel and isel
 
 
 def grid_values(grid: Mapping[str, Sequence[Any]]) -> Lanes:
@@ -101,3 +102,8 @@ def check_names(axes: Lanes, options: Mapping[str, Any]) -> None:
     for axis in (*axes, *options):
         if axis in RESERVED:
             raise ValueError(f"sweep: {axis!r} is a name of the data set's own; call the axis something else.")
+        if axis in _OF_SEL:
+            raise ValueError(
+                f"sweep: {axis!r} is an argument of xarray's sel, so that dataset.sel({axis}=…) cannot reach the axis; "
+                f"call it something else{', e.g. optimizer' * (axis == 'method')}."
+            )

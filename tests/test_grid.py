@@ -135,15 +135,15 @@ def test_a_lane_is_the_run_that_it_stands_for(tmp_path):
     }
     made = grid.parse({**document, "run": {**document["run"], "seed": [7, 2**32 - 1], "attack": "alie"}})
     dataset = grid_run.execute(made, progress=False)
-    assert dict(dataset["objective"].sizes) == {"method": 2, "learning_rate": 2, "beta": 2, "seed": 2, "eval": 2}
+    assert dict(dataset["objective"].sizes) == {"optimizer": 2, "learning_rate": 2, "beta": 2, "seed": 2, "eval": 2}
     assert dataset["eval"].values.tolist() == [3, 6]
     assert dataset["ran"].all()
     for point in (
-        {"method": 0, "learning_rate": 1, "beta": 0, "seed": 1},
-        {"method": 1, "learning_rate": 0, "beta": 1},
+        {"optimizer": 0, "learning_rate": 1, "beta": 0, "seed": 1},
+        {"optimizer": 1, "learning_rate": 0, "beta": 1},
     ):
         lane = dataset.isel({**dict.fromkeys(dataset["diverged"].dims, 0), **point})
-        said = {name: lane[name].item() for name in ("method", "learning_rate", "beta", "seed")}
+        said = {name: lane[grid.AXES.get(name, name)].item() for name in ("method", "learning_rate", "beta", "seed")}
         alone = config.execute(made.config(**said), progress=False)
         for name in ("loss", "aggregation_error", "objective", "gradient_norm"):
             np.testing.assert_allclose(lane[name], alone[name], rtol=2e-4, atol=1e-6)
@@ -295,14 +295,20 @@ def test_sweep_and_plot_from_the_command_line(tmp_path):
 
     for arguments, files in (
         ([], ["curves-gradient_norm.png", "curves-gradient_norm.pdf"]),
-        (["--kind", "heatmap", "--metric", "loss", "--x", "learning_rate"], ["heatmap-loss.png", "heatmap-loss.pdf"]),
-        (["--kind", "table", "--x", "aggregator"], ["table-gradient_norm.md", "table-gradient_norm.tex"]),
+        (
+            ["--kind", "heatmap", "--metric", "loss", "--x", "learning_rate"],
+            [f"heatmap-loss-x=learning_rate.{suffix}" for suffix in ("png", "pdf")],
+        ),
+        (
+            ["--kind", "table", "--x", "aggregator"],
+            [f"table-gradient_norm-x=aggregator.{suffix}" for suffix in ("md", "tex")],
+        ),
     ):
         result = call("plot", store, *arguments)
         assert result.exit_code == 0, result.output
         assert all((store / name).stat().st_size > 100 for name in files)
     assert "| learning rate γ₀ | median | plain mean |" in result.stdout
-    assert (store / "table-gradient_norm.md").read_text() in result.stdout
+    assert (store / "table-gradient_norm-x=aggregator.md").read_text() in result.stdout
     one = call("plot", store / "dataset.nc", "--where", "aggregator=mean", "--every-seed", "--out", tmp_path / "x")
     assert one.exit_code == 0
     assert (tmp_path / "x.png").exists()

@@ -55,11 +55,11 @@ def made_up(
     cases = [(attack, rule) for attack in attacks for rule in rules]
     cases += [(attack, "mean") for attack in ("none", *attacks)] if references else []
     num_rounds = num_rounds or ROUNDS[name]
-    sizes = {"method": len(methods), "case": len(cases), "learning_rate": len(rates)}
+    sizes = {"optimizer": len(methods), "case": len(cases), "learning_rate": len(rates)}
     sizes |= {"beta": len(betas)} if betas else {}
     sizes |= {"seed": len(seeds), "eval": num_evals}
     coords = {
-        "method": list(methods),
+        "optimizer": list(methods),
         "case": [f"{attack} / {rule}" for attack, rule in cases],
         "attack": ("case", [attack for attack, _ in cases]),
         "aggregator": ("case", [rule for _, rule in cases]),
@@ -71,7 +71,7 @@ def made_up(
     axes = np.meshgrid(*(np.arange(size) for size in sizes.values()), indexing="ij")
     place = dict(zip(sizes, axes, strict=True))
     off = np.abs(place["learning_rate"] - len(rates) // 2) + (np.abs(place["beta"] - 1) if betas else 0)
-    error = 0.3 - 0.05 * place["method"] + 0.1 * off + 0.4 / (1 + place["eval"]) + 0.004 * place["seed"]
+    error = 0.3 - 0.05 * place["optimizer"] + 0.1 * off + 0.4 / (1 + place["eval"]) + 0.004 * place["seed"]
     error = error - 0.02 * (place["case"] % 3)
 
     def variable(values):
@@ -209,7 +209,7 @@ class TestChoice:
         dataset = made_up("ablation", methods=("Byz-NSGDM",), rules=("RFA",), references=False, betas=(0.0, 0.5, 0.9))
         dataset["test_accuracy"][0, 0, 2, 2, :, -1] = 1.0
         best = chosen(dataset)
-        assert best["learning_rate"].dims == ("method", "case", "beta")
+        assert best["learning_rate"].dims == ("optimizer", "case", "beta")
         assert best["learning_rate"].values[0, 0].tolist() == [0.1, 0.1, 1.0]
 
     @pytest.mark.parametrize(

@@ -11,14 +11,14 @@ from byzjax import plotting
 from byzjax.experiments import published, verdicts
 from byzjax.experiments.report_text import count
 from byzjax.experiments.studies import Study
+from byzjax.metric_names import is_share
 from byzjax.plotting import ablation, paper
-from byzjax.plotting.style import capitalized, is_share, long_name
+from byzjax.plotting.style import capitalized, long_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _NUMBERS = {"ablation": "figure1", "mnist": "figure2", "quartic": "figure3", "shakespeare": "figure4"}
-_LINEAR = ("accuracy",)
 
 
 class Saved(NamedTuple):
@@ -48,7 +48,7 @@ def _drawn(study: Study) -> list[tuple[str, Figure, str]]:
         return [(number, _ablation(study), f"Figure 1 of the paper, variant {study.variant}: β and γ₀, {over}.")]
     if not study.in_table:
         return []
-    log = not any(word in metric.name for word in _LINEAR)
+    log = not is_share(metric.name)
     label = _label(study)
     dotted = _dotted(study)
     behind = " Dotted: the authors' runs, at their rates." if dotted else ""
@@ -111,7 +111,7 @@ def _dotted(study: Study) -> paper.Dotted | None:
 
 
 def _ablation(study: Study) -> Figure:
-    at = {"method": 0, "case": 0}
+    at = {"optimizer": 0, "case": 0}
     where = f"{study.methods[0]}, {', '.join(study.cases[0])}"
     return ablation.figure(
         study.dataset.isel(at),

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from byzjax.plotting.style import is_share, new_figure, set_title
+from byzjax.metric_names import is_share
+from byzjax.plotting.style import new_figure, set_title
 
 if TYPE_CHECKING:
     import xarray

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from byzjax.plotting.style import METHOD_COLORS, OTHER_COLORS, is_share, long_name, new_figure, set_title
+from byzjax.metric_names import is_share
+from byzjax.plotting.style import METHOD_COLORS, OTHER_COLORS, long_name, new_figure, set_title
 
 if TYPE_CHECKING:
     import xarray
@@ -50,7 +51,7 @@ def curves(
     def draw(ax: Axes, part: xarray.Dataset) -> None:
         behind = dotted or {}
         for one in _methods(part):
-            name = str(one["method"].item())
+            name = str(one["optimizer"].item())
             key = (str(one["attack"].item()), str(one["aggregator"].item()), name)
             if key in behind:
                 rounds, values = behind[key]
@@ -63,7 +64,7 @@ def curves(
     figure, axes = _panels(chosen, draw, label=label, xlabel="round", log=log, title_pad=16)
     if not log and is_share(variable):
         _zoom(axes)
-    entries = {name: {"color": color(name)} for name in map(str, chosen["method"].values)}
+    entries = {name: {"color": color(name)} for name in map(str, chosen["optimizer"].values)}
     if dotted:
         entries[_AUTHORS] = {"color": "#555555", "linestyle": ":"}
     return _finished(figure, axes, entries, title)
@@ -81,12 +82,12 @@ def two_norms(chosen: xarray.Dataset, true: str, seen: str, *, title: str) -> Fi
 
     def draw(ax: Axes, part: xarray.Dataset) -> None:
         for one in _methods(part):
-            name = str(one["method"].item())
+            name = str(one["optimizer"].item())
             _line(ax, one, true, color(name), name, log=True, band=False)
             _line(ax, one, seen, color(name), name, log=True, band=False, linestyle=(0, (2, 1.2)), linewidth=1.0)
 
     figure, axes = _panels(chosen, draw, label="norm", xlabel="round", log=True)
-    entries: dict[str, dict[str, Any]] = {name: {"color": color(name)} for name in map(str, chosen["method"].values)}
+    entries: dict[str, dict[str, Any]] = {name: {"color": color(name)} for name in map(str, chosen["optimizer"].values)}
     entries[long_name(chosen, true)] = {"color": "#555555"}
     entries[long_name(chosen, seen)] = {"color": "#555555", "linestyle": (0, (2, 1.2)), "linewidth": 1.0}
     return _finished(figure, axes, entries, title)
@@ -101,8 +102,8 @@ def sensitivity(
 
     Args:
       dataset: with all rates.
-      values: of every run, NaN where it diverged; axes method, case, learning_rate and seed.
-      rates: the chosen rates; axes method and case.
+      values: of every run, NaN where it diverged; axes optimizer, case, learning_rate and seed.
+      rates: the chosen rates; axes optimizer and case.
       title: of the figure.
       label: of the vertical axis.
       log: logarithmic vertical axis.
@@ -113,7 +114,7 @@ def sensitivity(
 
     def draw(ax: Axes, part: xarray.Dataset) -> None:
         for number, one in enumerate(_methods(part)):
-            name = str(one["method"].item())
+            name = str(one["optimizer"].item())
             x = np.asarray(one["learning_rate"], float)
             runs = np.asarray(one["value"].transpose("learning_rate", "seed"), float)
             there = np.asarray(one["tried"]) & np.isfinite(runs).all(1)
@@ -128,7 +129,7 @@ def sensitivity(
         ax.set_xscale("log")
 
     figure, axes = _panels(every, draw, label=label, xlabel="learning rate γ₀", log=log)
-    entries: dict[str, dict[str, Any]] = {name: {"color": color(name)} for name in map(str, every["method"].values)}
+    entries: dict[str, dict[str, Any]] = {name: {"color": color(name)} for name in map(str, every["optimizer"].values)}
     entries["chosen"] = {"color": "#555555", "linestyle": "", "marker": "o", "markersize": 9, "markerfacecolor": "none"}
     if bool(every["lost"].any()):
         entries["a run diverged"] = {"color": "#555555", "linestyle": "", "marker": "x"}
@@ -148,13 +149,13 @@ def classes(chosen: xarray.Dataset, variable: str, *, title: str) -> Figure:
         f"{_attack(str(attack))}, {_rule(str(rule))}"
         for attack, rule in zip(chosen["attack"].values, chosen["aggregator"].values, strict=True)
     ]
-    methods = [str(label) for label in chosen["method"].values]
+    methods = [str(label) for label in chosen["optimizer"].values]
     figure, axes = new_figure(
         1, len(methods), width=2.0 + 3.7 * len(methods), height=1.5 + 0.27 * len(labels), sharey=True
     )
     image = None
     for place, (ax, name) in enumerate(zip(axes[0], methods, strict=True)):
-        values = np.asarray(last.isel({"method": place}).transpose("case", "class"), float)
+        values = np.asarray(last.isel(optimizer=place).transpose("case", "class"), float)
         image = ax.imshow(values, vmin=0, vmax=100, cmap="cividis", aspect="auto")
         _written(ax, values, lambda value: f"{value:.0f}", dark=lambda value: value < 55)
         ax.set_xticks(range(values.shape[1]))
@@ -235,8 +236,8 @@ def _finished(figure: Figure, axes: np.ndarray, entries: Mapping[str, Mapping[st
 
 
 def _methods(part: xarray.Dataset) -> Iterator[xarray.Dataset]:
-    for place in range(part.sizes["method"]):
-        yield part.isel({"method": place})
+    for place in range(part.sizes["optimizer"]):
+        yield part.isel(optimizer=place)
 
 
 def _line(

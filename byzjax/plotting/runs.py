@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from byzjax.metric_names import is_share
 from byzjax.plotting.style import (
     LINES,
     METHOD_COLORS,
     OTHER_COLORS,
     Style,
     describe,
-    is_share,
     legend_below,
     long_name,
     new_figure,

@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from byzjax.metric_names import is_logarithmic, is_share
 from byzjax.results import writing
 
 if TYPE_CHECKING:
     import xarray
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from byzjax.specs import Spec
 
 METHOD_COLORS = {"byz_nsgdm": "#0072B2", "momentum_sgd": "#D55E00", "momentum_sgd(decay=True)": "#009E73"}
 OTHER_COLORS = ("#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
@@ -55,7 +58,6 @@ _NAMES = {
     "cge": "CGE",
     "arc": "ARC",
 }
-_LOGARITHMIC = ("norm", "loss", "error", "spread", "objective", "distance", "kappa", "perplexity")
 _WIDTH = 2.0
 _LETTERS = 9  # of a title in an inch
 
@@ -69,21 +71,31 @@ class Style(NamedTuple):
 
 
 def display_name(spec: str) -> str:
-    """A specification in words for readers.
+    """A specification in words for readers; a label that is none as it is.
 
     >>> display_name("nnm,rfa"), display_name("ipm(scale=10.0)"), display_name("momentum_sgd(decay=True)")
     ('NNM + RFA', 'IPM (scale 10)', 'Baseline-Decay')
+    >>> display_name("my rule")
+    'my rule'
     """
-    from byzjax.specs import parse_chain
-
     if spec in _NAMES:
         return _NAMES[spec]
     words = []
-    for part in parse_chain(spec):
+    for part in calls_of(spec) or ():
         given = [plain(value) for value in part.args]
         given += [f"{name.replace('_', ' ')} {plain(value)}" for name, value in part.kwargs.items()]
         words.append(_NAMES.get(part.name, part.name.replace("_", " ")) + (f" ({', '.join(given)})" if given else ""))
-    return " + ".join(words)
+    return " + ".join(words) or spec
+
+
+def calls_of(label: str) -> list[Spec] | None:
+    """What a label specifies; None where it is a name of its own."""
+    from byzjax.specs import parse_chain
+
+    try:
+        return parse_chain(label)
+    except ValueError:
+        return None
 
 
 def plain(value: Any) -> str:
@@ -192,16 +204,6 @@ def save(figure: Figure, path_without_suffix: str | Path) -> list[Path]:
 def capitalized(text: str) -> str:
     """With a capital letter at the start, and all others as they are."""
     return text[:1].upper() + text[1:]
-
-
-def is_share(variable: str) -> bool:
-    """Whether a variable lies between 0 and 1 and is shown in per cent."""
-    return "accuracy" in variable
-
-
-def is_logarithmic(variable: str) -> bool:
-    """Whether a variable is a size that spans powers of ten: a norm, a loss, an error, a distance."""
-    return any(word in variable for word in _LOGARITHMIC)
 
 
 def long_name(dataset: xarray.Dataset, variable: str) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from byzjax.metric_names import is_logarithmic, is_share
 from byzjax.plotting.choices import Picture
 from byzjax.plotting.style import (
     LINES,
@@ -17,22 +18,23 @@ from byzjax.plotting.style import (
     OTHER_COLORS,
     Style,
     capitalized,
-    is_logarithmic,
-    is_share,
     long_name,
     new_figure,
     set_title,
     small_print,
 )
 from byzjax.plotting.summaries import (
+    AXES,
     LEVEL,
     SYMBOLS,
     TIME,
     Summary,
     axis_labels,
     axis_of,
+    fixed,
     in_units,
     metric_label,
+    speaking_labels,
     summarize,
 )
 
@@ -90,7 +92,7 @@ def curves(
     drawn = line_styles(dataset, lined)  # what was chosen is in coordinates
     summary = summarize(values, over)
 
-    names = axis_labels(dataset, panels)[1] if panels else [""]
+    names = speaking_labels(dataset, panels) if panels else [""]
     columns = min(len(names), 3)
     rows = math.ceil(len(names) / columns)
     figure, axes = new_figure(
@@ -108,7 +110,8 @@ def curves(
     for ax in axes.flat[: len(names)]:
         _describe(ax, dataset, metric, x, summary, log)
         ax.label_outer()
-    set_title(figure, title or capitalized(long_name(dataset, metric)))
+    same = fixed(dataset, metric, (x, over, str(panels)))
+    set_title(figure, title or ", ".join([capitalized(long_name(dataset, metric)), *same]))
     notes = [_band_note(values, over, every_seed), _diverged_note(summary, values, x in TIME, drawn), note]
     small_print(figure, notes, axes.flat[0] if len(drawn) > 1 else None)
     return figure
@@ -128,7 +131,7 @@ def line_styles(dataset: xarray.Dataset, axes: Sequence[str]) -> dict[str, tuple
     if not axes:
         return {"": ({}, Style(_COLORS[0]))}
     number = math.prod(dataset.sizes[axis] for axis in axes)
-    coloured = "method" if "method" in axes else axes[0]
+    coloured = "optimizer" if "optimizer" in axes else axes[0]
     if number > dataset.sizes[coloured] * len(LINES):
         coloured = max(axes, key=lambda axis: dataset.sizes[axis])
     palette = _palette(dataset[coloured].values)
@@ -139,12 +142,12 @@ def line_styles(dataset: xarray.Dataset, axes: Sequence[str]) -> dict[str, tuple
             f"curves: {number} lines ({', '.join(f'{dataset.sizes[a]} × {a}' for a in axes)}) cannot be told apart: "
             "fix axes with --where, choose hyperparameters with --choose, or use --panels."
         )
-    names = {axis: axis_labels(dataset, axis) for axis in axes}
+    names = {axis: speaking_labels(dataset, axis) for axis in axes}
     lines = {}
     for places in itertools.product(*(range(dataset.sizes[axis]) for axis in axes)):
         place = dict(zip(axes, places, strict=True))
         dash = dashes.index(tuple(place[axis] for axis in others))
-        said = [_label(dataset, names, axis, place[axis]) for axis in axes] + _chosen(dataset, place)
+        said = [names[axis][place[axis]] for axis in axes] + _chosen(dataset, place)
         lines[", ".join(said)] = place, Style(palette[place[coloured]], LINES[dash % len(LINES)], 1.8)
     return lines
 
@@ -154,13 +157,6 @@ def _chosen(dataset: xarray.Dataset, place: dict[str, int]) -> list[str]:
     names = [name for name in SYMBOLS if name in dataset.coords and name not in dataset.dims]
     values = [dataset[name].isel(place) for name in names if set(dataset[name].dims) == set(place)]
     return [f"{SYMBOLS[str(value.name)]}{float(value):g}" for value in values]
-
-
-def _label(dataset: xarray.Dataset, names: dict[str, tuple[str, list[str]]], axis: str, place: int) -> str:
-    """Numbers say what they are; names speak for themselves."""
-    said, values = names[axis]
-    numeric = dataset[axis].dtype.kind in "iuf"
-    return (SYMBOLS.get(axis, f"{said} = ") if numeric else "") + values[place]
 
 
 def _palette(values: np.ndarray) -> list[Any]:
@@ -286,7 +282,8 @@ def heatmap(dataset: xarray.Dataset, picture: Picture, *, title: str | None = No
 def heading(dataset: xarray.Dataset, picture: Picture) -> str:
     """What a picture shows, in a few words."""
     what = capitalized(long_name(dataset, picture.metric))
-    return f"{what}{'' if picture.worst is None else ' under the worst attack'}"
+    worst = "" if picture.worst is None else f" under the worst {AXES.get(str(picture.worst.name), picture.worst.name)}"
+    return ", ".join([what + worst, *picture.fixed])
 
 
 def _draw_cells(ax: Axes, picture: Picture, texts: dict[tuple[int, int], list[str]]) -> Any:
