@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from byzjax import results
+from byzjax import cli_sweep, results
 from byzjax.cli import app
 from byzjax.experiments import config, grid, grid_run
 
@@ -312,6 +312,51 @@ def test_sweep_and_plot_from_the_command_line(tmp_path):
     one = call("plot", store / "dataset.nc", "--where", "aggregator=mean", "--every-seed", "--out", tmp_path / "x")
     assert one.exit_code == 0
     assert (tmp_path / "x.png").exists()
+
+
+def test_a_sweep_of_ones_own_is_plotted_and_no_figure_replaces_another(tmp_path):
+    import xarray
+
+    rules, rates = ["my rule", "krum(", "nnm,rfa"], [0.5, 1.0]
+    values = np.random.default_rng(0).uniform(1, 2, (3, 2, 2, 2, 3))
+    places = {"rule": rules, "attack": ["theirs!", "alie"], "tau": rates, "seed": [0, 1], "eval": [1, 2, 3]}
+    made = xarray.Dataset({"objective": (tuple(places), values)}, places, {"config": "{}"})
+    results.save(made, tmp_path / "dataset.nc")
+    names = []
+    for arguments in (
+        ["--kind", "heatmap", "--x", "attack", "--y", "rule", "--where", "tau=1"],
+        ["--kind", "heatmap", "--x", "attack", "--y", "rule", "--where", "tau=0.5"],
+        ["--kind", "heatmap", "--x", "attack", "--y", "tau", "--where", "rule=my rule"],
+        ["--panels", "tau", "--where", "attack=theirs!"],
+        ["--x", "tau", "--where", "attack=theirs!"],
+        ["--kind", "table", "--x", "attack", "--where", "tau=1"],
+        ["--where", "tau=1", *(f"--where=rule={rule}" for rule in rules), "--every-seed", "--title", "Mine"],
+    ):
+        result = call("plot", tmp_path, *arguments)
+        assert result.exit_code == 0, result.output
+        names += result.stderr.strip().removeprefix("Written: ").split(", ")
+    assert len(set(names)) == len(names) == 14
+    assert all((tmp_path / name).stat().st_size > 100 for name in names)
+    assert str(tmp_path / "heatmap-objective-x=attack-y=rule-tau=1.png") in names
+
+
+def test_long_names_of_figures_are_cut_and_told_apart():
+    names = {cli_sweep._file_name("curves-loss", {"attack": [f"my attack {i}" * 20]}) for i in range(3)}
+    assert len(names) == 3
+    assert max(map(len, names)) == 120
+
+
+def test_methods_are_found_by_their_old_name(tmp_path):
+    import xarray
+
+    places = {"method": ["byz_nsgdm", "momentum_sgd"], "attack": ["none", "alie"], "seed": [0, 1]}
+    old = xarray.Dataset({"loss": (tuple(places), np.ones((2, 2, 2)))}, places, {"config": "{}"})
+    results.save(old, tmp_path / "dataset.nc")
+    for name in ("method", "optimizer"):
+        result = call("plot", tmp_path, "--kind", "table", "--y", name)
+        assert "| method | no attack | ALIE |" in result.stdout
+        result = call("plot", tmp_path, "--x", "attack", "--where", f"{name}=byz_nsgdm")
+        assert result.exit_code == 0, result.output
 
 
 def test_a_dry_run_from_the_command_line(tmp_path):

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from byzjax import results
 from byzjax.cli import app
-from byzjax.experiments import published, report, report_sections, report_table1, studies, verdicts
+from byzjax.experiments import published, report, report_figures, report_sections, report_table1, studies, verdicts
 from byzjax.experiments.choice import chosen
 from byzjax.experiments.published import Place
 from byzjax.plotting import paper
@@ -487,6 +487,39 @@ def test_edges_and_divergence_are_said(tmp_path):
     assert "edge: largest rate tried" in agreement
     assert "no rate that was tried stayed finite" in agreement
     assert report.report(tmp_path, tmp_path / "out")
+
+
+def test_where_every_run_diverged_nothing_warns(tmp_path):
+    mnist = made_up("mnist", attacks=("BF",), rules=("RFA",))
+    ablation = made_up("ablation", methods=("Byz-NSGDM",), rules=("RFA",), references=False, betas=(0.0, 0.5, 0.9))
+    for dataset in (mnist, ablation):
+        dataset["diverged"][:] = True
+        for name in dataset.data_vars:
+            if dataset[name].dtype.kind == "f":
+                dataset[name] = dataset[name] * np.nan
+    text = text_of(report.report(put(tmp_path, mnist, ablation), tmp_path / "out"), "report.md")
+    assert "all diverged" in text
+    assert report.csv_rows(tmp_path)
+
+
+def test_the_authors_rates_are_said_where_their_curves_are_of_others(tmp_path):
+    dataset = made_up("quartic", attacks=("BF",), rules=("RFA",), references=False, rates=(0.01, 0.02, 0.2))
+    dataset["aggregate_norm"][:, :, 1:] += 1.0  # 0.01 is chosen
+    (study,) = studies.load(put(tmp_path, dataset))
+    ((_, figure, caption), *_) = report_figures._drawn(study)
+    labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert labels == ["γ₀ = 0.01 (⋯ 0.02)", "γ₀ = 0.01 (⋯ 0.2)", "γ₀ = 0.01 (⋯ 0.1)"]
+    assert "said after ⋯ where ours is another" in caption
+    same = dataset.isel(optimizer=[0], learning_rate=[1])
+    (study,) = studies.load(put(tmp_path, same))
+    ((_, figure, _), *_) = report_figures._drawn(study)
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["γ₀ = 0.02"]
+
+
+def test_a_cell_that_three_seeds_cannot_show_is_marked(tmp_path):
+    (study,) = studies.load(put(tmp_path, made_up("quartic", attacks=("ALIE",), rules=("CM",))))
+    (line,) = [line for line in report_table1.agreement(study).splitlines() if "unstable at 0.2" in line]
+    assert line.startswith("| ALIE | CM | Decay |")
 
 
 def test_one_method_one_case_one_seed(tmp_path):

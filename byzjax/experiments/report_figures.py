@@ -51,7 +51,7 @@ def _drawn(study: Study) -> list[tuple[str, Figure, str]]:
     log = not is_share(metric.name)
     label = _label(study)
     dotted = _dotted(study)
-    behind = " Dotted: the authors' runs, at their rates." if dotted else ""
+    behind = " Dotted: the authors' runs, at their rates, said after ⋯ where ours is another." if dotted else ""
     name = f"{number[:-1].capitalize()} {number[-1]}" if number.startswith("figure") else number
     made = [
         (
@@ -99,15 +99,18 @@ def _dotted(study: Study) -> paper.Dotted | None:
     if study.variant != "released":
         return None
     made = {
-        (place.attack, place.aggregator, place.method): (
+        place: (
             np.array([point.round for point in points]),
             np.array([point.values[study.metric.name] for point in points]),
         )
         for place, points in published.curves(study.name).items()
         if study.metric.name in points[0].values
     }
-    last = study.config["num_rounds"]
-    return {key: (rounds[rounds <= last], values[rounds <= last]) for key, (rounds, values) in made.items()} or None
+    last, cells = study.config["num_rounds"], published.table1(study.name)
+    return {
+        place: paper.Behind(cells[place].learning_rate, rounds[rounds <= last], values[rounds <= last])
+        for place, (rounds, values) in made.items()
+    } or None
 
 
 def _ablation(study: Study) -> Figure:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from byzjax.datasets import believed, check_dataset
 from byzjax.metric_names import Best, direction, is_share
 from byzjax.plotting.style import capitalized, long_name
 from byzjax.plotting.summaries import (
@@ -14,11 +15,13 @@ from byzjax.plotting.summaries import (
     LEVEL,
     TIME,
     Summary,
-    axis_labels,
+    axis_name,
     axis_of,
+    default_score,
     fixed,
     metric_of,
     plus_minus,
+    scores,
     speaking_labels,
     summarize,
 )
@@ -27,6 +30,7 @@ from byzjax.selection import select
 if TYPE_CHECKING:
     import xarray
 
+_SEEN = {"round eval": "evaluated in round", "evaluation eval": "evaluation", "round round": "seen in round"}
 HYPERPARAMETERS = ("learning_rate", "beta")
 
 
@@ -113,7 +117,8 @@ def layout(
     Raises:
       ValueError: an axis that is not there; no axes to show.
     """
-    known = [str(axis) for axis in dataset[metric].dims if axis not in (over, *TIME)]
+    check_dataset(dataset, "layout")
+    known = [str(axis) for axis in dataset[metric_of(dataset, metric)].dims if axis not in (over, *TIME)]
     for argument, axes in (("x", [x] if x else []), ("y", y or []), ("choose", choose or [])):
         for axis in axes:
             axis_of(dataset[metric], axis, argument)
@@ -172,6 +177,8 @@ def picture(
     Raises:
       ValueError: an axis that is not there, used twice or left over; nothing to choose by.
     """
+    dataset = believed(check_dataset(dataset, "picture"))
+    metric_of(dataset, metric)
     for argument, axes in (("shown", shown), ("worst", [worst] if worst else []), ("choose", choose)):
         for axis in axes:
             axis_of(dataset[metric], axis, argument)
@@ -236,10 +243,12 @@ def at_best(
     Warns:
       EdgeWarning, DivergedWarning: see `byzjax.select`.
     """
+    dataset = believed(check_dataset(dataset, "at_best"))
     metric_of(dataset, by)
     for axis in choose:
         axis_of(dataset[by], axis, "choose")
-    scores = dataset[by].where(~dataset["diverged"]) if "diverged" in dataset else dataset[by]
+    scores = dataset[by].astype(float) if dataset[by].dtype.kind in "iub" else dataset[by]
+    scores = scores.where(~dataset["diverged"]) if "diverged" in dataset else scores
     reduced = [axis for axis in (over, worst) if axis in scores.dims]
     for axis in TIME:
         if axis in scores.dims and reduced:  # before the worst is looked for
@@ -274,7 +283,7 @@ def chosen_lines(
       metric: the one variable that is kept.
       choose, by, best, over, last: as in `at_best`.
     """
-    by = by or default_score(dataset)
+    by = by or default_score(check_dataset(dataset, "chosen_lines"))
     lines = at_best(dataset, metric, choose=choose, by=by, best=best, over=over, last=last)
     return lines, f"Per line: {_chosen(dataset, choose, by, last)}."
 
@@ -321,8 +330,7 @@ def _sentences(
     """What a caption says."""
     number = dataset.sizes.get(over, 1)
     time = next((axis for axis in TIME if axis in dataset[metric].dims), None)
-    when = f"{axis_labels(dataset, time)[0]} {int(dataset[time][-1])}" if time else ""
-    what = [f"{'Evaluated' if time == 'eval' else 'Seen'} in {when}"] if time else []
+    what = [f"{_SEEN[f'{axis_name(dataset, time)} {time}']} {int(dataset[time][-1])}"] if time else []
     if number > 1:
         what.append(f"mean over {number} {over}s ± half the {100 * LEVEL:.0f} % confidence interval (Student's t)")
     lines = [capitalized("; ".join(what)) + "."] if what else []
@@ -339,20 +347,3 @@ def _sentences(
 def _chosen(dataset: xarray.Dataset, choose: Sequence[str], by: str, last: int) -> str:
     mean = f", mean of the last {last} evaluations" if last > 1 else ""
     return f"the {' and '.join(AXES.get(axis, axis) for axis in choose)} of the best {long_name(dataset, by)}{mean}"
-
-
-def default_score(dataset: xarray.Dataset) -> str:
-    """What hyperparameters are chosen by where nothing is said.
-
-    Raises:
-      ValueError: there is neither a validation accuracy nor a validation perplexity.
-    """
-    known = scores(dataset)
-    if not known:
-        raise ValueError("by: there is no val_accuracy to choose hyperparameters by; say by what, e.g. --by objective.")
-    return known[0]
-
-
-def scores(dataset: xarray.Dataset) -> list[str]:
-    """What a model is worth on validation data."""
-    return [name for name in ("val_accuracy", "val_perplexity") if name in dataset]

@@ -95,6 +95,23 @@ def metric_of(dataset: xarray.Dataset, metric: str | None = None) -> str:
     return metric
 
 
+def default_score(dataset: xarray.Dataset) -> str:
+    """What hyperparameters are chosen by where nothing is said.
+
+    Raises:
+      ValueError: there is neither a validation accuracy nor a validation perplexity.
+    """
+    known = scores(dataset)
+    if not known:
+        raise ValueError("by: there is no val_accuracy to choose hyperparameters by; say by what, e.g. --by objective.")
+    return known[0]
+
+
+def scores(dataset: xarray.Dataset) -> list[str]:
+    """What a model is worth on validation data."""
+    return [name for name in ("val_accuracy", "val_perplexity") if name in dataset]
+
+
 def axis_of(data: xarray.Dataset | xarray.DataArray, axis: str, argument: str) -> str:
     """Check that data have an axis.
 
@@ -148,7 +165,7 @@ def axis_labels(dataset: xarray.Dataset, axis: str) -> tuple[str, list[str]]:
     ('MNIST: scheme', ['iid', 'label sorted'])
     """
     values = dataset[axis].values
-    said = _axis_name(dataset, axis)
+    said = axis_name(dataset, axis)
     if values.dtype.kind in "iufb":
         return said, _distinct([f"{value:g}" for value in values.astype(float)], values)
     texts = [str(value) for value in values]
@@ -195,7 +212,8 @@ def fixed(dataset: xarray.Dataset, metric: str, shown: Collection[str]) -> list[
     return said
 
 
-def _axis_name(dataset: xarray.Dataset, axis: str) -> str:
+def axis_name(dataset: xarray.Dataset, axis: str) -> str:
+    """What readers call an axis."""
     if axis == "eval" and dataset[axis].attrs.get("long_name", "").startswith("evaluation"):
         return "evaluation"  # of which nobody said after which round it was
     return AXES.get(axis, axis.replace("_", " "))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from byzjax.datasets import believed, check_dataset
 from byzjax.metric_names import is_logarithmic, is_share
 from byzjax.plotting.choices import Picture
 from byzjax.plotting.style import (
@@ -17,11 +18,14 @@ from byzjax.plotting.style import (
     METHOD_COLORS,
     OTHER_COLORS,
     Style,
+    band,
     capitalized,
+    count_from,
     long_name,
     new_figure,
     set_title,
     small_print,
+    ticks_of_powers,
 )
 from byzjax.plotting.summaries import (
     AXES,
@@ -34,6 +38,7 @@ from byzjax.plotting.summaries import (
     fixed,
     in_units,
     metric_label,
+    metric_of,
     speaking_labels,
     summarize,
 )
@@ -80,7 +85,8 @@ def curves(
     Raises:
       ValueError: an axis that is not there, or more lines than can be told apart.
     """
-    values = dataset[metric]
+    dataset = believed(check_dataset(dataset, "curves"))
+    values = dataset[metric_of(dataset, metric)]
     time = next((axis for axis in TIME if axis in values.dims), None)
     x = axis_of(values, x or time or "round", "x")
     if panels:
@@ -175,7 +181,7 @@ def _draw_line(ax: Axes, summary: Summary, metric: str, x: str, label: str, styl
     mean, half = (in_units(np.asarray(part, float), metric) for part in (summary.mean, summary.half_width))
     how: dict[str, Any] = {"marker": "o", "markersize": 3.5} if len(at) <= 12 else {}
     ax.plot(at, mean, label=label, **style._asdict(), **how)
-    ax.fill_between(at, mean - half, mean + half, color=style.color, alpha=0.18, linewidth=0)
+    ax.fill_between(at, *band(mean, half, metric), color=style.color, alpha=0.18, linewidth=0)
 
 
 def _draw_seeds(ax: Axes, values: xarray.DataArray, metric: str, x: str, over: str, style: Style) -> None:
@@ -189,8 +195,6 @@ def _positions(values: xarray.Dataset | xarray.DataArray, x: str) -> np.ndarray:
 
 
 def _describe(ax: Axes, dataset: xarray.Dataset, metric: str, x: str, summary: Summary, log: bool | None) -> None:
-    from matplotlib.ticker import LogLocator
-
     label, names = axis_labels(dataset, x)
     at = _positions(dataset, x)
     ax.set_xlabel(label)
@@ -199,6 +203,9 @@ def _describe(ax: Axes, dataset: xarray.Dataset, metric: str, x: str, summary: S
         ax.set_xticks(at, names)
     elif x == "learning_rate" and len(at) > 1 and at.min() > 0 and at.max() / at.min() >= 10:
         ax.set_xscale("log")
+        ticks_of_powers(ax.xaxis, at.min(), at.max())
+    elif dataset[x].dtype.kind in "iu":
+        count_from(ax)
     if is_share(metric):
         ax.set_ylim(-2, 102)
         return
@@ -207,10 +214,7 @@ def _describe(ax: Axes, dataset: xarray.Dataset, metric: str, x: str, summary: S
     if positive.size and (is_logarithmic(metric) if log is None else log):
         ax.set_yscale("log")
         ax.set_ylim(0.5 * positive.min(), 2 * positive.max())  # a band may reach below 0, which this axis does not have
-        if positive.max() < 10 * positive.min():  # no or one power of ten in sight
-            ax.yaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
-            ax.yaxis.set_major_formatter("{x:g}")
-            ax.yaxis.set_minor_formatter("{x:g}")
+        ticks_of_powers(ax.yaxis, *ax.get_ylim())
 
 
 def _band_note(values: xarray.DataArray, over: str, every_seed: bool) -> str:
@@ -247,6 +251,7 @@ def heatmap(dataset: xarray.Dataset, picture: Picture, *, title: str | None = No
     Raises:
       ValueError: a picture of one axis, or of more than two.
     """
+    check_dataset(dataset, "heatmap")
     if len(picture.shown) != 2:
         raise ValueError(f"heatmap: two axes are wanted, not {', '.join(picture.shown)}; a table can show more.")
     (y_label, rows), (x_label, columns) = (axis_labels(dataset, axis) for axis in picture.shown)

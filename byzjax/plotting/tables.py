@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from byzjax.datasets import check_dataset
 from byzjax.metric_names import direction
 from byzjax.plotting.choices import Picture
 from byzjax.plotting.style import capitalized
@@ -62,6 +63,7 @@ def table(dataset: xarray.Dataset, picture: Picture) -> Table:
       dataset: of a sweep.
       picture: what `byzjax.plotting.choices.picture` made of it.
     """
+    check_dataset(dataset, "table")
     *down, across = picture.shown
     named = {axis: axis_labels(dataset, axis) for axis in picture.shown}
     columns = named[across][1]
