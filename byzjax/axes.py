@@ -15,6 +15,7 @@ Lanes = dict[str, np.ndarray]  # axis -> [lanes]
 Options = dict[str, list[tuple[Any, Any]]]  # axis -> pairs of a label and a value
 
 RESERVED = ("round", "eval", "class", "diverged")
+_OF_SEL = ("method", "tolerance", "drop", "indexers", "missing_dims")  # arguments of xarray's sel and isel
 
 
 def grid_values(grid: Mapping[str, Sequence[Any]]) -> Lanes:
@@ -112,4 +113,9 @@ def check_names(axes: Lanes, options: Mapping[str, Any]) -> None:
     for axis in (*axes, *options):
         if axis in RESERVED:
             raise ValueError(f"sweep: {axis!r} is a name of the data set's own; call the axis something else.")
+        if axis in _OF_SEL:
+            raise ValueError(
+                f"sweep: {axis!r} is an argument of xarray's sel, so that dataset.sel({axis}=…) cannot reach the axis; "
+                f"call it something else{', e.g. optimizer' * (axis == 'method')}."
+            )
     netcdf.check_names((axis for axis in (*axes, *options) if axis not in netcdf.DIMENSIONS), "sweep")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from byzjax.experiments.grid_run import Plan
 
 DATASET = "dataset.nc"  # in the store
+_MOST_LETTERS = 120  # of a file's name
 
 
 class Kind(StrEnum):
@@ -28,6 +31,13 @@ class Kind(StrEnum):
     curves = "curves"
     heatmap = "heatmap"
     table = "table"
+
+
+class End(StrEnum):
+    """Of a metric's range."""
+
+    max = "max"
+    min = "min"
 
 
 @polite
@@ -126,14 +136,15 @@ def _show_selection(config: GridConfig, dataset: xarray.Dataset) -> None:
     import itertools
 
     from byzjax import results
-    from byzjax.experiments.grid_run import choose
+    from byzjax.experiments.grid_run import choose, named
     from byzjax.plotting.summaries import TIME, metric_of
 
     assert config.select is not None
     with _warnings_as_lines():
         chosen = choose(config, dataset)
     path = results.save(chosen, Path(config.store) / "selected.nc")
-    over, places = config.select.over, [str(dim) for dim in chosen[config.select.over[0]].dims]
+    over = list(named(dict.fromkeys(config.select.over)))
+    places = [str(dim) for dim in chosen[over[0]].dims]
     metrics = list(dict.fromkeys((config.select.by, metric_of(chosen))))
     ends = {name: chosen[name].isel({axis: -1 for axis in TIME if axis in chosen[name].dims}) for name in metrics}
     shown = table(*places, *over, *metrics)
@@ -177,6 +188,9 @@ def plot(
     by: Annotated[
         str | None, typer.Option(help="What to choose by; never a test metric.", show_default="val_accuracy")
     ] = None,
+    best: Annotated[
+        End | None, typer.Option(help="Whether much or little of it is good.", show_default="by its name")
+    ] = None,
     last: Annotated[int, typer.Option(min=1, help="Choose by the mean of so many last evaluations.")] = 1,
     worst: Annotated[
         str | None,
@@ -184,7 +198,8 @@ def plot(
     ] = None,
     title: Annotated[str | None, typer.Option(help="Of the figure.", show_default="the metric")] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Files to write, without suffix.", show_default="PATH/KIND-METRIC")
+        Path | None,
+        typer.Option(help="Files to write, without suffix.", show_default="PATH/KIND-METRIC, and what else is said"),
     ] = None,
 ) -> None:
     """Curves and heat maps as PNG and PDF, tables as Markdown and LaTeX.
@@ -198,14 +213,23 @@ def plot(
     file = path / DATASET if path.is_dir() else path
     if path.is_dir() and not file.exists():
         raise ValueError(f"{path} holds no {DATASET}; byzjax sweep writes it when all runs are finished.")
-    dataset = summaries.where(results.load(file), _fixed(where or []))
+    whole = results.load(file)
+    named = lambda axis: "optimizer" if axis == "method" and "optimizer" in whole.dims else axis  # noqa: E731
+    x, y, panels, choose, worst = named(x), _each(named, y), named(panels), _each(named, choose), named(worst)
+    fixed = {named(axis): values for axis, values in _fixed(where or []).items()}
+    dataset = summaries.where(whole, fixed)
     metric = summaries.metric_of(dataset, metric)
-    out = out or file.parent / f"{kind}-{metric}"
+    end: Any = best and best.value
+    said = {"x": x, "y": y, "over": over if over != "seed" else None, "panels": panels, **fixed, "choose": choose}
+    said |= {"by": by, "best": end, "last": last if last > 1 else None, "worst": worst, "every-seed": every_seed}
+    out = out or file.parent / _file_name(f"{kind}-{metric}", said)
     with _warnings_as_lines():
         if kind is Kind.curves:
             note = ""
             if choose:
-                dataset, note = choices.chosen_lines(dataset, metric, choose=choose, by=by, over=over, last=last)
+                dataset, note = choices.chosen_lines(
+                    dataset, metric, choose=choose, by=by, best=end, over=over, last=last
+                )
             figure = sweeps.curves(
                 dataset, metric, x=x, over=over, panels=panels, every_seed=every_seed, title=title, note=note
             )
@@ -214,7 +238,7 @@ def plot(
             laid = choices.layout(
                 dataset, metric, table=kind is Kind.table, x=x, y=y, over=over, worst=worst, choose=choose, by=by
             )
-            picture = choices.picture(dataset, metric, **laid._asdict(), over=over, by=by, last=last)
+            picture = choices.picture(dataset, metric, **laid._asdict(), over=over, by=by, best=end, last=last)
             if kind is Kind.heatmap:
                 paths = plotting.save(sweeps.heatmap(dataset, picture, title=title), out)
             else:
@@ -222,6 +246,24 @@ def plot(
                 typer.echo(tables.markdown(made))
                 paths = tables.save(made, out)
     typer.echo(f"Written: {', '.join(map(str, paths))}", err=True)
+
+
+def _each(function: Callable[[str], str], texts: list[str] | None) -> list[str] | None:
+    return texts and [function(text) for text in texts]
+
+
+def _file_name(start: str, said: Mapping[str, Any]) -> str:
+    """A name that tells figures of one metric apart by all that was said of them; a long one ends in a digest.
+
+    >>> _file_name("heatmap-loss", {"x": None, "attack": ["ipm(scale=10)"], "choose": ["f", "beta"]})
+    'heatmap-loss-attack=ipm(scale=10)-choose=f+beta'
+    """
+    texts = {name: "+".join(value) if isinstance(value, list) else str(value) for name, value in said.items() if value}
+    whole = "-".join([start, *(name if text == "True" else f"{name}={text}" for name, text in texts.items())])
+    name = re.sub(r"[^\w.=+()-]+", "_", whole)
+    if len(name) <= _MOST_LETTERS:
+        return name
+    return f"{name[: _MOST_LETTERS - 9]}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
 
 
 def _fixed(texts: list[str]) -> dict[str, list[str]]:

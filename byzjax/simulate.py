@@ -31,11 +31,14 @@ class Result(NamedTuple):
       state: the state after the last round; ``state.params`` is the model, and a run can go on from it.
       history: name -> [num_rounds], one entry per round.
       evals: name -> [num_rounds // eval_every, …], one entry per evaluation, the first after ``eval_every`` rounds.
+      eval_rounds: [num_rounds // eval_every], the rounds after which those were made, counted from the very first one:
+        a run that went on from a ``state`` goes on counting. None where nobody knows.
     """
 
     state: RoundState
     history: dict[str, jax.Array]
     evals: dict[str, jax.Array]
+    eval_rounds: jax.Array | None = None
 
 
 def simulate(
@@ -95,6 +98,7 @@ def simulate(
         return state, (history, evaluate(task, state))
 
     num_evals, rest = divmod(num_rounds, eval_every) if eval_every else (0, num_rounds)
+    eval_rounds = state.step + eval_every * jnp.arange(1, num_evals + 1, dtype=state.step.dtype)
     parts, evals = [], {}
     if num_evals:
         state, (history, evals) = jax.lax.scan(evaluation, state, length=num_evals)
@@ -104,7 +108,7 @@ def simulate(
         parts.append(history)
     history = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
     layout = Layout(mesh, task.num_workers)
-    return Result(layout.resting(state), layout.everywhere(history), layout.everywhere(evals))
+    return Result(layout.resting(state), *layout.everywhere((history, evals, eval_rounds)))
 
 
 def run(
@@ -192,7 +196,8 @@ def run(
                 histories, evals = _on_host(histories), _on_host(evals)
                 store.save(Saved(state, histories[0], evals[0] if evals else {}))
     join: Any = functools.partial(jax.tree.map, lambda *leaves: jnp.concatenate(leaves))
-    return Result(state, join(*histories), join(*evals) if evals else {})
+    eval_rounds = eval_every * jnp.arange(1, (num_rounds // eval_every if eval_every else 0) + 1)
+    return Result(state, join(*histories), join(*evals) if evals else {}, eval_rounds)
 
 
 def _some_rounds(

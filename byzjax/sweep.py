@@ -15,6 +15,7 @@ import numpy as np
 from byzjax import batching, netcdf, plans, results
 from byzjax import store as stores
 from byzjax.axes import Options, cell_labels, check_names, coordinate, flatten, grid_values, said
+from byzjax.base import check_integer
 from byzjax.batching import Compiler
 from byzjax.chunks import Chunk, compute
 from byzjax.lanes import RUNS
@@ -22,6 +23,7 @@ from byzjax.plans import Cell, Output
 from byzjax.programs import digest, plain
 from byzjax.progress import SweepProgress
 from byzjax.store import DATASET, Arrays, Store, StoreError
+from byzjax.timeline import check_lengths
 
 if TYPE_CHECKING:
     import xarray
@@ -121,6 +123,7 @@ def sweep(
         cells_ = plans.traced(fn, options, lanes, bar)
         outputs = plans.outputs(cells_, axes=(*axes, *options))
         _check_size(outputs, num_lanes * len(cells_))
+        _check_eval_every(outputs, described.get("eval_every"))
         tracing = time.perf_counter() - start
         cells_ = plans.sized(cells_, batch_size, num_lanes, compiler, kept, bar)
         cells_ = [plans.cut(cell, lanes, num_lanes, facts) for cell in cells_]
@@ -255,6 +258,18 @@ def _check_size(outputs: Mapping[str, Output], lanes: int) -> None:
         raise ValueError(
             f"sweep: {lanes} lanes give {wanted / 1e9:.3g} GB, most of it {largest!r}, and {free / 1e9:.3g} GB of "
             "memory are free; record or evaluate less, or sweep in parts."
+        )
+
+
+def _check_eval_every(outputs: Mapping[str, Output], eval_every: Any) -> None:
+    """Say now, not after the sweep, that its evaluations would be of other rounds than they are labelled with."""
+    lengths = {out.leading: out.shape[0] for out in outputs.values() if out.leading in ("round", "eval")}
+    if eval_every is not None and len(lengths) == 2:
+        check_lengths(
+            lengths["round"],
+            lengths["eval"],
+            check_integer(eval_every, "config: eval_every", "sweep", least=0),
+            "sweep",
         )
 
 

@@ -22,6 +22,7 @@ FIELDS: dict[str, type] = {
     name: next(member for member in typing.get_args(hint) or (hint,) if member is not types.NoneType)
     for name, hint in typing.get_type_hints(RunConfig).items()
 }
+AXES = {"method": "optimizer"}  # what an axis of a data set is called, where that is not its field's name
 _LEAST = {"num_workers": 1, "num_byzantine": 0, "f": 0, "num_rounds": 1, "eval_every": 0, "seed": 0}
 _OPTIONS = ("store", "batch_size", "skip_invalid", "select")
 _LENGTHS = ("num_rounds", "eval_every")

@@ -117,4 +117,5 @@ class Program:
                     evals.append(part.evals)
                 advance(length, {key: value[0] for key, value in part.evals.items()})
         join: Any = lambda *leaves: jnp.concatenate(leaves)  # noqa: E731
-        return Result(state, jax.tree.map(join, *histories), jax.tree.map(join, *evals) if evals else {})
+        eval_rounds = self._every * jnp.arange(1, whole + 1)
+        return Result(state, jax.tree.map(join, *histories), jax.tree.map(join, *evals) if evals else {}, eval_rounds)

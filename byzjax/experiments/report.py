@@ -16,6 +16,7 @@ from byzjax.experiments import published, report_figures, report_sections, repor
 from byzjax.experiments.experiment import VARIANTS
 from byzjax.experiments.report_text import count, grid
 from byzjax.experiments.studies import Study
+from byzjax.metric_names import is_test
 from byzjax.plotting import tables
 
 FIELDS = (
@@ -102,9 +103,9 @@ def _rows(study: Study) -> Iterator[dict[str, Any]]:
     dataset = study.dataset
     last = dataset[study.metric.name].isel(eval=-1).where(~dataset["diverged"])
     betas = list(range(dataset.sizes["beta"])) if "beta" in dataset.dims else [None]
-    shape = (dataset.sizes["case"], dataset.sizes["method"], len(betas), dataset.sizes["learning_rate"])
+    shape = (dataset.sizes["case"], dataset.sizes["optimizer"], len(betas), dataset.sizes["learning_rate"])
     for case, method, beta, rate in np.ndindex(shape):
-        at = {"case": case, "method": method, "learning_rate": rate}
+        at = {"case": case, "optimizer": method, "learning_rate": rate}
         at |= {} if betas == [None] else {"beta": beta}
         if not bool(dataset["tried"].isel(at).any()):
             continue
@@ -199,7 +200,7 @@ def _how_chosen(found: list[Study]) -> str:
         after = "the last round" if tuning["after"] is None else f"round {tuning['after']}"
         what = "largest" if tuning["best"] == "max" else "smallest"
         sentence = f"- {study.title}: the {what} mean of `{tuning['by']}` over {seeds} after {after}"
-        if tuning["by"].startswith("test"):
+        if is_test(tuning["by"]):
             sentence += (
                 "; **this is test data**, as in the released experiments, so the reported numbers are optimistic"
             )

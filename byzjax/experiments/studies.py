@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 NAMES = ("quartic", "mnist", "shakespeare", "ablation")
 TITLES = {"quartic": "Synthetic quartic", "mnist": "MNIST", "shakespeare": "Language model", "ablation": "Ablation"}
 _NEEDED = ("experiment", "variant", "num_rounds", "metric", "tuning", "precision", "notes")
-_AXES = ("method", "case", "learning_rate", "seed", "eval")
+_AXES = ("optimizer", "case", "learning_rate", "seed", "eval")
 
 
 class Metric(NamedTuple):
@@ -68,7 +68,7 @@ class Study:
     @property
     def methods(self) -> list[str]:
         """Their labels."""
-        return [str(label) for label in self.dataset["method"].values]
+        return [str(label) for label in self.dataset["optimizer"].values]
 
     @property
     def cases(self) -> list[tuple[str, str]]:
