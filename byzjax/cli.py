@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from byzjax import cli_report, cli_reproduce, cli_store, cli_sweep
+from byzjax.console import Commands
 from byzjax.console import console as _console
 from byzjax.console import polite as _polite
 from byzjax.console import table as _table
@@ -29,7 +30,7 @@ app = typer.Typer(
     name="byzjax",
     help="Byzantine-robust distributed optimisation in JAX.",
     no_args_is_help=True,
-    add_completion=False,
+    cls=Commands,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -59,6 +60,11 @@ def main() -> None:
 def _choices(kind: str) -> str:
     """The names of a registry, for help texts."""
     return ", ".join(_registries()[kind])
+
+
+def _completed(kind: str) -> Callable[[str], list[str]]:
+    """What a shell may put in place of the beginning of a name."""
+    return lambda incomplete: [name for name in _registries()[kind] if name.startswith(incomplete)]
 
 
 def _registries() -> dict[str, dict[str, Callable[..., Any]]]:
@@ -128,17 +134,26 @@ def demo(
 @app.command("run")
 @_polite
 def run_(
-    task: Annotated[str, typer.Option(help=f"One of: {_choices('tasks')}.")] = "quartic",
-    method: Annotated[str, typer.Option(help=f"One of: {_choices('methods')}.")] = "byz_nsgdm",
+    task: Annotated[
+        str, typer.Option(help=f"One of: {_choices('tasks')}.", autocompletion=_completed("tasks"))
+    ] = "quartic",
+    method: Annotated[
+        str, typer.Option(help=f"One of: {_choices('methods')}.", autocompletion=_completed("methods"))
+    ] = "byz_nsgdm",
     aggregator: Annotated[
         str,
         typer.Option(
+            autocompletion=_completed("aggregators"),
             help="Pre-aggregations (nnm, bucketing) and a rule, separated by commas, as in "
-            f"'bucketing(bucket_size=2),krum'. From: {_choices('aggregators')}."
+            f"'bucketing(bucket_size=2),krum'. From: {_choices('aggregators')}.",
         ),
     ] = "nnm,rfa",
     attack: Annotated[
-        str, typer.Option(help=f"One of: {_choices('attacks')}; mimic needs a variant: 'mimic(reverse)'.")
+        str,
+        typer.Option(
+            help=f"One of: {_choices('attacks')}; mimic needs a variant: 'mimic(reverse)'.",
+            autocompletion=_completed("attacks"),
+        ),
     ] = "none",
     num_workers: Annotated[int, typer.Option(min=1, help="Workers, n.")] = 20,
     num_byzantine: Annotated[int, typer.Option(min=0, help="How many of them are Byzantine: the last ones.")] = 3,
@@ -231,13 +246,27 @@ def run_(
 
 @app.command("list")
 @_polite
-def list_(kind: Annotated[Kind | None, typer.Argument(help="Only these.", show_default="all")] = None) -> None:
+def list_(
+    kind: Annotated[
+        str | None,
+        typer.Argument(
+            metavar=f"[{'|'.join(Kind)}]",
+            help="Only these.",
+            show_default="all",
+            autocompletion=lambda incomplete: [kind.value for kind in Kind if kind.startswith(incomplete)],
+        ),
+    ] = None,
+) -> None:
     """All tasks, methods, aggregators, attacks and metrics, with their arguments."""
-    from byzjax.specs import signature
+    from byzjax.specs import nearest, signature
 
-    for name, registry in _registries().items():
-        if kind is not None and kind.value != name:
-            continue
+    registries = _registries()
+    if kind is not None:
+        several = kind if kind in registries else f"{kind}s"  # one attack is meant as all are
+        if several not in registries:
+            raise ValueError(f"{kind!r} cannot be listed; {nearest(kind, registries)}.")
+        registries = {several: registries[several]}
+    for name, registry in registries.items():
         entries = [
             (entry if name == "metrics" else signature(entry, factory), (inspect.getdoc(factory) or "").split("\n")[0])
             for entry, factory in registry.items()

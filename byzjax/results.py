@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import tempfile
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
+from byzjax.files import expanded, named, shortened
 from byzjax.simulate import Result
 
 if TYPE_CHECKING:
@@ -183,10 +185,26 @@ def save(dataset: xarray.Dataset, path: str | Path) -> Path:
 
     Returns:
       The path.
+
+    Raises:
+      OSError: it cannot be written.
     """
+    path = expanded(path, "save")
+    content = _netcdf(dataset)
     with writing(path) as temporary:
-        dataset.to_netcdf(temporary, engine="h5netcdf")
-    return Path(path)
+        temporary.write_bytes(content)
+    return path
+
+
+def _netcdf(dataset: xarray.Dataset) -> memoryview:
+    """A data set as a netCDF file in memory: on a full disk the HDF5 library ends the process, numbers and all."""
+    import h5netcdf
+    from xarray.backends import H5NetCDFStore
+
+    buffer = io.BytesIO()
+    with h5netcdf.File(buffer, "w") as file:
+        dataset.dump_to_store(H5NetCDFStore(file))
+    return buffer.getbuffer()
 
 
 def load(path: str | Path) -> xarray.Dataset:
@@ -196,14 +214,17 @@ def load(path: str | Path) -> xarray.Dataset:
       path: of the file.
 
     Raises:
-      FileNotFoundError: there is no such file.
+      OSError: there is no such file, or it may not be read.
       ValueError: it is not a result of byzjax.
     """
     import xarray
 
-    path = Path(path)
+    path = expanded(path, "load")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; name a netCDF file, e.g. {path / 'run.nc'}.")
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist.")
+    path.open("rb").close()  # what may not be read is not damaged
     try:
         dataset = xarray.load_dataset(path, engine="h5netcdf")
     except Exception as error:  # h5py raises OSError, RuntimeError, KeyError, … for damaged files
@@ -222,10 +243,16 @@ def writing(path: str | Path, *, replace: bool = True):
     Args:
       path: of the final file; its folder is created.
       replace: false to leave a file alone that is there by then.
+
+    Raises:
+      OSError: it cannot be written; with the path of the final file.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    path = expanded(path, "writing")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{shortened(path.stem)}-", suffix=path.suffix)
+    except OSError as error:
+        raise named(error, path) from None
     os.close(handle)
     temporary = Path(name)
     try:
@@ -236,6 +263,8 @@ def writing(path: str | Path, *, replace: bool = True):
         else:
             with contextlib.suppress(FileExistsError):
                 os.link(temporary, path)
+    except OSError as error:
+        raise named(error, path) from None
     finally:
         temporary.unlink(missing_ok=True)
 

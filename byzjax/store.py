@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from byzjax.claims import TTL, Claims
+from byzjax.files import expanded
 from byzjax.results import writing
 
 FORMAT = 1
@@ -56,7 +57,7 @@ class Store:
     """
 
     def __init__(self, path: str | Path, *, ttl: float = TTL):
-        self.path = Path(path)
+        self.path = expanded(path, "store")
         self._check()
         self.claims = Claims(self.path / "claims", ttl)
 

@@ -79,7 +79,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["run", "--tsak", "quartic"], ["lst"], ["run", "--num-rounds", "0"], ["list", "task"]]
+    "arguments", [["run", "--tsak", "quartic"], ["lst"], ["run", "--num-rounds", "0"], ["list", "tusk"]]
 )
 def test_what_the_parser_refuses_is_exit_code_2(arguments):
     assert call(*arguments).exit_code == 2

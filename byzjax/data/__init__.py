@@ -67,7 +67,7 @@ def load(name: str, data_dir: str | Path | None = None, *, path: str | Path | No
             raise ValueError(f"path={str(path)!r}: {name} is not read from a path; use data_dir.")
         return gateway.load(name, data_dir)
     if name not in REGISTRY:
-        near = difflib.get_close_matches(str(name).lower(), REGISTRY, n=1, cutoff=0.0)[0]
+        near, *_ = gateway.similar(name, REGISTRY) or difflib.get_close_matches(str(name).lower(), REGISTRY, cutoff=0.0)
         known = ", ".join(sorted(REGISTRY))
         raise ValueError(f"name={name!r} is not a data set; nearest: {near!r}. Known: {known}, tfds:NAME.")
     loader = REGISTRY[name]

@@ -14,7 +14,7 @@ import re
 import sys
 import textwrap
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -124,7 +124,7 @@ def _tfds() -> Any:
 def _prepared(name: Name, root: Path, anywhere: bool, features: Any) -> Any:
     """A builder whose data are on disk; prepares them in ``root`` if they are nowhere."""
     tfds = _tfds()
-    usual = Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    usual = Path(os.path.expanduser(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"))
     for place in [root, usual] if anywhere else [root]:
         found = [path.parent for path in (place / name.plain).glob(f"{name.version or '*.*.*'}/dataset_info.json")]
         if found:
@@ -185,6 +185,18 @@ def _reason(error: BaseException, name: Name, root: Path) -> str:
         cause = cause.__cause__ or cause.__context__
     line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     return f"{type(error).__name__}: {textwrap.shorten(line, 300, placeholder=' …')}".rstrip(".") + "."
+
+
+def similar(name: str, others: Iterable[str]) -> list[str]:
+    """The data set of tensorflow-datasets that is called nearly so, as ``tfds:NAME``, unless one of the others is."""
+    if difflib.get_close_matches(str(name).lower(), list(others), cutoff=0.8):
+        return []
+    try:
+        known = _tfds().list_builders(with_community_datasets=False)
+    except ValueError:
+        return []
+    wanted = str(name).removeprefix(PREFIX).lower().replace("-", "_")
+    return [PREFIX + near for near in difflib.get_close_matches(wanted, known, n=1, cutoff=0.8)]
 
 
 def _nearest(name: str, known: list[str]) -> str:

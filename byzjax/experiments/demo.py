@@ -17,6 +17,7 @@ from byzjax import methods, results, specs
 from byzjax.base import Task
 from byzjax.experiments.config import RunConfig, Stopwatch
 from byzjax.experiments.program import Program
+from byzjax.files import expanded, shortened
 from byzjax.progress import Progress
 
 if TYPE_CHECKING:
@@ -91,7 +92,9 @@ class Demo:
         """Where a run is kept: under a name that its whole configuration determines."""
         content = results.encode(self.config(entry).as_dict()) + byzjax.__version__
         slug = re.sub(r"[^\w.=+-]+", "_", "-".join([entry.method, entry.aggregator.replace(",", "+"), entry.attack]))
-        return out / "runs" / f"{slug}-{hashlib.sha256(content.encode()).hexdigest()[:10]}.nc"
+        return (
+            expanded(out, "demo") / "runs" / f"{shortened(slug)}-{hashlib.sha256(content.encode()).hexdigest()[:10]}.nc"
+        )
 
 
 QUICK = Demo(num_rounds=100, eval_every=20)

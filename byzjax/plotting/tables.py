@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from byzjax.files import expanded
 from byzjax.plotting.choices import Picture, higher_is_better, judged
 from byzjax.plotting.style import capitalized
 from byzjax.plotting.summaries import AXES, axis_labels, metric_label
@@ -161,7 +162,7 @@ def save(table: Table, path_without_suffix: str | Path) -> list[Path]:
     """
     paths = []
     for suffix, text in ((".md", markdown(table)), (".tex", latex(table))):
-        paths.append(Path(f"{path_without_suffix}{suffix}"))
+        paths.append(expanded(f"{path_without_suffix}{suffix}"))
         with writing(paths[-1]) as temporary:
             temporary.write_text(text, encoding="utf-8")
     return paths
