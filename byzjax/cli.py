@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from byzjax import cli_report, cli_reproduce, cli_store, cli_sweep
+from byzjax import cli_examples, cli_report, cli_reproduce, cli_store, cli_sweep
 from byzjax.console import Commands
 from byzjax.console import console as _console
 from byzjax.console import polite as _polite
 from byzjax.console import table as _table
 from byzjax.console import warn as _warn
+from byzjax.files import check_room, shortened
 
 if TYPE_CHECKING:
     import xarray
@@ -39,6 +40,7 @@ app.add_typer(cli_store.app, name="store")
 
 # Rates that train both tasks under most rules; any other method starts at 0.1.
 _DEFAULT_RATES = {"byz_nsgdm": 0.1, "momentum_sgd": 0.01}
+_ROOM, _ROOM_PER_ROUND = 1 << 20, 64  # bytes of a result and its figures
 _RATES = ", ".join(f"{rate:g} for {method}" for method, rate in _DEFAULT_RATES.items())
 
 
@@ -211,7 +213,7 @@ def run_(
     _check_free(path, described, overwrite, resume)
     for line in config.warnings():
         _warn(line)
-    folder.mkdir(parents=True, exist_ok=True)  # say now, not after the run, that it cannot be written
+    check_room(folder, _ROOM + _ROOM_PER_ROUND * num_rounds)
     checkpoint = None
     if resume or checkpoint_every:
         checkpoint = Checkpoint(folder / "checkpoints", every=checkpoint_every or 10)
@@ -225,7 +227,15 @@ def run_(
             raise
         typer.echo(f"interrupted: saved after round {saved}; the same with --resume goes on from there", err=True)
         raise typer.Exit(130) from None
-    results.save(dataset, path)
+    failure = results.save_or_rescue(dataset, path)
+    console = _console()
+    console.print(_last_numbers(dataset))
+    round_ = results.diverged_at(dataset)
+    if round_ is not None:
+        _warn(f"the run diverged in round {round_}: the parameters stopped there, and all numbers after it are NaN.")
+    console.print(_how_long(dataset))
+    if failure:
+        raise OSError(failure)
     shown = {part: plotting.display_name(described[part]) for part in ("method", "aggregator", "attack")}
     title = (
         f"{shown['method']} with {shown['aggregator']} on {config.task}\n"
@@ -235,12 +245,6 @@ def run_(
     if dataset.sizes.get("class") and dataset.sizes.get("eval"):
         plotting.save(plotting.per_class({shown["method"]: dataset}), folder / "per_class")
 
-    console = _console()
-    console.print(_last_numbers(dataset))
-    round_ = results.diverged_at(dataset)
-    if round_ is not None:
-        _warn(f"the run diverged in round {round_}: the parameters stopped there, and all numbers after it are NaN.")
-    console.print(_how_long(dataset))
     console.print(f"Written: {path}, and figures beside it", soft_wrap=True)
 
 
@@ -281,6 +285,7 @@ def list_(
                 typer.echo(f"{name}: {called}  {line}")
 
 
+app.command("examples")(cli_examples.examples)
 app.command("sweep")(cli_sweep.sweep)
 app.command("plot")(cli_sweep.plot)
 app.command("reproduce")(cli_reproduce.reproduce)
@@ -289,7 +294,8 @@ app.command("report")(cli_report.report)
 
 def _slug(*parts: Any) -> str:
     *texts, seed = parts
-    return "-".join(re.sub(r"[^\w.=+]+", "_", text.replace(",", "+")).strip("_") for text in texts) + f"-seed{seed}"
+    names = [re.sub(r"[^\w.=+]+", "_", text.replace(",", "+")).strip("_") for text in texts]
+    return shortened("-".join([*names, f"seed{seed}"]))
 
 
 def _check_no_checkpoint(checkpoint: Checkpoint, overwrite: bool, resume: bool) -> None:

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from byzjax.checks import quoted
 from byzjax.console import console, polite, table, warn
+from byzjax.files import shortened
 
 if TYPE_CHECKING:
     import xarray
@@ -32,7 +34,7 @@ class Kind(StrEnum):
 
 @polite
 def sweep(
-    grid: Annotated[Path, typer.Argument(metavar="GRID.toml", help="See examples/.", show_default=False)],
+    grid: Annotated[Path, typer.Argument(metavar="GRID.toml", help="`byzjax examples` has some.", show_default=False)],
     overrides: Annotated[
         list[str] | None,
         typer.Option(
@@ -61,7 +63,8 @@ def sweep(
     path = results.save(dataset, Path(config.store) / DATASET)
     if config.select is not None:
         _show_selection(config, dataset)
-    console().print(f"Written: {path}. Next: byzjax plot {config.store} --kind curves", soft_wrap=True)
+    hint = f"byzjax plot {quoted(config.store)} --kind curves"
+    console().print(f"Written: {path}. Next: {hint}", soft_wrap=True)
 
 
 def _show_plan(config: GridConfig, plan: Plan) -> None:
@@ -199,7 +202,7 @@ def plot(
         raise ValueError(f"{path} holds no {DATASET}; byzjax sweep writes it when all runs are finished.")
     dataset = summaries.where(results.load(file), _fixed(where or []))
     metric = summaries.metric_of(dataset, metric)
-    out = out or file.parent / f"{kind}-{metric}"
+    out = out or file.parent / shortened(f"{kind}-{metric}")
     with _warnings_as_lines():
         if kind is Kind.curves:
             note = ""

@@ -196,6 +196,19 @@ def save(dataset: xarray.Dataset, path: str | Path) -> Path:
     return path
 
 
+def save_or_rescue(dataset: xarray.Dataset, path: Path) -> str | None:
+    """`save` what may have taken a night; where that fails, in a temporary folder. Returns what to say then."""
+    try:
+        save(dataset, path)
+    except OSError as error:
+        try:
+            elsewhere = save(dataset, Path(tempfile.mkdtemp(prefix="byzjax-")) / path.name)
+        except OSError:
+            return f"{path} cannot be written ({error.strerror or error}), and no temporary folder either."
+        return f"{path} cannot be written ({error.strerror or error}); the result is in {elsewhere}."
+    return None
+
+
 def _netcdf(dataset: xarray.Dataset) -> memoryview:
     """A data set as a netCDF file in memory: on a full disk the HDF5 library ends the process, numbers and all."""
     import h5netcdf

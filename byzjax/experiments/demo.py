@@ -17,12 +17,13 @@ from byzjax import methods, results, specs
 from byzjax.base import Task
 from byzjax.experiments.config import RunConfig, Stopwatch
 from byzjax.experiments.program import Program
-from byzjax.files import expanded, shortened
+from byzjax.files import check_room, expanded, shortened
 from byzjax.progress import Progress
 
 if TYPE_CHECKING:
     import xarray
 
+_ROOM = 1 << 22  # bytes of results and figures
 ROBUST, MEAN = "nnm,rfa", "mean"
 BASELINE, DECAY, NSGDM = "momentum_sgd", "momentum_sgd(decay=True)", "byz_nsgdm"
 NONE, BIT_FLIP, IPM = "none", "bit_flip", "ipm(scale=10.0)"
@@ -125,6 +126,7 @@ def run(demo: Demo, out: Path, *, progress: bool = True, say: Callable[[str], No
         kept = len(demo.entries) - len(missing)
         say(f"{kept} of {len(demo.entries)} runs are already in {out}; remove it to make them again")
     if missing:
+        check_room(expanded(out, "demo") / "runs", _ROOM)
         _run_missing(demo, missing, found, out, progress)
     return {entry: dataset for entry, dataset in found.items() if dataset is not None}
 

@@ -284,7 +284,7 @@ def _override(document: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
     *tables, key = (part.strip() for part in path.split("."))
     if not equals or not tables or not all((*tables, key)):
-        raise ValueError(f"--set {override}: write table.key=value, as in run.learning_rate=[0.1, 0.2].")
+        raise ValueError(f"--set {override}: write table.key=value, as in 'run.learning_rate=[0.1, 0.2]'.")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
