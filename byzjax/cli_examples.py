@@ -9,6 +9,7 @@ import typer
 
 from byzjax.checks import quoted
 from byzjax.console import console, polite, table
+from byzjax.files import check_room
 
 _HERE = Path(__file__).parent
 
@@ -33,11 +34,11 @@ def examples(
     if out is None:
         console().print("Copy them with: byzjax examples --out examples")
         return
+    check_room(out, sum(path.stat().st_size for path in paths()))
     copies = [out / path.name for path in paths()]
     for path, copy in zip(paths(), copies, strict=True):
         if copy.exists() and (copy.is_dir() or copy.read_bytes() != path.read_bytes()):
             raise ValueError(f"{copy} is there and is another file; choose another --out, or move it away.")
-    out.mkdir(parents=True, exist_ok=True)
     for path, copy in zip(paths(), copies, strict=True):
         copy.write_bytes(path.read_bytes())
     hint = f"byzjax sweep {quoted(str(copies[-1]))} --dry-run"

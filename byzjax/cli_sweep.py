@@ -186,7 +186,7 @@ def plot(
     ] = None,
     title: Annotated[str | None, typer.Option(help="Of the figure.", show_default="the metric")] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Files to write, without suffix.", show_default="PATH/KIND-METRIC")
+        Path | None, typer.Option(help="Files to write, without suffix; or a folder.", show_default="PATH/KIND-METRIC")
     ] = None,
 ) -> None:
     """Curves and heat maps as PNG and PDF, tables as Markdown and LaTeX.
@@ -196,13 +196,21 @@ def plot(
     """
     from byzjax import plotting, results
     from byzjax.plotting import choices, summaries, sweeps, tables
+    from byzjax.specs import nearest
 
+    given = {"y": y, "worst": worst, "panels": panels, "every-seed": every_seed, "title": title, "by": by}
+    _check_used(kind, {name for name, value in given.items() if value}, choosing=bool(choose))
     file = path / DATASET if path.is_dir() else path
     if path.is_dir() and not file.exists():
         raise ValueError(f"{path} holds no {DATASET}; byzjax sweep writes it when all runs are finished.")
     dataset = summaries.where(results.load(file), _fixed(where or []))
     metric = summaries.metric_of(dataset, metric)
-    out = out or file.parent / shortened(f"{kind}-{metric}")
+    if over != "seed" and over not in dataset.sizes:
+        raise ValueError(
+            f"--over: {over!r} is not an axis here; {nearest(over, [str(axis) for axis in dataset.sizes])}."
+        )
+    name = shortened(f"{kind}-{metric}")
+    out = (out / name if out.is_dir() else out) if out else file.parent / name
     with _warnings_as_lines():
         if kind is Kind.curves:
             note = ""
@@ -224,6 +232,21 @@ def plot(
                 typer.echo(tables.markdown(made))
                 paths = tables.save(made, out)
     typer.echo(f"Written: {', '.join(map(str, paths))}", err=True)
+
+
+_NOT_OF = {  # what a kind has no use for
+    Kind.curves: {"y", "worst"},
+    Kind.heatmap: {"panels", "every-seed"},
+    Kind.table: {"panels", "every-seed", "title"},
+}
+
+
+def _check_used(kind: Kind, given: set[str], *, choosing: bool) -> None:
+    """Refuse options that would be dropped without a word."""
+    for name in sorted(given & _NOT_OF[kind]):
+        raise ValueError(f"--{name} says nothing about --kind {kind}; leave it out, or choose another kind.")
+    if kind is Kind.curves and "by" in given and not choosing:
+        raise ValueError("--by says nothing without --choose; name the axis to choose, as in --choose learning_rate.")
 
 
 def _fixed(texts: list[str]) -> dict[str, list[str]]:

@@ -55,8 +55,12 @@ def check_room(folder: Path, num_bytes: int) -> None:
     """Make a folder, and see that so much can be written there: before hours of computing, not after them.
 
     Raises:
+      ValueError: it is a file, or in one.
       OSError: it cannot be made or written, or has no room; with its name.
     """
+    for place in (folder, *folder.parents):
+        if place.is_file():
+            raise ValueError(f"{place} is a file; name a folder.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if shutil.disk_usage(folder).free < num_bytes:

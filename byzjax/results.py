@@ -241,7 +241,9 @@ def load(path: str | Path) -> xarray.Dataset:
     try:
         dataset = xarray.load_dataset(path, engine="h5netcdf")
     except Exception as error:  # h5py raises OSError, RuntimeError, KeyError, … for damaged files
-        raise ValueError(f"{path} cannot be read as netCDF ({type(error).__name__}); remove it to go on.") from error
+        raise ValueError(
+            f"{path} cannot be read as netCDF ({type(error).__name__}): damaged, or not netCDF."
+        ) from error
     if "config" not in dataset.attrs:
         raise ValueError(f"{path} is netCDF, but not a result of byzjax: it holds no configuration.")
     return dataset
