@@ -64,7 +64,9 @@ def _line(error: Exception) -> str | None:
         return f"{error.filename}: {error.strerror}."
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
         return f"out of memory: {str(error) or 'nothing is left'}"
-    if isinstance(error, ValueError | OSError | OverflowError) or "home directory" in str(error):
+    if "home directory" in str(error):  # a RuntimeError of pathlib's, in the code that installs completion
+        return f"{error} Set $HOME."
+    if isinstance(error, ValueError | OSError | OverflowError):
         return str(error)
     return _no_device()
 
@@ -112,7 +114,7 @@ def _refused(refusal: Any) -> str | None:
         known = [name for parameter in context.command.get_params(context) for name in parameter.opts]
         near = nearest_option(str(option), [name for name in known if name.startswith("--")])
         said = f"no option {option}{f'; nearest: {near}' if near else ''}"
-    return f"{said.rstrip('.')}. See {context.command_path} --help."
+    return f"{said if said.endswith(('.', '?')) else said + '.'} See {context.command_path} --help."
 
 
 def nearest_option(given: str, known: Sequence[str]) -> str | None:

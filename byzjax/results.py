@@ -241,9 +241,8 @@ def load(path: str | Path) -> xarray.Dataset:
     try:
         dataset = xarray.load_dataset(path, engine="h5netcdf")
     except Exception as error:  # h5py raises OSError, RuntimeError, KeyError, … for damaged files
-        raise ValueError(
-            f"{path} cannot be read as netCDF ({type(error).__name__}): damaged, or not netCDF."
-        ) from error
+        name = type(error).__name__
+        raise ValueError(f"{path} cannot be read as netCDF ({name}): it is damaged, or something else.") from error
     if "config" not in dataset.attrs:
         raise ValueError(f"{path} is netCDF, but not a result of byzjax: it holds no configuration.")
     return dataset

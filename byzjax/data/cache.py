@@ -23,7 +23,7 @@ def folder(data_dir: str | Path | None = None) -> Path:
     given = data_dir or os.environ.get(VARIABLE)
     if given:
         return expanded(given, f"data_dir or {VARIABLE}")
-    return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache", f"data cache, {VARIABLE} is not set") / "byzjax"
+    return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache", f"data cache (set {VARIABLE})") / "byzjax"
 
 
 def read(root: Path, name: str, version: str | None, kind: str) -> dict[str, np.ndarray] | None:

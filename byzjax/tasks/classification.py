@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from byzjax import data as datasets
-from byzjax.base import Task
+from byzjax.base import Task, check_integer
 from byzjax.tasks.models import MODELS, Model
 from byzjax.tasks.partitions import ByzantineData, Partition, partition
 from byzjax.tasks.quartic import check_workers
@@ -157,6 +157,7 @@ def classification(
     net = _model(model, dataset, name)
     frozen = _frozen(dropout, net, name)
 
+    check_integer(split_seed, "split_seed", name, least=0)
     order = np.random.default_rng(split_seed).permutation(total)
     val, train = np.sort(order[:val_size]), np.sort(order[val_size:])
     table, sizes = partition(
