@@ -24,12 +24,14 @@ import numpy as np
 
 from byzjax.base import check_integer
 from byzjax.claims import Claims
+from byzjax.files import check_room, expanded
 from byzjax.identity import Identity
 from byzjax.keys import implementation, is_key, key_data, of_implementation
 from byzjax.round import RoundState
 
 _ABOUT, _ARRAYS = "about.json", "arrays"
 _LEASE = "lease"  # of whoever writes here
+_LEAST_ROOM = 1 << 20  # bytes of a checkpoint beside its arrays
 _NAME = re.compile(r"round_(\d{9,})")
 
 
@@ -62,7 +64,10 @@ class Checkpoint:
 
     def latest(self) -> int | None:
         """The number of rounds after which the last complete checkpoint was made, or None."""
-        return max((number for number, path in _saved_in(Path(self.folder)) if (path / _ABOUT).is_file()), default=None)
+        return max(
+            (number for number, path in _saved_in(expanded(self.folder, "checkpoint")) if (path / _ABOUT).is_file()),
+            default=None,
+        )
 
     def clear(self) -> None:
         """Remove all that is saved.
@@ -98,7 +103,7 @@ class Store:
     def __init__(self, checkpoint: str | Path | Checkpoint, identity: Identity):
         chosen = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint(checkpoint)
         self.every, self.keep = chosen.every, chosen.keep
-        self.folder = Path(chosen.folder).resolve()
+        self.folder = expanded(chosen.folder, "checkpoint").resolve()
         if self.folder.exists() and not self.folder.is_dir():
             raise ValueError(f"checkpoint: {self.folder} is a file; name a folder.")
         if identity.calls_back and chosen.config is None:
@@ -152,6 +157,7 @@ class Store:
         path = self._path(int(saved.state.step))
         if jax.process_index() == 0:
             self._check_lease()
+            check_room(self.folder, _LEAST_ROOM + 2 * sum(array.nbytes for array in arrays.values()))
             _remove(path)
             self._torn = [torn for torn in self._torn if torn != path]
             path.mkdir(parents=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -13,7 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from byzjax.checks import quoted
 from byzjax.console import console, polite, several, table, warn
+from byzjax.files import shortened
 
 if TYPE_CHECKING:
     import xarray
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from byzjax.experiments.grid_run import Plan
 
 DATASET = "dataset.nc"  # in the store
-_MOST_LETTERS = 120  # of a file's name
 
 
 class Kind(StrEnum):
@@ -42,7 +42,7 @@ class End(StrEnum):
 
 @polite
 def sweep(
-    grid: Annotated[Path, typer.Argument(metavar="GRID.toml", help="See examples/.", show_default=False)],
+    grid: Annotated[Path, typer.Argument(metavar="GRID.toml", help="`byzjax examples` has some.", show_default=False)],
     overrides: Annotated[
         list[str] | None,
         typer.Option(
@@ -73,7 +73,8 @@ def sweep(
     path = results.save(dataset, Path(config.store) / DATASET)
     if config.select is not None:
         _show_selection(config, dataset)
-    console().print(f"Written: {path}. Next: byzjax plot {config.store} --kind curves", soft_wrap=True)
+    hint = f"byzjax plot {quoted(config.store)} --kind curves"
+    console().print(f"Written: {path}. Next: {hint}", soft_wrap=True)
 
 
 def _show_plan(config: GridConfig, plan: Plan) -> None:
@@ -199,7 +200,9 @@ def plot(
     title: Annotated[str | None, typer.Option(help="Of the figure.", show_default="the metric")] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Files to write, without suffix.", show_default="PATH/KIND-METRIC, and what else is said"),
+        typer.Option(
+            help="Files to write, without suffix; or a folder.", show_default="PATH/KIND-METRIC, and what else is said"
+        ),
     ] = None,
 ) -> None:
     """Curves and heat maps as PNG and PDF, tables as Markdown and LaTeX.
@@ -209,7 +212,10 @@ def plot(
     """
     from byzjax import plotting, results
     from byzjax.plotting import choices, summaries, sweeps, tables
+    from byzjax.specs import nearest
 
+    given = {"y": y, "worst": worst, "panels": panels, "every-seed": every_seed, "title": title, "by": by}
+    _check_used(kind, {name for name, value in given.items() if value}, choosing=bool(choose))
     file = path / DATASET if path.is_dir() else path
     if path.is_dir() and not file.exists():
         raise ValueError(f"{path} holds no {DATASET}; byzjax sweep writes it when all runs are finished.")
@@ -219,10 +225,15 @@ def plot(
     fixed = {named(axis): values for axis, values in _fixed(where or []).items()}
     dataset = summaries.where(whole, fixed)
     metric = summaries.metric_of(dataset, metric)
+    if over != "seed" and over not in dataset.sizes:
+        raise ValueError(
+            f"--over: {over!r} is not an axis here; {nearest(over, [str(axis) for axis in dataset.sizes])}."
+        )
     end: Any = best and best.value
     said = {"x": x, "y": y, "over": over if over != "seed" else None, "panels": panels, **fixed, "choose": choose}
     said |= {"by": by, "best": end, "last": last if last > 1 else None, "worst": worst, "every-seed": every_seed}
-    out = out or file.parent / _file_name(f"{kind}-{metric}", said)
+    name = _file_name(f"{kind}-{metric}", said)
+    out = (out / name if out.is_dir() else out) if out else file.parent / name
     with _warnings_as_lines():
         if kind is Kind.curves:
             note = ""
@@ -260,10 +271,22 @@ def _file_name(start: str, said: Mapping[str, Any]) -> str:
     """
     texts = {name: "+".join(value) if isinstance(value, list) else str(value) for name, value in said.items() if value}
     whole = "-".join([start, *(name if text == "True" else f"{name}={text}" for name, text in texts.items())])
-    name = re.sub(r"[^\w.=+()-]+", "_", whole)
-    if len(name) <= _MOST_LETTERS:
-        return name
-    return f"{name[: _MOST_LETTERS - 9]}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
+    return shortened(re.sub(r"[^\w.=+()-]+", "_", whole))
+
+
+_NOT_OF = {  # what a kind has no use for
+    Kind.curves: {"y", "worst"},
+    Kind.heatmap: {"panels", "every-seed"},
+    Kind.table: {"panels", "every-seed", "title"},
+}
+
+
+def _check_used(kind: Kind, given: set[str], *, choosing: bool) -> None:
+    """Refuse options that would be dropped without a word."""
+    for name in sorted(given & _NOT_OF[kind]):
+        raise ValueError(f"--{name} says nothing about --kind {kind}; leave it out, or choose another kind.")
+    if kind is Kind.curves and "by" in given and not choosing:
+        raise ValueError("--by says nothing without --choose; name the axis to choose, as in --choose learning_rate.")
 
 
 def _fixed(texts: list[str]) -> dict[str, list[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import tempfile
@@ -16,6 +17,7 @@ import numpy as np
 from byzjax import netcdf
 from byzjax.checks import check_kind, shown, with_article
 from byzjax.datasets import check_dataset
+from byzjax.files import expanded, named, shortened
 from byzjax.simulate import Result
 from byzjax.timeline import timeline
 
@@ -219,14 +221,41 @@ def save(dataset: xarray.Dataset, path: str | Path) -> Path:
 
     Raises:
       ValueError: it is no data set, or holds what netCDF cannot hold.
+      OSError: it cannot be written.
     """
     check_dataset(dataset, "save")
     netcdf.check_names((name for name in dataset.variables if name not in dataset.dims), "save")
     for part in (dataset, *dataset.variables.values()):
         netcdf.check_attributes(part.attrs, "save")
+    path = expanded(path, "save")
+    content = _netcdf(dataset)
     with writing(path) as temporary:
-        dataset.to_netcdf(temporary, engine="h5netcdf")
-    return Path(path)
+        temporary.write_bytes(content)
+    return path
+
+
+def save_or_rescue(dataset: xarray.Dataset, path: Path) -> str | None:
+    """`save` what may have taken a night; where that fails, in a temporary folder. Returns what to say then."""
+    try:
+        save(dataset, path)
+    except OSError as error:
+        try:
+            elsewhere = save(dataset, Path(tempfile.mkdtemp(prefix="byzjax-")) / path.name)
+        except OSError:
+            return f"{path} cannot be written ({error.strerror or error}), and no temporary folder either."
+        return f"{path} cannot be written ({error.strerror or error}); the result is in {elsewhere}."
+    return None
+
+
+def _netcdf(dataset: xarray.Dataset) -> memoryview:
+    """A data set as a netCDF file in memory: on a full disk the HDF5 library ends the process, numbers and all."""
+    import h5netcdf
+    from xarray.backends import H5NetCDFStore
+
+    buffer = io.BytesIO()
+    with h5netcdf.File(buffer, "w") as file:
+        dataset.dump_to_store(H5NetCDFStore(file))
+    return buffer.getbuffer()
 
 
 def load(path: str | Path) -> xarray.Dataset:
@@ -238,18 +267,22 @@ def load(path: str | Path) -> xarray.Dataset:
       path: of the file.
 
     Raises:
-      FileNotFoundError: there is no such file.
+      OSError: there is no such file, or it may not be read.
       ValueError: it is not a result of byzjax.
     """
     import xarray
 
-    path = Path(path)
+    path = expanded(path, "load")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; name a netCDF file, e.g. {path / 'run.nc'}.")
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist.")
+    path.open("rb").close()  # what may not be read is not damaged
     try:
         dataset = xarray.load_dataset(path, engine="h5netcdf")
     except Exception as error:  # h5py raises OSError, RuntimeError, KeyError, … for damaged files
-        raise ValueError(f"{path} cannot be read as netCDF ({type(error).__name__}); remove it to go on.") from error
+        name = type(error).__name__
+        raise ValueError(f"{path} cannot be read as netCDF ({name}): it is damaged, or something else.") from error
     if "config" not in dataset.attrs:
         raise ValueError(f"{path} is netCDF, but not a result of byzjax: it holds no configuration.")
     return dataset.rename({"method": "optimizer"}) if "method" in dataset.coords else dataset
@@ -264,10 +297,16 @@ def writing(path: str | Path, *, replace: bool = True):
     Args:
       path: of the final file; its folder is created.
       replace: false to leave a file alone that is there by then.
+
+    Raises:
+      OSError: it cannot be written; with the path of the final file.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    path = expanded(path, "writing")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{shortened(path.stem)}-", suffix=path.suffix)
+    except OSError as error:
+        raise named(error, path) from None
     os.close(handle)
     temporary = Path(name)
     try:
@@ -278,6 +317,8 @@ def writing(path: str | Path, *, replace: bool = True):
         else:
             with contextlib.suppress(FileExistsError):
                 _publish(temporary, path)
+    except OSError as error:
+        raise named(error, path) from None
     finally:
         temporary.unlink(missing_ok=True)
 

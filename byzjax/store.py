@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from byzjax.claims import TTL, Claims
+from byzjax.files import expanded
 from byzjax.programs import digest
 from byzjax.results import save, writing
 
@@ -62,7 +63,7 @@ class Store:
     """
 
     def __init__(self, path: str | Path, *, ttl: float = TTL):
-        self.path = Path(path)
+        self.path = expanded(path, "store")
         self._check()
         self.claims = Claims(self.path / "claims", ttl)
 

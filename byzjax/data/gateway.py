@@ -127,7 +127,7 @@ def _tfds() -> Any:
 def _prepared(name: Name, root: Path, anywhere: bool, features: Any) -> Any:
     """A builder whose data are on disk; prepares them in ``root`` if they are nowhere."""
     tfds = _tfds()
-    usual = Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    usual = Path(os.path.expanduser(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"))
     for place in [root, usual] if anywhere else [root]:
         paths = (place / name.plain).glob(f"{name.version or '*.*.*'}/dataset_info.json")
         # What an interrupted preparation leaves has a folder beside them, incomplete.XYZ_1.2.0.

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     import xarray
 
 
+_COUNTS = ("num_workers", "num_byzantine", "f", "num_rounds", "eval_every")
+
+
 class Parts(NamedTuple):
     """What `byzjax.run` wants."""
 
@@ -65,6 +68,9 @@ class RunConfig:
         Raises:
           ValueError: whatever does not parse or fit; see `specs.bind`.
         """
+        for name in _COUNTS:
+            if (getattr(self, name) or 0) >= 2**31:
+                raise ValueError(f"{name} = {getattr(self, name)} must be less than 2³¹: counts are of 32 bits.")
         counts = {"num_workers": self.num_workers, "num_byzantine": self.num_byzantine}
         options = {"learning_rate": self.learning_rate, "aggregator": None}
         if self.beta is not None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from byzjax import plotting, results
 from byzjax.experiments.demo import BIT_FLIP, IPM, MEAN, NONE, NSGDM, ROBUST, Demo, Entry, Runs
+from byzjax.files import expanded
 from byzjax.plotting import Style, display_name
 
 if TYPE_CHECKING:
@@ -274,7 +275,7 @@ def write(demo: Demo, runs: Runs, out: Path) -> list[Path]:
     Returns:
       The files.
     """
-    paths = []
+    paths, out = [], expanded(out, "demo")
     for name, text in (("table.md", markdown(demo, runs)), ("table.csv", comma_separated(runs))):
         with results.writing(out / name) as temporary:
             temporary.write_text(text, encoding="utf-8")

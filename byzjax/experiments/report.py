@@ -16,6 +16,7 @@ from byzjax.experiments import published, report_figures, report_sections, repor
 from byzjax.experiments.experiment import VARIANTS
 from byzjax.experiments.report_text import count, grid
 from byzjax.experiments.studies import Study
+from byzjax.files import expanded
 from byzjax.metric_names import is_test
 from byzjax.plotting import tables
 
@@ -58,7 +59,7 @@ def report(store: str | Path, out: str | Path) -> list[Path]:
     Raises:
       FileNotFoundError, ValueError: see `byzjax.experiments.studies.load`.
     """
-    found, out = studies.load(store), Path(out)
+    found, out = studies.load(store), expanded(out, "report")
     made = [report_table1.table(study) for study in found if _in_table1(study)]
     text = "\n".join(map(tables.markdown, made)) or "None of the experiments of Table 1 is in the store.\n"
     paths = [

@@ -19,6 +19,7 @@ from byzjax.base import Task
 from byzjax.claims import Claims
 from byzjax.experiments.common import METHODS
 from byzjax.experiments.experiment import MEAN, NONE, Experiment
+from byzjax.files import expanded
 from byzjax.simulate import Result, simulate
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def reproduce(
 
 def path_of(experiment: Experiment, store: str | Path) -> Path:
     """Where the data set of an experiment is put."""
-    return Path(store) / f"{experiment.name}-{experiment.variant}.nc"
+    return expanded(store, "store") / f"{experiment.name}-{experiment.variant}.nc"
 
 
 def lane(experiment: Experiment, task: Task, method: str) -> Callable[..., Result]:

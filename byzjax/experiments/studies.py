@@ -12,6 +12,7 @@ from byzjax import results
 from byzjax.experiments.choice import chosen
 from byzjax.experiments.experiment import VARIANTS
 from byzjax.experiments.verdicts import is_reference
+from byzjax.files import expanded
 
 if TYPE_CHECKING:
     import xarray
@@ -101,7 +102,7 @@ def load(store: str | Path) -> list[Study]:
       FileNotFoundError: there is no such folder.
       ValueError: it is none, or holds no study, or one of the files is damaged or something else.
     """
-    store = Path(store)
+    store = expanded(store, "store")
     if not store.exists():
         raise FileNotFoundError(f"{store} does not exist; byzjax reproduce makes a store.")
     if not store.is_dir():

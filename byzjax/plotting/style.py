@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from byzjax.files import expanded
 from byzjax.metric_names import is_logarithmic, is_share
 from byzjax.results import writing
 
@@ -242,7 +243,7 @@ def save(figure: Figure, path_without_suffix: str | Path) -> list[Path]:
     Returns:
       The two paths.
     """
-    paths = [Path(f"{path_without_suffix}{suffix}") for suffix in (".png", ".pdf")]
+    paths = [expanded(f"{path_without_suffix}{suffix}") for suffix in (".png", ".pdf")]
     for path in paths:
         metadata = {"CreationDate": None} if path.suffix == ".pdf" else None  # the same figure is the same file
         with writing(path) as temporary:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from byzjax.datasets import check_dataset
+from byzjax.files import expanded
 from byzjax.metric_names import direction
 from byzjax.plotting.choices import Picture
 from byzjax.plotting.style import capitalized
@@ -165,7 +166,7 @@ def save(table: Table, path_without_suffix: str | Path) -> list[Path]:
     """
     paths = []
     for suffix, text in ((".md", markdown(table)), (".tex", latex(table))):
-        paths.append(Path(f"{path_without_suffix}{suffix}"))
+        paths.append(expanded(f"{path_without_suffix}{suffix}"))
         with writing(paths[-1]) as temporary:
             temporary.write_text(text, encoding="utf-8")
     return paths

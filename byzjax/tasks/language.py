@@ -243,6 +243,7 @@ def language_model(
         raise ValueError(f"{name}: dropout = 'frozen' needs a model with dropout; this one is not stochastic.")
 
     blocks = _blocks(text.train, length, "training", name)
+    check_integer(split_seed, "split_seed", name, least=0)
     table, sizes = partition_blocks(
         len(blocks), num_workers, byzantine=liars, byzantine_data=byzantine_data, seed=split_seed
     )

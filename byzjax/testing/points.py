@@ -164,7 +164,7 @@ def check(name: str, seed: int, count: int, shapes: Sequence[tuple[int, int, int
     return Found(total, float(worst), kind, beyond)
 
 
-def _apply(rule: Any, x: jax.Array, last: jax.Array) -> jax.Array:
+def _apply(rule: Any, x: jax.Array, last: jax.Array) -> Any:
     """With the last aggregate as what the rule remembers, if it remembers anything."""
     state = jax.tree.map(lambda leaf: last if leaf.shape == last.shape else leaf, rule.init(jnp.zeros_like(last)))
     assert isinstance(rule, Aggregator) or not jax.tree.leaves(state)
