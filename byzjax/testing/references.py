@@ -73,31 +73,65 @@ def start_of(x: np.ndarray, init: str) -> np.ndarray:
     return starts["zero" if init == "previous" else init]
 
 
+def weiszfeld(
+    x: np.ndarray,
+    z: np.ndarray,
+    alpha: np.ndarray | float,
+    num_iters: int,
+    smoothing: float,
+    tolerance: float = -1.0,
+    least: float = 0.0,
+) -> np.ndarray:
+    """Steps for rows with weights alpha, up to one that moves z by no more than the tolerance.
+
+    In the first step no row is nearer than ``least``.
+    """
+    for k in range(num_iters):
+        lengths = np.maximum(np.linalg.norm(x - z, axis=1), max(smoothing, 0.0 if k else least))
+        old, z = z, np.average(x, axis=0, weights=alpha / lengths)
+        if np.linalg.norm(z - old) <= tolerance:
+            break
+    return z
+
+
 def geometric_median(
     x: np.ndarray,
     num_iters: int = 8,
     smoothing: float = 0.1,
     init: str = "zero",
-    alpha: np.ndarray | float = 1.0,
+    tolerance: float | None = None,
 ) -> np.ndarray:
-    """Smoothed Weiszfeld steps, for rows with weights alpha."""
-    z = start_of(x, init)
-    for _ in range(num_iters):
-        lengths = np.maximum(np.linalg.norm(x - z, axis=1), smoothing)
-        z = np.average(x, axis=0, weights=alpha / lengths)
-    return z
+    """Smoothed Weiszfeld steps."""
+    return weiszfeld(x, start_of(x, init), 1.0, num_iters, smoothing, -1.0 if tolerance is None else tolerance)
 
 
-def auto_gm(x: np.ndarray) -> np.ndarray:
-    """Weighted geometric medians and weights on the simplex by turns until nothing moves, λ from the first one."""
+def auto_gm(
+    x: np.ndarray,
+    regularization: float | None = None,
+    num_iters: int = 100,
+    weiszfeld_iters: int = 100,
+    smoothing: float = 1e-6,
+    tolerance: float = 1e-6,
+) -> np.ndarray:
+    """Weighted geometric medians and weights on the simplex by turns, λ from the first one, until z hardly moves."""
     n = len(x)
-    z = geometric_median(x, 2000, 1e-6, "mean")
-    strength = n * np.sort(np.linalg.norm(x - z, axis=1))[n // 2]
-    for _ in range(100):
-        away = np.linalg.norm(x - z, axis=1)
+
+    def distances(z: np.ndarray) -> np.ndarray:
+        return np.linalg.norm(x - z, axis=1)
+
+    start = median(x, "lower")
+    middle = np.sort(distances(start))[n // 2]
+    limit = tolerance * middle
+    z = weiszfeld(x, start, 1.0, weiszfeld_iters, smoothing, limit, middle)
+    strength = max(n * np.sort(distances(z))[n // 2], 1e-300) if regularization is None else regularization
+    for _ in range(num_iters):
+        away = distances(z)
         levels = [(np.sort(away)[:p].sum() + strength) / p for p in range(1, n + 1)]
         level = [eta for eta, d in zip(levels, np.sort(away), strict=True) if eta > d][-1]
-        z = geometric_median(x, 500, 1e-6, "mean", np.maximum(level - away, 0) / strength)
+        alpha = np.maximum(level - away, 0) / strength
+        old, z = z, weiszfeld(x, z, alpha, weiszfeld_iters, smoothing, limit)
+        if np.linalg.norm(z - old) <= limit:
+            break
     return z
 
 
