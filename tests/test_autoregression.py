@@ -8,25 +8,9 @@ import pytest
 import byzjax
 from byzjax import aggregators as agg
 from byzjax.aggregators.autoregression import predict_rows
+from byzjax.testing.histories import predicted
 
 KEY = jax.random.key(0)
-
-
-def predicted(history, alpha=1.0, beta=1.0, num_iters=10):
-    """A X_N B in float64, with B as it stands in the paper."""
-    count, n, d = history.shape
-    x = history / max(np.abs(history).max(), 1e-300)
-    b = np.eye(d)
-    for _ in range(num_iters):
-        right = [x[t - 1] @ b for t in range(1, count)]
-        a = sum(x[t + 1] @ r.T for t, r in enumerate(right)) @ np.linalg.inv(
-            sum(r @ r.T for r in right) + alpha * np.eye(n)
-        )
-        left = [a @ x[t - 1] for t in range(1, count)]
-        b = np.linalg.inv(sum(z.T @ z for z in left) + beta * np.eye(d)) @ sum(
-            z.T @ x[t + 1] for t, z in enumerate(left)
-        )
-    return a @ history[-1] @ b
 
 
 @pytest.mark.parametrize(("count", "n", "d"), [(2, 3, 5), (4, 5, 7), (5, 6, 90)])

@@ -362,9 +362,9 @@ def test_short_rows_keep_their_directions(scale):
     rng = np.random.default_rng(8)
     x = (rng.normal(size=(6, 50)) + 2.0) * (10.0 ** np.array([0, -3, -5, 0, 0.5, 3]))[:, None] * scale
     x = x.astype(np.float32)
-    found = directions.cosines(jnp.asarray(x))
+    found = directions.cosine_distances(jnp.asarray(x))
     wide = x.astype(np.float64) / np.linalg.norm(x.astype(np.float64), axis=1, keepdims=True)
-    np.testing.assert_allclose(found, wide @ wide.T, atol=2e-6)
+    np.testing.assert_allclose(found, 1.0 - wide @ wide.T, atol=2e-6)
 
 
 @pytest.mark.parametrize("hostile", [np.nan, 1e20, 3e38, 1e-30])

@@ -10,6 +10,7 @@ from byzjax import aggregators as agg
 from byzjax import attacks, methods, tasks
 from byzjax.aggregators.prediction import hessian_times, well_predicted
 from byzjax.base import traits_of
+from byzjax.testing.histories import foolsgold_weights
 from byzjax.testing.references import centered_clipping as reference
 
 KEY = jax.random.key(0)
@@ -380,6 +381,16 @@ def test_foolsgold_remembers_copies_that_try_to_overflow():
         _, state, trust = rule.weigh(jnp.asarray(x), state)
         assert trust.weights[3:].tolist() == [0, 0]
     assert np.isfinite(np.asarray(state.total)).all()
+
+
+def test_foolsgold_tells_nearly_equal_directions_apart():
+    """In float32 the cosines of all of these are 1, or one rounding below."""
+    x = 1 + 1e-3 * np.random.default_rng(7).normal(size=(6, 3)) * np.arange(1, 7)[:, None]
+    x = x.astype(np.float32)
+    weights = np.asarray(byzjax.aggregate(agg.foolsgold(6, reduce="sum"), jnp.asarray(x), return_weights=True)[1])
+    expected = foolsgold_weights(x.astype(np.float64), 6, "sum")
+    assert ((expected > 0.1) & (expected < 0.9)).any()
+    np.testing.assert_allclose(weights, expected, atol=1e-4)
 
 
 def test_foolsgold_forgets_what_is_not_a_number_and_takes_no_step_among_copies():

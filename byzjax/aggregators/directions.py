@@ -45,11 +45,6 @@ def directions(updates: Stacked) -> Directions:
     return Directions(rows, there, finite, jnp.ldexp(jnp.ones((), largest.dtype), exponent), norms)
 
 
-def cosines(updates: Stacked) -> jax.Array:
-    """``⟨x_i, x_j⟩/(‖x_i‖ ‖x_j‖)``, f32[n, n]; 0 for zero and lost rows."""
-    return 1.0 - cosine_distances(updates)
-
-
 def cosine_distances(updates: Stacked) -> jax.Array:
     """``1 − ⟨x_i, x_j⟩/(‖x_i‖ ‖x_j‖)``, f32[n, n]; 1 to zero and lost rows.
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from byzjax import stacked
-from byzjax.aggregators.directions import cosines
+from byzjax.aggregators.directions import cosine_distances
 from byzjax.base import Aggregator, Params, Stacked, Trust, check_integer, nan_unless, num_workers_of, promises
 
 Reduce = Literal["mean", "sum"]
@@ -66,7 +66,7 @@ def foolsgold(num_workers: int, *, reduce: Reduce = "mean") -> Aggregator:
         # A sum that leaves the range of numbers would have no direction, and nobody who is like it.
         sound = jnp.isfinite(stacked.largest_coordinates(summed))
         total = stacked.replace_rows(summed, ~sound, state.total)
-        alpha = jnp.where(lengths.finite, _unlike(cosines(total)), 0.0)
+        alpha = jnp.where(lengths.finite, _unlike(cosine_distances(total)), 0.0)
         if reduce == "mean":
             alpha = alpha / jnp.where(alpha.sum() > 0, alpha.sum(), 1.0)
         alpha = alpha * nan_unless(lengths.finite.any())
@@ -75,13 +75,18 @@ def foolsgold(num_workers: int, *, reduce: Reduce = "mean") -> Aggregator:
     return Aggregator.weighing(init, weigh)
 
 
-def _unlike(cosine: jax.Array) -> jax.Array:
-    """FoolsGold's weights from cosines f32[n, n]: f32[n]."""
-    others = jnp.where(jnp.eye(len(cosine), dtype=bool), 0.0, cosine)
-    likest = others.max(1)
-    ratio = likest[:, None] / jnp.where(likest != 0, likest, 1.0)[None, :]
-    pardoned = jnp.where(likest[None, :] > likest[:, None], others * ratio, others)
-    unlike = jnp.clip(1.0 - pardoned.max(1), 0.0, 1.0)
+def _unlike(distances: jax.Array) -> jax.Array:
+    """FoolsGold's weights from cosine distances f32[n, n]: f32[n].
+
+    Cosines of rows that point nearly the same way are all 1 in float32; how far they are from 1 is what tells copies
+    from rows that are merely alike, so that nothing here is ever subtracted from 1 and back.
+    """
+    apart = jnp.where(jnp.eye(len(distances), dtype=bool), 1.0, jnp.minimum(distances, 1.0))
+    nearest = apart.min(1)  # 1 − v
+    # 1 − c_ij v_i/v_j, both terms of which are positive
+    away = jnp.where(jnp.eye(len(distances), dtype=bool), 1.0, distances)
+    pardoned = (away - nearest[None, :] + nearest[:, None] * (1.0 - away)) / jnp.maximum(1.0 - nearest, 1e-30)[None, :]
+    unlike = jnp.clip(jnp.where(nearest[None, :] < nearest[:, None], pardoned, away).min(1), 0.0, 1.0)
     share = unlike / jnp.where(unlike.max() > 0, unlike.max(), 1.0)
     logit = jnp.log(share / jnp.maximum(1.0 - share, 1e-6)) + 0.5  # -inf for copies
     return jnp.clip(logit, 0.0, 1.0)

@@ -6,20 +6,21 @@ import itertools
 
 import numpy as np
 
-from byzjax.testing.norms import clipping
+from byzjax.testing.norms import clipping, cosine_distances, directions
 
 
-def clipped_clustering(x: np.ndarray, linkage: str = "average") -> np.ndarray:
+def clipped_clustering(x: np.ndarray, max_norm: float | None = 1e5, linkage: str = "average") -> np.ndarray:
     """Rows shortened to the median norm, averaged over the larger of two clusters by cosine distance."""
-    norms = np.linalg.norm(x, axis=1)
-    distance = 1 - (x @ x.T) / norms[:, None] / norms[None, :]
+    distance = cosine_distances(x)
     clusters = [[i] for i in range(len(x))]
     apart = {"average": np.mean, "single": np.min, "complete": np.max}[linkage]
     while len(clusters) > 2:
         pairs = itertools.combinations(range(len(clusters)), 2)
         i, j = min(pairs, key=lambda pair: apart(distance[np.ix_(clusters[pair[0]], clusters[pair[1]])]))
         clusters[i] += clusters.pop(j)
-    return clipping(x, float(np.median(norms)))[max(clusters, key=len)].mean(0)
+    if max_norm is not None:
+        x = clipping(x, min(float(np.median(np.linalg.norm(x, axis=1))), max_norm))
+    return x[max(clusters, key=len)].mean(0)
 
 
 def two_means(points: np.ndarray) -> np.ndarray:
@@ -41,26 +42,30 @@ def two_means(points: np.ndarray) -> np.ndarray:
     return found if sizes[0] > sizes[1] or (sizes[0] == sizes[1] and found[0]) else ~found
 
 
-def signguard(x: np.ndarray) -> np.ndarray:
+def signguard(x: np.ndarray, lower: float = 0.1, upper: float = 3.0) -> np.ndarray:
     """Rows of ordinary length in the larger cluster of sign statistics, shortened to the median norm, averaged."""
     norms = np.linalg.norm(x, axis=1)
     middle = np.median(norms)
     shares = np.stack([(x > 0).mean(1), (x == 0).mean(1), (x < 0).mean(1)], axis=1)
-    ordinary = (norms >= 0.1 * middle) & (norms <= 3.0 * middle)
+    ordinary = (norms >= lower * middle) & (norms <= upper * middle)
     good = ordinary & two_means(shares)
     return clipping(x, float(middle))[good if good.any() else ordinary].mean(0)
 
 
 def flame(x: np.ndarray) -> np.ndarray:
-    """The first majority that single linkage of cosine distances brings together, shortened to the median norm."""
-    norms = np.linalg.norm(x, axis=1)
-    distance = 1.0 - (x @ x.T) / np.outer(norms, norms)
+    """The first majority that single linkage of cosine distances brings together, shortened to the median norm.
+
+    Pairs at one distance, but for rounding, meet at once.
+    """
+    distance = cosine_distances(x)
     group = list(range(len(x)))
-    for i, j in sorted(itertools.combinations(range(len(x)), 2), key=lambda pair: distance[pair]):
-        group = [group[i] if g == group[j] else g for g in group]
-        members = [k for k in range(len(x)) if group[k] == group[i]]
+    for level in sorted(set(distance.ravel())):
+        for i, j in zip(*np.nonzero(distance <= level * (1 + 1e-12) + 1e-15), strict=True):
+            group = [group[i] if g == group[j] else g for g in group]
+        largest = max(group, key=group.count)
+        members = [k for k in range(len(x)) if group[k] == largest]
         if 2 * len(members) > len(x):
-            return clipping(x, float(np.median(norms)))[members].mean(0)
+            return clipping(x, float(np.median(np.linalg.norm(x, axis=1))))[members].mean(0)
     raise ValueError("flame: no rows.")
 
 
@@ -136,12 +141,11 @@ def deepsight(x: np.ndarray, min_cluster_size: int = 5, min_samples: int = 3) ->
         return (label[:, None] != label[None, :]).astype(float)
 
     norms = np.linalg.norm(x, axis=1)
-    shares = x**2 / (x**2).sum(1, keepdims=True)
+    shares = directions(x) ** 2
     euclidean = np.linalg.norm(shares[:, None] - shares[None, :], axis=-1)
-    cosine = 1.0 - (x @ x.T) / np.outer(norms, norms)
-    merged = (apart(euclidean) + apart(cosine)) / 2
+    merged = (apart(euclidean) + apart(cosine_distances(x))) / 2
     broad = (shares > max(0.01, 1 / x.shape[1]) * shares.max(1, keepdims=True)).sum(1)
-    suspicious = broad <= np.median(broad) / 2
+    suspicious = (broad <= np.median(broad) / 2) & (np.median(broad) > 0)
     good = [
         node
         for cluster in hdbscan(merged, min_cluster_size, min_samples, single=True)

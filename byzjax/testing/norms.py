@@ -6,13 +6,14 @@ import numpy as np
 
 
 def clipping(x: np.ndarray, max_norm: float = 2.0) -> np.ndarray:
-    """Every row shortened to at most C."""
-    return x * np.minimum(1, max_norm / np.linalg.norm(x, axis=1, keepdims=True))
+    """Every row shortened to at most C; a row of zeros stays."""
+    norms = np.linalg.norm(x, axis=1, keepdims=True)
+    return x * np.minimum(1, max_norm / np.where(norms > 0, norms, 1.0) + (norms == 0))
 
 
-def adaptive_clipping(x: np.ndarray) -> np.ndarray:
+def adaptive_clipping(x: np.ndarray, initial_norm: float = 0.1) -> np.ndarray:
     """The first round: clipping to the initial norm."""
-    return clipping(x, 0.1)
+    return clipping(x, initial_norm)
 
 
 def norm_clipping(x: np.ndarray, max_norm: float = 3.0) -> np.ndarray:
@@ -23,10 +24,24 @@ def norm_clipping(x: np.ndarray, max_norm: float = 3.0) -> np.ndarray:
 def arc(x: np.ndarray, f: int) -> np.ndarray:
     """The k longest rows shortened to the next length."""
     n = len(x)
-    clipped = int(2 * f / n * (n - f))
+    clipped = 2 * f * (n - f) // n
     return clipping(x, np.sort(np.linalg.norm(x, axis=1))[n - 1 - clipped])
 
 
 def cge(x: np.ndarray, f: int) -> np.ndarray:
     """The mean of the n − f shortest rows."""
     return x[np.argsort(np.linalg.norm(x, axis=1), kind="stable")[: len(x) - f]].mean(0)
+
+
+def directions(x: np.ndarray) -> np.ndarray:
+    """Every row at length one; a row of zeros has no direction."""
+    norms = np.linalg.norm(x, axis=1, keepdims=True)
+    return x / np.where(norms > 0, norms, 1.0)
+
+
+def cosine_distances(x: np.ndarray) -> np.ndarray:
+    """One minus the cosine of every two rows, 0 between equal ones, 1 to rows of zeros."""
+    unit = directions(x)
+    squared = ((unit[:, None] - unit[None, :]) ** 2).sum(-1)
+    there = np.any(unit != 0, axis=1)
+    return np.where(there[:, None] & there[None, :], squared / 2, 1.0)

@@ -10,8 +10,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+from byzjax.testing import histories
 from byzjax.testing.clusters import clipped_clustering, deepsight, flame, signguard, simple_clustering
-from byzjax.testing.norms import adaptive_clipping, arc, cge, clipping, norm_clipping
+from byzjax.testing.norms import adaptive_clipping, arc, cge, clipping, directions, norm_clipping
 
 
 def mean(x: np.ndarray) -> np.ndarray:
@@ -32,15 +33,20 @@ def trimmed_mean(x: np.ndarray, f: int) -> np.ndarray:
     return np.sort(x, axis=0)[f : len(x) - f].mean(0)
 
 
-def krum_order(x: np.ndarray, f: int, power: int, neighbors: str) -> np.ndarray:
-    """Workers by Krum score, best first."""
+def krum_scores(x: np.ndarray, f: int, power: int, neighbors: str) -> list[float]:
+    """The sum of the powers of the distances from the nearest others, of every row."""
     n = len(x)
     count = n - f - (2 if neighbors == "n-f-2" else 1)
     scores = []
     for i in range(n):
-        others = sorted(np.linalg.norm(x[i] - x[j]) ** power for j in range(n) if j != i)
-        scores.append(sum(others[:count]))
-    return np.argsort(scores, kind="stable")
+        others = np.delete(np.linalg.norm(x - x[i], axis=1), i)
+        scores.append(float(np.sum(np.sort(others)[:count] ** power)))
+    return scores
+
+
+def krum_order(x: np.ndarray, f: int, power: int, neighbors: str) -> np.ndarray:
+    """Workers by Krum score, best first."""
+    return np.argsort(krum_scores(x, f, power, neighbors), kind="stable")
 
 
 def krum(x: np.ndarray, f: int, power: int = 2, neighbors: str = "n-f-2") -> np.ndarray:
@@ -61,8 +67,9 @@ def bulyan(x: np.ndarray, f: int, power: int = 2, neighbors: str = "n-f-2") -> n
         count = max(len(left) - f - (2 if neighbors == "n-f-2" else 1), 1)
         scores = []
         for i in left:
-            others = sorted(float(np.linalg.norm(x[i] - x[j])) ** power for j in left if j != i)
-            scores.append((sum(others[:count]), sum(np.sum((x[i] - x[j]) ** 2) for j in left)))
+            away = np.linalg.norm(x[left] - x[i], axis=1)
+            others = np.sort(np.delete(away, left.index(i)))
+            scores.append((np.sum(others[:count] ** power), np.sum(away**2)))
         chosen.append(left.pop(scores.index(min(scores))))
     return meamed(x[chosen], 2 * f)
 
@@ -73,31 +80,65 @@ def start_of(x: np.ndarray, init: str) -> np.ndarray:
     return starts["zero" if init == "previous" else init]
 
 
+def weiszfeld(
+    x: np.ndarray,
+    z: np.ndarray,
+    alpha: np.ndarray | float,
+    num_iters: int,
+    smoothing: float,
+    tolerance: float = -1.0,
+    least: float = 0.0,
+) -> np.ndarray:
+    """Steps for rows with weights alpha, up to one that moves z by no more than the tolerance.
+
+    In the first step no row is nearer than ``least``.
+    """
+    for k in range(num_iters):
+        lengths = np.maximum(np.linalg.norm(x - z, axis=1), max(smoothing, 0.0 if k else least))
+        old, z = z, np.average(x, axis=0, weights=alpha / lengths)
+        if np.linalg.norm(z - old) <= tolerance:
+            break
+    return z
+
+
 def geometric_median(
     x: np.ndarray,
     num_iters: int = 8,
     smoothing: float = 0.1,
     init: str = "zero",
-    alpha: np.ndarray | float = 1.0,
+    tolerance: float | None = None,
 ) -> np.ndarray:
-    """Smoothed Weiszfeld steps, for rows with weights alpha."""
-    z = start_of(x, init)
-    for _ in range(num_iters):
-        lengths = np.maximum(np.linalg.norm(x - z, axis=1), smoothing)
-        z = np.average(x, axis=0, weights=alpha / lengths)
-    return z
+    """Smoothed Weiszfeld steps."""
+    return weiszfeld(x, start_of(x, init), 1.0, num_iters, smoothing, -1.0 if tolerance is None else tolerance)
 
 
-def auto_gm(x: np.ndarray) -> np.ndarray:
-    """Weighted geometric medians and weights on the simplex by turns until nothing moves, λ from the first one."""
+def auto_gm(
+    x: np.ndarray,
+    regularization: float | None = None,
+    num_iters: int = 100,
+    weiszfeld_iters: int = 100,
+    smoothing: float = 1e-6,
+    tolerance: float = 1e-6,
+) -> np.ndarray:
+    """Weighted geometric medians and weights on the simplex by turns, λ from the first one, until z hardly moves."""
     n = len(x)
-    z = geometric_median(x, 2000, 1e-6, "mean")
-    strength = n * np.sort(np.linalg.norm(x - z, axis=1))[n // 2]
-    for _ in range(100):
-        away = np.linalg.norm(x - z, axis=1)
+
+    def distances(z: np.ndarray) -> np.ndarray:
+        return np.linalg.norm(x - z, axis=1)
+
+    start = median(x, "lower")
+    middle = np.sort(distances(start))[n // 2]
+    limit = tolerance * middle
+    z = weiszfeld(x, start, 1.0, weiszfeld_iters, smoothing, limit, middle)
+    strength = max(n * np.sort(distances(z))[n // 2], 1e-300) if regularization is None else regularization
+    for _ in range(num_iters):
+        away = distances(z)
         levels = [(np.sort(away)[:p].sum() + strength) / p for p in range(1, n + 1)]
         level = [eta for eta, d in zip(levels, np.sort(away), strict=True) if eta > d][-1]
-        z = geometric_median(x, 500, 1e-6, "mean", np.maximum(level - away, 0) / strength)
+        alpha = np.maximum(level - away, 0) / strength
+        old, z = z, weiszfeld(x, z, alpha, weiszfeld_iters, smoothing, limit)
+        if np.linalg.norm(z - old) <= limit:
+            break
     return z
 
 
@@ -122,7 +163,7 @@ def nnm(x: np.ndarray, f: int) -> np.ndarray:
     n = len(x)
     mixed = []
     for i in range(n):
-        squared = np.array([np.sum((x[i] - x[j]) ** 2) for j in range(n)])
+        squared = ((x - x[i]) ** 2).sum(1)
         squared[i] = -1.0
         nearest = np.argsort(squared, kind="stable")[: n - f]
         mixed.append(x[nearest].mean(0))
@@ -142,23 +183,26 @@ def sign_majority(x: np.ndarray) -> np.ndarray:
     return np.sign(np.sign(x).sum(0))
 
 
+def diameter(x: np.ndarray) -> float:
+    """The largest distance of two rows."""
+    return max(float(np.linalg.norm(row - x, axis=1).max()) for row in x)
+
+
 def mda(x: np.ndarray, f: int) -> np.ndarray:
     """The mean of the subset of n − f rows of smallest diameter."""
+    subsets = itertools.combinations(range(len(x)), len(x) - f)
+    return x[list(min(subsets, key=lambda subset: diameter(x[list(subset)])))].mean(0)
 
-    def diameter(subset: tuple[int, ...]) -> float:
-        return max(float(np.linalg.norm(x[i] - x[j])) for i in subset for j in subset)
 
-    return x[list(min(itertools.combinations(range(len(x)), len(x) - f), key=diameter))].mean(0)
+def spread(x: np.ndarray) -> float:
+    """The largest eigenvalue of the rows' scatter."""
+    return float(np.linalg.svd(x - x.mean(0), compute_uv=False)[0] ** 2)
 
 
 def smea(x: np.ndarray, f: int) -> np.ndarray:
     """The mean of the subset of n − f rows whose covariance has the smallest largest eigenvalue."""
-
-    def spread(subset: tuple[int, ...]) -> float:
-        rows = x[list(subset)]
-        return float(np.linalg.eigvalsh((rows - rows.mean(0)).T @ (rows - rows.mean(0)))[-1])
-
-    return x[list(min(itertools.combinations(range(len(x)), len(x) - f), key=spread))].mean(0)
+    subsets = itertools.combinations(range(len(x)), len(x) - f)
+    return x[list(min(subsets, key=lambda subset: spread(x[list(subset)])))].mean(0)
 
 
 def monna(x: np.ndarray, f: int, reference: int = 0) -> np.ndarray:
@@ -169,23 +213,30 @@ def monna(x: np.ndarray, f: int, reference: int = 0) -> np.ndarray:
 
 
 def caf(x: np.ndarray, f: int) -> np.ndarray:
-    """Weights shrink along the top eigenvector of the d × d covariance; the mean of the least spread wins."""
+    """Weights shrink along the top eigenvector of the covariance; the mean of the least spread wins."""
     c, best, best_value = np.ones(len(x)), x.mean(0), np.inf
     while c.sum() > len(x) - 2 * f:
         mu = (c[:, None] * x).sum(0) / c.sum()
-        values, vectors = np.linalg.eigh((c[:, None] * (x - mu)).T @ (x - mu) / c.sum())
-        if values[-1] < best_value:
-            best, best_value = mu, values[-1]
-        tau = ((x - mu) @ vectors[:, -1]) ** 2
-        c = c * np.maximum(1 - tau / tau[c > 0].max(), 0)
+        _, values, vectors = np.linalg.svd(np.sqrt(c)[:, None] * (x - mu), full_matrices=False)
+        value = values[0] ** 2 / c.sum()
+        if value < best_value:
+            best, best_value = mu, value
+        tau = ((x - mu) @ vectors[0]) ** 2
+        largest = tau[c > 0].max()
+        c = c * np.maximum(1 - tau / largest, 0) if largest > 0 else np.zeros(len(x))
     return best
 
 
-def dnc(x: np.ndarray, f: int) -> np.ndarray:
-    """The mean of the n − f rows that stick out least along the top singular vector."""
+def dnc_scores(x: np.ndarray) -> np.ndarray:
+    """How far every row sticks out along the top singular vector, squared."""
     centred = x - x.mean(0)
-    along = (centred @ np.linalg.svd(centred)[2][0]) ** 2
-    return x[np.argsort(along, kind="stable")[: len(x) - f]].mean(0)
+    return (centred @ np.linalg.svd(centred, full_matrices=False)[2][0]) ** 2
+
+
+def dnc(x: np.ndarray, f: int, num_iters: int = 1) -> np.ndarray:
+    """The mean of the n − f rows that stick out least; of all coordinates, so that every turn is the same."""
+    del num_iters
+    return x[np.argsort(dnc_scores(x), kind="stable")[: len(x) - f]].mean(0)
 
 
 def lasa(
@@ -195,9 +246,9 @@ def lasa(
     clipped = clipping(x, float(np.median(np.linalg.norm(x, axis=1))))
     sparse = clipped.copy() if rows == "sparse" else x.copy()
     for row in sparse:
-        row[np.argsort(np.abs(row))[: int(sparsity * x.shape[1])]] = 0.0
+        row[np.abs(row) < np.sort(np.abs(row))[int(sparsity * x.shape[1])]] = 0.0
     norms = np.linalg.norm(sparse, axis=1)
-    signs = np.sign(sparse).sum(1) / np.abs(np.sign(sparse)).sum(1)
+    signs = np.sign(sparse).sum(1) / np.maximum(np.abs(np.sign(sparse)).sum(1), 1)
     good = np.ones(len(x), bool)
     for values, bound in ((norms, norm_bound), (signs, sign_bound)):
         away = np.abs(values - np.median(values))
@@ -206,55 +257,31 @@ def lasa(
 
 
 def auror(x: np.ndarray, gap: float = 0.002, share: float = 0.5) -> np.ndarray:
-    """The mean of the rows that are seldom in the smaller part of a coordinate's best split in two."""
-    votes, indicative = np.zeros(len(x)), 0
-    for column in x.T:
-        ordered = np.sort(column)
-        cuts = range(1, len(x))
-        best = min(cuts, key=lambda k: k * ordered[:k].var() + (len(x) - k) * ordered[k:].var())
-        if ordered[best:].mean() - ordered[:best].mean() >= gap:
-            indicative += 1
-            if best != len(x) - best:
-                votes += (column <= ordered[best - 1]) == (best < len(x) - best)
-    good = votes <= share * indicative
-    return x[good if good.any() else slice(None)].mean(0)
+    """The first round."""
+    return histories.auror(x[None], np.zeros((1, x.shape[1])), gap, share)[0]
 
 
 def fltrust(x: np.ndarray, reference: int = 0) -> np.ndarray:
     """The others at the reference's length, weighted by the positive part of the cosine with it."""
-    trusted = x[reference]
+    unit, length = directions(x), np.linalg.norm(x[reference])
     summed, total = np.zeros(x.shape[1]), 0.0
-    for i, row in enumerate(x):
+    for i, row in enumerate(unit):
         if i != reference:
-            trust = max(row @ trusted / np.linalg.norm(row) / np.linalg.norm(trusted), 0.0)
-            summed += trust * np.linalg.norm(trusted) / np.linalg.norm(row) * row
+            trust = max(row @ unit[reference], 0.0)
+            summed += trust * length * row
             total += trust
     return summed / total if total > 0 else summed
 
 
 def byzantine_sgd(x: np.ndarray, num_workers: int, deviation: float, diameter: float, num_rounds: int) -> np.ndarray:
-    """The first round: the mean of the rows within 4V of one that has a majority within 2V."""
-    del diameter, num_rounds  # sums of one round are within their far larger bounds
-    away = np.linalg.norm(x[:, None] - x[None], axis=-1)
-    centre = int(np.argmin(np.sort(away, axis=1)[:, num_workers // 2]))
-    return np.mean([row for row, far in zip(x, away[centre], strict=True) if far <= 4 * deviation], axis=0)
+    """The first round."""
+    at = np.zeros((1, x.shape[1]))
+    return histories.byzantine_sgd(x[None], at, num_workers, deviation, diameter, num_rounds)[0]
 
 
 def foolsgold(x: np.ndarray, num_workers: int, reduce: str = "mean") -> np.ndarray:
-    """The first round: rows weighted by how unlike they are the row that is most like them."""
-    unit = x / np.linalg.norm(x, axis=1, keepdims=True)
-    cosine = unit @ unit.T
-    np.fill_diagonal(cosine, 0.0)
-    likest = cosine.max(1)
-    for i in range(num_workers):
-        for j in range(num_workers):
-            if likest[j] > likest[i]:
-                cosine[i, j] *= likest[i] / likest[j]
-    unlike = 1.0 - cosine.max(1)
-    unlike /= unlike.max()
-    with np.errstate(divide="ignore"):
-        alpha = np.clip(np.log(unlike / (1.0 - unlike)) + 0.5, 0.0, 1.0)
-    return alpha @ x / (alpha.sum() if reduce == "mean" else 1.0)
+    """The first round."""
+    return histories.foolsgold(x[None], np.zeros((1, x.shape[1])), num_workers, reduce)[0]
 
 
 def fldetector(x: np.ndarray, num_workers: int) -> np.ndarray:
