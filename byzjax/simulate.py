@@ -119,6 +119,9 @@ def run(
 ) -> Result:
     """`simulate` from the host: compiled chunk by chunk, with a progress bar and an ETA. The same numbers.
 
+    Its programs are kept for the next run of the same parts (objects, not what they read elsewhere): after a number of
+    a module that a loss or a rule reads has changed, make the task, method or attack anew.
+
     With a checkpoint, a run that was interrupted goes on where it was saved last, and gives the same bits as if nothing
     had happened; one that was finished is read, or made longer.
 
