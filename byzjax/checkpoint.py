@@ -12,6 +12,7 @@ import dataclasses
 import json
 import re
 import shutil
+import time
 import warnings
 import zlib
 from collections.abc import Iterator, Mapping
@@ -132,11 +133,17 @@ class Store:
             yield self
 
     def _lease(self) -> bool:
+        """Whether the folder is free; a machine that is gone, as before a requeued job, is waited for."""
+        until = time.monotonic() + 1.25 * self._claims.ttl
         try:
-            self._leased = self._claims.acquire(_LEASE)
+            while not (acquired := self._claims.acquire(_LEASE)):
+                if self._claims.is_near(_LEASE) or time.monotonic() > until:
+                    break
+                time.sleep(self._claims.ttl / 60)
         except OSError:  # a folder that cannot be written can still be read
             return True
-        return self._leased
+        self._leased = acquired
+        return acquired
 
     def _check_lease(self) -> None:
         if self._leased and not self._claims.holds(_LEASE) and not self._claims.acquire(_LEASE):

@@ -100,6 +100,11 @@ class Claims:
         """Whether a claim that was taken is still this object's: one that went stale may have been outbid."""
         return key in self._held and self._last(key) == self._held[key]
 
+    def is_near(self, key: str) -> bool:
+        """Whether the holder of a claim is a process of this machine, so that its end is known at once."""
+        path = self._last(key)
+        return path is not None and _read(path).get("machine") == _machine()
+
     def holder(self, key: str) -> str:
         """Who holds a claim, for a message."""
         said = {} if (path := self._last(key)) is None else _read(path)

@@ -123,7 +123,7 @@ def keep(array: Any, seen: dict[int, Kept]) -> Kept:
 
 def _copied(array: Any) -> jax.Array:
     if isinstance(array, jax.Array):  # which on a CPU may be a view of an array of NumPy
-        return jax.device_put(array, array.sharding, may_alias=False)
+        return jax.device_put(array, array.sharding if array.committed else None, may_alias=False)
     return jnp.array(np.array(array))
 
 

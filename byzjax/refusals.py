@@ -44,7 +44,7 @@ def check_lanes(closed: Any, first: int, checks: Sequence[Callable[[Any], Any]],
 
 def _checked(closed: Any, first: int, lanes: Lanes) -> list[np.ndarray]:
     """The checked values of all lanes; only what they are computed from is computed."""
-    jaxpr, count = closed.jaxpr, len(next(iter(lanes.values()), [0]))
+    jaxpr = closed.jaxpr
     outvars = jaxpr.outvars[first:]
     needed = {id(var) for var in outvars}
     eqns = []
@@ -54,11 +54,8 @@ def _checked(closed: Any, first: int, lanes: Lanes) -> list[np.ndarray]:
             needed |= {id(var) for var in eqn.invars}
     part = jaxpr.replace(eqns=eqns[::-1], outvars=outvars)
     points = [lanes[name] for name in sorted(lanes)]
-    if eqns:
-        found = jax.vmap(lambda *lane: jax.core.eval_jaxpr(part, closed.consts, *lane))(*points)
-    else:
-        found = jax.core.eval_jaxpr(part, closed.consts, *points)
-    return [np.broadcast_to(np.asarray(values), (count, *np.shape(values)[1:])) for values in found]
+    found = jax.vmap(lambda *lane: jax.core.eval_jaxpr(part, closed.consts, *lane))(*points)
+    return [np.asarray(values) for values in found]
 
 
 def _plain(value: Any) -> Any:

@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -471,6 +473,30 @@ def test_a_second_process_is_refused_and_harms_nothing(tmp_path):
     assert not list(tmp_path.glob("lease*"))
     assert rounds_in(tmp_path) == [35, 40]
     assert_same_bits(go(tmp_path), go())
+
+
+def test_a_job_that_is_put_back_into_the_queue_waits_for_the_machine_that_is_gone(tmp_path, monkeypatch):
+    monkeypatch.setattr(Claims.__init__, "__defaults__", (0.4,))
+    gone = {"machine": "another", "pid": 1, "started": None}
+    (tmp_path / "lease.0").write_text(json.dumps(gone))
+    start = time.monotonic()
+    go(tmp_path, num_rounds=5)
+    assert time.monotonic() - start > 0.3
+    assert not list(tmp_path.glob("lease.*"))
+
+    (tmp_path / "lease.0").write_text(json.dumps(gone))
+    with ThreadPoolExecutor(1) as pool:
+        ended = threading.Event()
+
+        def live():
+            while not ended.wait(0.05):
+                os.utime(tmp_path / "lease.0")
+
+        living = pool.submit(live)
+        with pytest.raises(ValueError, match="is in use by process 1 on another"):
+            go(tmp_path, num_rounds=10)
+        ended.set()
+        living.result()
 
 
 def test_who_stood_still_does_not_write_over_who_took_over(tmp_path, monkeypatch):

@@ -657,6 +657,16 @@ def test_what_is_computed_from_an_axis_is_checked_too():
     assert not sweep(fn, {"exponent": [1.0]})["diverged"].any()
 
 
+def test_what_no_axis_changes_is_checked_once():
+    def fn(x, liars):
+        byzjax.round.check_byzantine(jnp.asarray(np.arange(N) >= N - liars), N)
+        return {"value": x}
+
+    assert sweep(fn, {"x": [1.0, 2.0, 3.0]}, cells={"liars": [1]})["value"].size == 3
+    with pytest.raises(ValueError, match="all workers are Byzantine"):
+        sweep(fn, {"x": [1.0, 2.0, 3.0]}, cells={"liars": [N]})
+
+
 def test_bad_meshes_are_named():
     with pytest.raises(ValueError, match="no 'runs' to lay lanes on"):
         sweep(mesh=mesh_of(workers=2))
