@@ -214,8 +214,8 @@ def _attacked(attack: Attack, sent: Any, state: RoundState, *, byzantine: jax.Ar
 def _not_to_be_had(params: Params) -> jax.Array:
     del params
     raise ValueError(
-        "Method: the server's transformation calls value_fn, the loss at other parameters, which a server does not have; "
-        "it gets value= and grad=. Choose one without line search, e.g. optax.lbfgs(linesearch=None)."
+        "Method: the server's transformation calls value_fn, the loss at other parameters, which a server does not "
+        "have; it gets value= and grad=. Choose one without line search, e.g. optax.lbfgs(linesearch=None)."
     )
 
 
