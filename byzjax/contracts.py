@@ -94,7 +94,8 @@ def missing_unless(present: jax.Array, value: jax.Array) -> jax.Array:
     """
     if not jnp.issubdtype(value.dtype, jnp.inexact):
         value = value.astype(jnp.result_type(float))
-    return jnp.where(present, value, jnp.asarray(jnp.nan, value.dtype))
+    # NumPy's, so that no operation gives NaN where the value exists, which jax_debug_nans would stop at.
+    return jax.lax.select(present, value, np.full(value.shape, np.nan, value.dtype))
 
 
 def only_masked(returned: Any, sent: Any, mask: jax.Array) -> Any:

@@ -74,6 +74,22 @@ def test_reverse_mimic_waits_then_turns():
     np.testing.assert_allclose(sent[4][1], -2 * THREE.mean(0))
 
 
+def test_reverse_mimic_turns_the_gradients_of_the_text_or_the_momenta_of_the_code():
+    """``strike`` hands in gradients ten times as long as the updates."""
+    sent = strike(attacks.mimic("reverse", warmup=1, of="gradient"), THREE, rounds=2)
+    np.testing.assert_array_equal(sent[0], 5.0)
+    np.testing.assert_allclose(sent[1][0], -20 * THREE.mean(0))
+    with pytest.raises(ValueError, match="of = 'gradient' needs grads"):
+        attacks.mimic("reverse", of="gradient").update(
+            THREE, attacks.mimic("reverse").init(THREE[0], 3), None, byzantine=BYZANTINE[2:]
+        )
+
+
+def test_mimic_remembers_16_bits_in_32():
+    state = attacks.mimic("copy").init(jnp.zeros(2, jnp.bfloat16), N)
+    assert state.mean.dtype == state.direction.dtype == jnp.float32
+
+
 def test_mimic_defaults_of_the_paper_and_of_karimireddy():
     still_honest = strike(attacks.mimic("reverse"), THREE, rounds=51)
     np.testing.assert_array_equal(still_honest[49], 5.0)
@@ -184,6 +200,7 @@ def flip(label, own=None, num_classes=None):
         (lambda: attacks.alie(sign=2), "sign = 2"),
         (lambda: attacks.alie(ddof=2), "ddof = 2"),
         (lambda: attacks.mimic("clone"), "variant = 'clone'"),
+        (lambda: attacks.mimic("reverse", of="weights"), "of = 'weights'"),
         (lambda: attacks.mimic("reverse", warmup=-1), "warmup = -1"),
         (lambda: attacks.mimic("copy", warmup=0), "warmup = 0"),
         (lambda: attacks.mimic("fixed", worker=-1), "worker = -1"),

@@ -306,3 +306,11 @@ def test_a_run_sees_that_a_number_of_its_module_has_changed(monkeypatch):
     first = run()
     monkeypatch.setitem(globals(), "SCALE", 3.0)
     np.testing.assert_allclose(run(), 3 * first, rtol=1e-6)
+
+
+@pytest.mark.parametrize("disable_jit", [False, True])
+def test_a_healthy_run_gives_no_nan_in_flight(disable_jit):
+    task = dataclasses.replace(TASK, evaluate=lambda data, x: {"x": x, "count": jnp.int32(3)})
+    with jax.debug_nans(True), jax.disable_jit(disable_jit):
+        result = go(task, METHOD, attacks.alie("auto"), num_rounds=2, eval_every=2)
+    assert result.history["finite"].all()
