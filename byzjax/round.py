@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from byzjax import stacked
 from byzjax.base import Attack, Method, Params, Task, check_mask, concrete
+from byzjax.checks import check_kind
 from byzjax.keys import init_key, order_key, round_keys
 from byzjax.metrics import Record, RoundInfo, default_record
 from byzjax.sharding import Layout, check_mesh
@@ -153,10 +154,7 @@ def check_byzantine(byzantine: jax.Array, num_workers: int) -> jax.Array:
 def check_parts(task: Task, method: Method, attack: Attack) -> None:
     """Reject a factory that was not called, or parts in the wrong order."""
     for name, part, kind in (("task", task, Task), ("method", method, Method), ("attack", attack, Attack)):
-        if not isinstance(part, kind):
-            raise ValueError(
-                f"{name}: {part!r} is not a {kind.__name__}; call its factory, and pass task, method, attack."
-            )
+        check_kind(part, kind, name, "byzjax", fix="call its factory, and pass task, method, attack.")
 
 
 def _check_batch(batch: Any, num_workers: int) -> None:

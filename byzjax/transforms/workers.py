@@ -6,13 +6,15 @@ optax.scale_by_learning_rate(0.1))`` is Byz-NSGDM, in anybody's training loop: f
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from byzjax.base import Aggregator, Attack, Params, Stacked, check_mask
+from byzjax.base import Aggregator, Attack, Params, Stacked, check_mask, num_workers_of
+from byzjax.explicit_axes import on_auto_axes, typed
 
 
 def per_worker(
@@ -48,6 +50,9 @@ def per_worker(
 
     def update(updates: Stacked, state, params=None, **extra):
         shapes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(updates)}
+        if not shapes:  # a group of `optax.partition` that no parameter is in
+            step = jax.vmap(lambda _, s: tx.update(updates, s, params, **extra)[1])
+            return updates, step(jnp.arange(num_workers), state)
         if shapes != {(num_workers,)}:
             raise ValueError(
                 f"per_worker: updates have leading axes {sorted(shapes)}, not num_workers = {num_workers}; "
@@ -149,16 +154,20 @@ def inject_attack(
 
     def update(updates: Stacked, state: InjectAttackState, params=None, *, grads: Stacked | None = None, **extra):
         extra.pop("key", None)  # the rule's, not the attack's
-        updates, inner = attack.update(
-            updates,
-            state.attack,
-            params,
-            byzantine=byzantine,
-            key=jax.random.fold_in(state.key, state.count),
-            grads=updates if grads is None else grads,
-            aggregate=aggregate,
-            **extra,
-        )
+        extra |= {
+            "grads": updates if grads is None else grads,
+            "key": jax.random.fold_in(state.key, state.count),
+            "byzantine": byzantine,
+        }
+        inner = state.attack
+        if jax.tree.leaves(updates):
+            num_workers_of(updates)
+            updates, inner = on_auto_axes(
+                functools.partial(attack.update, aggregate=aggregate),
+                (updates, inner, params),
+                extra,
+                lambda sharding: (typed(updates, sharding), typed(inner, sharding)),
+            )
         return updates, InjectAttackState(inner, state.key, state.count + 1)
 
     return optax.GradientTransformationExtraArgs(init, update)  # type: ignore[arg-type]
