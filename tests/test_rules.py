@@ -9,7 +9,7 @@ import byzjax
 from byzjax import aggregators as agg
 from byzjax.aggregators import directions, subsets
 from byzjax.testing import REFERENCES
-from byzjax.theory import kappa, kappa_after_nnm
+from byzjax.theory import kappa, kappa_after_nnm, kappa_squared
 
 KEY = jax.random.key(0)
 
@@ -183,6 +183,20 @@ def test_too_many_lost_rows_give_nan_not_a_number():
         (lambda: byzjax.aggregate(agg.adaptive_clipping(count_noise_std=1.0), jnp.ones((4, 1))), "needs a PRNG key"),
         (lambda: kappa("krum", num_workers=5, f=1), "no linear coefficient"),
         (lambda: kappa("median", num_workers=4, f=2), "2f < n"),
+        (lambda: kappa("median", num_workers=9, f=2, dim=0), "kappa: dim = 0"),
+        (lambda: kappa("median", num_workers=9, f=2, dim=-4), "kappa: dim = -4"),
+        (lambda: kappa("median", num_workers=9, f=2.5), "kappa: f = 2.5"),
+        (lambda: kappa("median", num_workers=np.inf, f=2), "kappa: num_workers = inf"),
+        (lambda: kappa_squared("krum", num_workers=9, f=np.nan), "kappa_squared: f = nan"),
+        (lambda: kappa_squared("krum", num_workers=9, f=-1), "kappa_squared: f = -1"),
+        (lambda: kappa_after_nnm(-1.0, num_workers=9, f=2, leverage=2.0), "kappa = -1.0"),
+        (lambda: kappa_after_nnm(np.nan, num_workers=9, f=2, leverage=2.0), "kappa = nan"),
+        (lambda: kappa_after_nnm(1.0, num_workers=9, f=2.5, leverage=2.0), "kappa_after_nnm: f = 2.5"),
+        (lambda: kappa_after_nnm(1.0, num_workers=9, f=2, leverage=0.1), "leverage = 0.1 must lie between 1 and n − f"),
+        (lambda: kappa_after_nnm(1.0, num_workers=9, f=2, leverage=7.1), "leverage = 7.1"),
+        (lambda: kappa_after_nnm(1.0, num_workers=9, f=2, leverage=np.nan), "leverage = nan"),
+        (lambda: agg.krum(f="3"), "krum: f = '3' must be an integer"),
+        (lambda: agg.krum(f=np.array([1, 2])), r"krum: f = array\(\[1, 2\]\) must be an integer"),
     ],
 )
 def test_bad_input_is_named(build, message):

@@ -53,7 +53,7 @@ def nnm(f: Numeric) -> PreAggregator:
     >>> byzjax.aggregate(nnm(f=1), x).tolist()
     [[1.5], [1.5], [3.0]]
     """
-    check_f(f, "nnm")
+    f = check_f(f, "nnm")
 
     def matrix(geometry: Geometry, key: jax.Array | None) -> jax.Array:
         del key

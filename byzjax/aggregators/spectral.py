@@ -56,7 +56,7 @@ def caf(f: Numeric) -> Aggregator:
     >>> byzjax.aggregate(caf(f=1), jnp.array([[1.0], [2.0], [3.0], [99.0]])).round(1).tolist()
     [2.0]
     """
-    check_f(f, "caf")
+    f = check_f(f, "caf")
 
     def weights(geometry: Geometry, key: jax.Array | None) -> jax.Array:
         del key
@@ -129,7 +129,7 @@ def dnc(f: Numeric, *, num_iters: int = 1, sub_dim: int = 10_000, filter_frac: N
     >>> byzjax.aggregate(dnc(f=1), x, key=jax.random.key(0)).tolist()
     [2.0]
     """
-    check_f(f, "dnc")
+    f = check_f(f, "dnc")
     num_iters = check_integer(num_iters, "num_iters", "dnc", least=1)
     sub_dim = check_integer(sub_dim, "sub_dim", "dnc", least=1)
     check_number(filter_frac, "filter_frac", "dnc", least=0)
