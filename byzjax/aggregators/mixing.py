@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from byzjax import stacked
-from byzjax.aggregators.kernels import mean_of_lowest, mixing_rule
+from byzjax.aggregators.kernels import mean_of, mean_of_lowest, mixing_rule
 from byzjax.base import (
     Mixing,
     Numeric,
@@ -155,8 +155,8 @@ def finite_guard(replace: Literal["mean", "zero"] = "mean") -> PreAggregator:
 
     def matrix(geometry: Geometry, key: jax.Array | None) -> jax.Array:
         del key
-        finite = geometry.finite.astype(geometry.gram.dtype)
-        instead = finite / finite.sum() if replace == "mean" else jnp.zeros_like(finite)
-        return jnp.where(geometry.finite[:, None], jnp.eye(len(finite), dtype=finite.dtype), instead[None, :])
+        n, dtype = geometry.num_workers, geometry.gram.dtype
+        instead = mean_of(geometry.finite, dtype) if replace == "mean" else jnp.zeros((n,), dtype)
+        return jnp.where(geometry.finite[:, None], jnp.eye(n, dtype=dtype), instead[None, :])
 
     return mixing_rule(Mixing(matrix, affine=replace == "mean"))
