@@ -23,14 +23,16 @@ def main() -> None:
     options.add_argument("--inputs", type=int, default=2_000, help="per rule and convention")
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--show", type=int, default=3, help="how many of the worst inputs to print")
+    options.add_argument("--quick", action="store_true", help="three shapes")
     args = options.parse_args()
+    shapes = fuzz.SHAPES[1:6:2] if args.quick else fuzz.SHAPES
     names = args.rules.split(",") if args.rules else list(fuzz.CONVENTIONS)
     for name in names:
         if name not in aggregators.REGISTRY:
             raise SystemExit(f"--rules: {name} is not a rule")
         for convention in fuzz.conventions(name):
             start = time.perf_counter()
-            found = fuzz.check(name, convention, args.seed, args.inputs)
+            found = fuzz.check(name, convention, args.seed, args.inputs, shapes)
             errors = np.array([case.error for case in found if not case.excuse])
             wrong = [case for case in found if case.wrong]
             excuses = Counter(case.excuse for case in found if case.excuse)

@@ -356,7 +356,8 @@ def check_majority(f: Numeric, num_workers: int, where: str) -> None:
 
 def nan_unless(valid: Any) -> jax.Array:
     """1 where a traced condition holds, else NaN: what a rule multiplies its answer by when it cannot raise."""
-    return jnp.where(valid, 1.0, jnp.nan)
+    # A root, not a constant NaN: jax_debug_nans stops at one that nobody takes.
+    return jnp.sqrt(jnp.where(valid, 1.0, -1.0))
 
 
 def nan_unless_minority(f: Numeric, num_workers: int) -> jax.Array | float:

@@ -62,6 +62,31 @@ def test_the_geometric_median_where_it_was_wrong(options, x, right):
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "x"),
+    [
+        # Two workers' shares of signs are equally far from the first one's.
+        ("signguard", [[0.757, -0.335, 0.149], [0.487, 0.15, 0.149], [0.757, -0.335, 0.149], [0.684, -0.356, -0.622]]),
+        # Two balances of signs are exactly one deviation from the median.
+        ("lasa", [[-1.0, -1.4, -1.9], [-1.1, -1.0, -1.5], [-1.4, 1.4, 1.2], [-1.7, 1.9, 1.5]]),
+    ],
+)
+def test_equal_counts_of_signs_are_no_matter_of_rounding(name, x):
+    x = np.asarray(x, np.float32)
+    right = fuzz.REFERENCES[name](x.astype(np.float64))
+    np.testing.assert_allclose(byzjax.aggregate(agg.REGISTRY[name](), x), right, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [agg.caf(1), agg.simple_clustering(1.0), agg.finite_guard()],
+    ids=["caf", "simple_clustering", "finite_guard"],
+)
+def test_the_mean_of_no_rows_is_not_zero(rule):
+    """XLA's compiler makes 0 of a quotient of two counts that are 0."""
+    assert np.isnan(byzjax.aggregate(rule, np.full((5, 2), np.nan, np.float32))).all()
+
+
 def test_a_wrong_rule_is_found_out(monkeypatch):
     """Without a tie, a choice of other rows is wrong; with one, it is counted."""
     monkeypatch.setitem(fuzz.REFERENCES, "krum", lambda x, f: ref.krum(x, f, neighbors="n-f-1"))

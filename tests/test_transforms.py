@@ -144,6 +144,8 @@ def test_a_group_without_parameters(worker):
 
 def test_every_attack_lets_a_tree_without_leaves_pass():
     for case in attack_cases():
+        if case.name == "label_flip":
+            continue  # refused as a link: it only poisons data
         attack = case.make(num_workers=N) if case.takes_n else case.make()
         tx = transforms.inject_attack(attack, jnp.arange(N) >= 5, key=jax.random.key(1))
         assert tx.update({"a": ()}, tx.init({"a": ()}))[0] == {"a": ()}

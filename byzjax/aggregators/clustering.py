@@ -16,7 +16,7 @@ from byzjax.aggregators.clusters import (
     majority_cluster,
 )
 from byzjax.aggregators.directions import cosine_distances
-from byzjax.aggregators.kernels import weights_rule
+from byzjax.aggregators.kernels import mean_of, weights_rule
 from byzjax.aggregators.noise import add_noise
 from byzjax.aggregators.norms import shortening
 from byzjax.base import (
@@ -231,8 +231,6 @@ def simple_clustering(eps: Numeric, *, min_samples: Numeric = 3) -> Aggregator:
         near = jnp.sqrt(geometry.distances) <= jnp.asarray(eps, geometry.unit.dtype) / geometry.unit
         near = jnp.where(jnp.eye(len(finite), dtype=bool), finite[:, None], near & placed[:, None] & placed[None, :])
         dense = densest_cluster(near, min_samples)
-        members = jnp.where(dense.any(), dense, finite)
-        share = members.astype(geometry.unit.dtype) / members.sum().astype(geometry.unit.dtype)
-        return share * nan_unless(finite.any())
+        return mean_of(jnp.where(dense.any(), dense, finite), geometry.unit.dtype)
 
     return weights_rule(Weights(weights))

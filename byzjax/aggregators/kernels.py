@@ -20,6 +20,7 @@ from byzjax.base import (
     Stacked,
     Trust,
     Weights,
+    nan_unless,
     num_workers_of,
 )
 from byzjax.sorting import lowest
@@ -120,6 +121,21 @@ def scaling_rule(kernel: Scaling) -> PreAggregator:
         return stacked.scale_rows(factors, updates, frame), state, Trust(mixing=mixing)
 
     return PreAggregator.weighing(optax.init_empty_state, weigh, kernel)
+
+
+def mean_of(members: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """The weights of the mean of the members, NaN if there are none.
+
+    Never 0/0: of a quotient of counts XLA's compiler makes 0.
+
+    Args:
+      members: bool[n].
+      dtype: of the weights.
+
+    >>> mean_of(jnp.array([True, False, True]), jnp.float32).tolist()
+    [0.5, 0.0, 0.5]
+    """
+    return members.astype(dtype) / jnp.maximum(members.sum(), 1).astype(dtype) * nan_unless(members.any()).astype(dtype)
 
 
 def mean_of_lowest(scores: jax.Array, count: Numeric) -> jax.Array:

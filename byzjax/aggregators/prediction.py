@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from byzjax import stacked
 from byzjax.aggregators.directions import exponents, shifted
+from byzjax.aggregators.kernels import mean_of
 from byzjax.aggregators.votes import split_in_two
 from byzjax.base import (
     Aggregator,
@@ -16,7 +17,6 @@ from byzjax.base import (
     Stacked,
     Trust,
     check_integer,
-    nan_unless,
     num_workers_of,
     promises,
 )
@@ -105,7 +105,7 @@ def fldetector(num_workers: int, *, window: int = 10, start: int = 50) -> Aggreg
         trusted = well_predicted(scores.mean(0), lengths.finite)
         judged = (state.rounds >= start) & (state.rounds >= window)  # the first round has nothing to predict from
         good = jnp.where(judged, trusted, lengths.finite)
-        weights = good.astype(dtype) / jnp.maximum(good.sum(), 1).astype(dtype) * nan_unless(good.any())
+        weights = mean_of(good, dtype)
         result = stacked.combine(weights, updates, frame)
         aggregate = jax.tree.map(lambda r: r.astype(dtype), result)
         change = jax.tree.map(lambda a, b: jnp.where(state.rounds > 0, a - b, 0.0), aggregate, state.aggregate)

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 
 from byzjax import stacked
-from byzjax.aggregators.kernels import weights_rule
+from byzjax.aggregators.kernels import mean_of, weights_rule
 from byzjax.base import (
     Aggregator,
     Numeric,
@@ -90,7 +90,7 @@ def caf(f: Numeric) -> Aggregator:
             return c, c.sum() > least, best
 
         # Lost rows start without weight: they are among the f.
-        start = (finite, finite.sum() > least, (finite / finite.sum(), jnp.asarray(jnp.inf, dtype)))
+        start = (finite, finite.sum() > least, (mean_of(geometry.finite, dtype), jnp.asarray(jnp.inf, dtype)))
         _, _, (mean, _) = while_loop(lambda state: state[1], step, start)
         return mean * nan_unless_minority(f, n) * nan_unless(geometry.finite.sum() >= n - f)
 

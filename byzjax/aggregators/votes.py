@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from byzjax import stacked
+from byzjax.aggregators.kernels import mean_of
 from byzjax.base import (
     Aggregator,
     Numeric,
@@ -16,7 +17,6 @@ from byzjax.base import (
     Trust,
     check_integer,
     check_number,
-    nan_unless,
     num_workers_of,
     promises,
 )
@@ -90,7 +90,7 @@ def auror(*, gap: Numeric = 0.002, share: Numeric = 0.5, num_rounds: int = 10) -
         most = jnp.asarray(share, dtype) * voters.astype(dtype) * (1.0 + _ROUNDED)
         good = finite & (votes.astype(dtype) <= most)
         good = jnp.where(good.any(), good, finite)
-        weights = good.astype(dtype) / jnp.maximum(good.sum(), 1).astype(dtype) * nan_unless(good.any())
+        weights = mean_of(good, dtype)
         return stacked.combine(weights, updates, frame), AurorState(indicative, state.rounds + 1), Trust(weights)
 
     return Aggregator.weighing(init, weigh)

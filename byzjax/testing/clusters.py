@@ -27,7 +27,8 @@ def two_means(points: np.ndarray) -> np.ndarray:
     """The larger of two clusters: Lloyd's algorithm from every point and the one farthest from it, the best of all."""
     best, found = np.inf, np.zeros(len(points), bool)
     for first in points:
-        second = points[np.argmax(((points - first) ** 2).sum(1))]
+        away = ((points - first) ** 2).sum(1)
+        second = points[np.argmax(away >= (1 - 1e-5) * away.max())]
         old, label = None, ((points - second) ** 2).sum(1) < (1 - 1e-5) * ((points - first) ** 2).sum(1)
         for _ in range(100):
             if old is not None and (old == label).all():

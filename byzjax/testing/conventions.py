@@ -31,7 +31,7 @@ class Convention(NamedTuple):
 
 
 def _default(who: str = "", **options: Any) -> Convention:
-    """The defaults, with what has none."""
+    """The defaults, and values of what has none."""
     return Convention(f"default, {who}".strip(", "), options)
 
 
@@ -97,7 +97,7 @@ CONVENTIONS: dict[str, list[Convention]] = {
     ],
     "signguard": [_default()],
     "flame": [_default()],
-    "simple_clustering": [Convention("FLPoison", {"eps": 0.05}), Convention("a length of the rows'", {"eps": 1.0})],
+    "simple_clustering": [_default("FLPoison", eps=0.05), Convention("a length like the rows'", {"eps": 1.0})],
     "deepsight": [_default()],
     "lasa": [_default("FLPoison"), Convention("the authors' code", {"rows": "sparse"})],
     "auror": [_default("FLPoison"), Convention("settled after a round", {"num_rounds": 1})],

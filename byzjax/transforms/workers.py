@@ -225,8 +225,8 @@ def inject_attack(
     def init(params: Params) -> InjectAttackState:
         return InjectAttackState(attack.init(params, num_workers), key, jnp.zeros((), jnp.int32))
 
-    def attacked(updates: Stacked, state: Any, params: Params | None, **extra) -> tuple[Stacked, Any]:
-        answer = attack.update(updates, state, params, aggregate=aggregate, **extra)
+    def attacked(updates: Stacked, state: Any, params: Params | None, *, byzantine: jax.Array, **extra):
+        answer = attack.update(updates, state, params, byzantine=byzantine, aggregate=aggregate, **extra)
         rows, state = check_pair(answer, "Attack.update", wanted="(updates, state)")
         check_like(rows, updates, "the updates", "Attack.update", fix="return them with other rows.")
         return only_masked(rows, updates, byzantine), state
