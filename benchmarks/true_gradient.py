@@ -46,7 +46,7 @@ def main() -> None:
     for method in args.method or study.methods:
         for place in study.in_table[: 1 if args.quick else None]:
             attack, rule = study.cases[place]
-            rate = float(rates.isel({"case": place}).sel({"method": method}))
+            rate = float(rates.isel(case=place).sel(optimizer=method))
             part = reduced(
                 whole,
                 attacks=(attack,),

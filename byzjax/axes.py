@@ -9,9 +9,13 @@ from typing import Any
 import jax
 import numpy as np
 
+from byzjax import netcdf
+
 Lanes = dict[str, np.ndarray]  # axis -> [lanes]
+Options = dict[str, list[tuple[Any, Any]]]  # axis -> pairs of a label and a value
 
 RESERVED = ("round", "eval", "class", "diverged")
+_OF_SEL = ("method", "tolerance", "drop", "indexers", "missing_dims")  # arguments of xarray's sel and isel
 
 
 def grid_values(grid: Mapping[str, Sequence[Any]]) -> Lanes:
@@ -62,9 +66,16 @@ def flatten(axes: Lanes) -> Lanes:
     return {name: grid.reshape(-1) for name, grid in zip(axes, np.meshgrid(*axes.values(), indexing="ij"), strict=True)}
 
 
-def cell_labels(cells: Mapping[str, Any]) -> dict[str, dict[Any, Any]]:
-    """Axis -> label -> value."""
-    labelled = {}
+def cell_labels(cells: Mapping[str, Any]) -> Options:
+    """Axis -> the pairs of a label and its value; no dict, whose keys 0 and False are one.
+
+    Raises:
+      ValueError: an axis that is empty, a value that is not its own label, or a label twice.
+
+    >>> cell_labels({"f": [0, False], "rule": {"mine": "median"}})
+    {'f': [(0, 0), (False, False)], 'rule': [('mine', 'median')]}
+    """
+    labelled: Options = {}
     for axis, values in cells.items():
         if isinstance(values, str | bytes) or not np.iterable(values):
             raise ValueError(f"cells: {axis} = {values!r} must be a list of values, or a dict from labels to values.")
@@ -72,19 +83,20 @@ def cell_labels(cells: Mapping[str, Any]) -> dict[str, dict[Any, Any]]:
         if not pairs:
             raise ValueError(f"cells: {axis} has length 0, so there is nothing to run; give it at least one value.")
         for label, _ in pairs:
-            if not isinstance(label, str | int | float | bool | None):
+            if not isinstance(label, str | int | float | bool | np.generic | None):
                 raise ValueError(
                     f"cells: {axis} holds {label!r}, which is not its own label; write {{'a label': value, …}}."
                 )
-        if len({str(label) for label, _ in pairs}) < len(pairs):
-            raise ValueError(f"cells: {axis} = {[label for label, _ in pairs]} holds a value twice; leave one out.")
-        labelled[axis] = dict(pairs)
+        labels = [label for label, _ in pairs]
+        if min(len(set(map(str, labels))), len(set(coordinate(labels).tolist()))) < len(pairs):
+            raise ValueError(f"cells: {axis} = {labels} holds a value twice; leave one out.")
+        labelled[axis] = pairs
     return labelled
 
 
 def coordinate(labels: list[Any]) -> np.ndarray:
     """Numbers as numbers, all else as text."""
-    numbers = all(isinstance(label, int | float) and not isinstance(label, bool) for label in labels)
+    numbers = all(isinstance(label, int | float | np.number) and not isinstance(label, bool) for label in labels)
     return np.asarray(labels) if numbers else np.asarray([str(label) for label in labels])
 
 
@@ -101,3 +113,9 @@ def check_names(axes: Lanes, options: Mapping[str, Any]) -> None:
     for axis in (*axes, *options):
         if axis in RESERVED:
             raise ValueError(f"sweep: {axis!r} is a name of the data set's own; call the axis something else.")
+        if axis in _OF_SEL:
+            raise ValueError(
+                f"sweep: {axis!r} is an argument of xarray's sel, so that dataset.sel({axis}=…) cannot reach the axis; "
+                f"call it something else{', e.g. optimizer' * (axis == 'method')}."
+            )
+    netcdf.check_names((axis for axis in (*axes, *options) if axis not in netcdf.DIMENSIONS), "sweep")

@@ -7,14 +7,21 @@ one-leaf tree, so the notation of the papers works as it stands.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
-import jax.core
 import jax.numpy as jnp
 import numpy as np
 import optax
+
+from byzjax.arrays import owned
+from byzjax.checks import check_kind
+from byzjax.contracts import check_pair
+from byzjax.keys import check_key as check_key
+from byzjax.masks import as_mask
+from byzjax.traced import concrete
 
 Params = optax.Params  # leaves [*p]
 Stacked = optax.Updates  # leaves [n, *p]
@@ -71,8 +78,8 @@ class Weights(NamedTuple):
     """A rule that is a weighted sum of the rows: ``weights: (geometry, key) -> f32[n]``.
 
     With an ``anchor`` the rule also puts weight on a point that is not a row, and answers f32[n + 1], the anchor's
-    weight last: ``"previous"`` is the rule's own last result (then it has a state, and ``geometry.gram[n + 1]`` is that
-    point), ``"median"`` the coordinate-wise median of the rows, the centre of the geometry.
+    weight last: ``"previous"`` is the rule's own last result (then it has a state, and the geometry's point n + 1 is
+    that), ``"median"`` the coordinate-wise median of the rows, the centre of the geometry.
 
     A rule that only asks for ``geometry.squared_norms(about)`` says about what: ``"origin"``, ``"previous"`` or a row.
     Alone it then gets `Lengths`, which are cheaper than a `Geometry`.
@@ -153,7 +160,8 @@ class _Link(optax.GradientTransformationExtraArgs):
     def weigh(self, updates: Stacked, state: Any, params: Params | None = None, **extra) -> tuple[Any, Any, Trust]:
         """``update`` that also tells whom it trusted."""
         if self._weigh is None:
-            return (*self.update(updates, state, params, **extra), Trust())
+            answer = self.update(updates, state, params, **extra)
+            return (*check_pair(answer, f"{type(self).__name__}.update", wanted="(updates, state)"), Trust())
         return self._weigh(updates, state, params, **extra)
 
     @property
@@ -173,23 +181,43 @@ class PreAggregator(_Link):
     """A pre-aggregation: ``[n, *p] -> [m, *p]``, with the signatures of `Aggregator`."""
 
 
+def unchanged_updates(updates: Stacked, state: Any, params: Params | None = None, **extra) -> tuple[Stacked, Any]:
+    """An attack that sends what workers computed."""
+    del params, extra
+    return updates, state
+
+
+def unchanged_batch(batch: Batch, *, byzantine: jax.Array, key: jax.Array) -> Batch:
+    """An attack that leaves the data alone."""
+    del byzantine, key
+    return batch
+
+
 class Attack(NamedTuple):
-    """What Byzantine workers do. Only rows where ``byzantine`` is true are rewritten.
+    """What Byzantine workers do. Only rows where ``byzantine`` is true are rewritten; a round sees to that.
 
     Attributes:
       init: ``(params, num_workers) -> state``.
       update: ``(updates, state, params, *, byzantine, key, grads, aggregate, **extra) -> (updates, state)``;
         ``updates`` is what workers would honestly send, ``grads`` their raw gradients, ``aggregate`` the server's
         rule as a function of a stack.
-      poison: ``(batch, *, byzantine, key) -> batch``, data-level; the identity by default.
+      poison: ``(batch, *, byzantine, key) -> batch``, data-level; the identity by default. One that also takes
+        ``num_classes`` is told the task's.
     """
 
     init: Callable[..., Any]
     update: Callable[..., tuple[Stacked, Any]]
-    poison: Callable[..., Batch] = lambda batch, *, byzantine, key: batch
+    poison: Callable[..., Batch] = unchanged_batch
+
+    def poisoned(self, batch: Batch, *, num_classes: int | None, **extra: Any) -> Batch:
+        """The batch after ``poison``, which is told the number of classes if it takes it."""
+        takes = inspect.signature(self.poison, follow_wrapped=False).parameters
+        if "num_classes" in takes or any(p.kind is inspect.Parameter.VAR_KEYWORD for p in takes.values()):
+            extra["num_classes"] = num_classes
+        return self.poison(batch, **extra)
 
 
-@jax.tree_util.register_dataclass
+@jax.tree_util.register_pytree_with_keys_class
 @dataclasses.dataclass(frozen=True)
 class Task:
     """A distributed objective. A pytree: ``data`` are leaves, all else is static.
@@ -197,7 +225,7 @@ class Task:
     Pass a task as an *argument* of a jitted function. Data closed over become constants of the program.
 
     Attributes:
-      data: arrays that live on the device (uint8 images, shifts, …).
+      data: arrays that live on the device (uint8 images, shifts, …). Those of NumPy are copied.
       init: ``(key) -> params``.
       sample: ``(data, key) -> batch`` with leaves ``[n, B, …]``, inside the compiled program; see ``by_round``.
       loss: ``(params, batch, key) -> f32[]`` for one worker; its gradient is that worker's oracle.
@@ -208,28 +236,63 @@ class Task:
         activations take. The numbers do not depend on it but for rounding. Best a divisor of n. By default all.
       by_round: ``sample`` is ``(data, key, step) -> batch`` with one key for the whole run and the number of the round,
         as draws without replacement need.
+      byzantine: who lies, where the data depend on it: a run with another mask is refused. A mask bool[n] or numbers of
+        workers, kept as a tuple of n flags. By default anybody may.
+      num_classes: how many classes the labels of its batches have, for attacks on them.
 
     Raises:
-      ValueError: worker_batch is not an integer ≥ 1.
+      ValueError: a function that is none, data that are no arrays, a count that is not an integer ≥ 1, a bad mask.
     """
 
     data: Any
-    init: Callable[..., Params] = dataclasses.field(metadata={"static": True})
-    sample: Callable[..., Batch] = dataclasses.field(metadata={"static": True})
-    loss: Callable[..., jax.Array] = dataclasses.field(metadata={"static": True})
-    evaluate: Callable[..., dict[str, jax.Array]] = dataclasses.field(metadata={"static": True})
-    num_workers: int = dataclasses.field(metadata={"static": True})
-    name: str = dataclasses.field(default="task", metadata={"static": True})
-    worker_batch: int | None = dataclasses.field(default=None, metadata={"static": True})
-    by_round: bool = dataclasses.field(default=False, metadata={"static": True})
+    init: Callable[..., Params]
+    sample: Callable[..., Batch]
+    loss: Callable[..., jax.Array]
+    evaluate: Callable[..., dict[str, jax.Array]]
+    num_workers: int
+    name: str = "task"
+    worker_batch: int | None = None
+    by_round: bool = False
+    byzantine: Any = None
+    num_classes: int | None = None
 
     def __post_init__(self):
-        if self.worker_batch is not None:
-            check_integer(self.worker_batch, "worker_batch", self.name, least=1)
+        where = check_kind(self.name, str, "name", "Task", fix="it is what reports call the task.")
+        for argument in ("init", "sample", "loss", "evaluate"):
+            check_kind(getattr(self, argument), Callable, argument, where, fix="pass a function.")  # type: ignore[arg-type]
+        n = check_integer(self.num_workers, "num_workers", where, least=1)
+        checked: dict[str, Any] = {"num_workers": n, "data": owned(self.data, where)}
+        for argument in ("worker_batch", "num_classes"):
+            value = getattr(self, argument)
+            checked[argument] = None if value is None else check_integer(value, argument, where, least=1)
+        if self.byzantine is not None:
+            checked["byzantine"] = tuple(as_mask(self.byzantine, n, where).tolist())
+        vars(self).update(checked)
+
+    def tree_flatten_with_keys(self):
+        """The data, and all else."""
+        static = tuple(value for name, value in vars(self).items() if name != "data")
+        return ((jax.tree_util.GetAttrKey("data"), self.data),), static
+
+    def tree_flatten(self):
+        """As with keys: JAX flattens much."""
+        return (self.data,), self.tree_flatten_with_keys()[1]
+
+    @classmethod
+    def tree_unflatten(cls, static: tuple, children: tuple) -> Task:
+        """Unchecked: JAX puts whatever it likes in the place of data."""
+        task = object.__new__(cls)
+        names = [field.name for field in dataclasses.fields(cls)]
+        vars(task).update(zip(names, (*children, *static), strict=True))
+        return task
 
 
 class Method(NamedTuple):
     """A distributed optimiser: what workers do, how the server aggregates, how it steps.
+
+    Both transformations remember floats of 16 bits in float32, unless an ``accumulator_dtype`` of their own says
+    otherwise. The server's is passed ``value=``, the honest workers' mean loss on their batches, and ``grad=``, the
+    aggregate; a worker's its own. A loss at other parameters, as a line search needs it, cannot be had.
 
     Attributes:
       worker: a transformation applied to every worker's gradient, under ``vmap``.
@@ -245,17 +308,9 @@ class Method(NamedTuple):
     initial: dict[str, Stacked] | None = None
 
 
-def concrete(value: Any) -> np.ndarray | None:
-    """``value`` as NumPy if Python may look at it, None if it is traced.
-
-    Checks go through NumPy, since inside a traced function even ``jnp.isfinite(1.0)`` is a tracer.
-    """
-    return None if isinstance(value, jax.core.Tracer) else np.asarray(value)
-
-
 def check_f(f: Numeric, where: str) -> None:
-    """Reject a declared number of Byzantine workers that is negative or not an integer. Tracers pass."""
-    value = concrete(f)
+    """Reject a declared number of Byzantine workers that is negative or not an integer."""
+    value = concrete(f, lambda known: check_f(known, where))
     if value is None:
         return
     number = value.dtype.kind in "iuf" and value.ndim == 0 and bool(np.isfinite(value))
@@ -264,8 +319,8 @@ def check_f(f: Numeric, where: str) -> None:
 
 
 def check_majority(f: Numeric, num_workers: int, where: str) -> None:
-    """Reject 2f ≥ n: no rule can tell which half is honest. Tracers pass."""
-    value = concrete(f)
+    """Reject 2f ≥ n: no rule can tell which half is honest."""
+    value = concrete(f, lambda known: check_majority(known, num_workers, where))
     if value is not None and 2 * value >= num_workers:
         raise ValueError(
             f"{where}: f = {f} of n = {num_workers} workers is not a minority (2f ≥ n); "
@@ -284,15 +339,32 @@ def nan_unless_minority(f: Numeric, num_workers: int) -> jax.Array | float:
 
 
 def check_number(
-    value: Any, argument: str, where: str, *, least: float = -np.inf, open_below: bool = False, below: float = np.inf
+    value: Any,
+    argument: str,
+    where: str,
+    *,
+    least: float = -np.inf,
+    open_below: bool = False,
+    below: float = np.inf,
+    finite: bool = True,
 ) -> None:
-    """Reject what is not one finite number, or one outside ``[least, below)``, or at ``least``. Tracers pass."""
-    number = concrete(value)
+    """Reject what is not one finite number, or one outside ``[least, below)``, or at ``least``.
+
+    With ``finite=False`` +∞ is a number, too.
+    """
+
+    def again(known: Any) -> None:
+        check_number(known, argument, where, least=least, open_below=open_below, below=below, finite=finite)
+
+    number = concrete(value, again)
     if number is None:
         return
-    rule = f"a finite number {'>' if open_below else '≥'} {least:g}" if least > -np.inf else "a finite number"
+    rule = "a finite number" if finite else "a number"
+    rule += f" {'>' if open_below else '≥'} {least:g}" if least > -np.inf else ""
     rule += f" and < {below:g}" if below < np.inf else ""
     fine = number.dtype.kind in "iuf" and number.ndim == 0 and bool(np.isfinite(number))
+    if not finite and number.dtype.kind == "f" and number.ndim == 0 and number == np.inf:
+        return
     if not fine or number < least or (open_below and number == least) or number >= below:
         raise ValueError(f"{where}: {argument} = {value!r} must be {rule}.")
 
@@ -308,7 +380,7 @@ def check_integer(value: Any, argument: str, where: str, *, least: int) -> int:
 
 def check_mask(byzantine: jax.Array, num_workers: int) -> jax.Array:
     """Reject a mask that is not bool[n]; integers would be silently wrong, since ~1 is -2."""
-    byzantine = jnp.asarray(byzantine)
+    byzantine = jnp.array(byzantine) if isinstance(byzantine, np.ndarray) else jnp.asarray(byzantine)  # never borrowed
     if byzantine.shape != (num_workers,) or byzantine.dtype != jnp.bool_:
         raise ValueError(
             f"byzantine: {byzantine.dtype}{list(byzantine.shape)} is not a mask bool[{num_workers}], one entry per "
@@ -317,11 +389,13 @@ def check_mask(byzantine: jax.Array, num_workers: int) -> jax.Array:
     return byzantine
 
 
-def check_key(key: jax.Array | None, where: str) -> jax.Array:
-    """Reject a missing key where a rule draws random numbers."""
-    if not isinstance(key, jax.Array):
-        raise ValueError(f"{where}: needs a PRNG key, not {key!r}; pass key=jax.random.key(seed).")
-    return key
+def check_rule(value: Any, argument: str, where: str) -> Aggregator:
+    """Reject what is no `Aggregator`; returns it."""
+    fix = (
+        "call a factory such as median(), and end pre-aggregations with a rule: "
+        "byzjax.chain(nnm(f=3), geometric_median())."
+    )
+    return check_kind(value, Aggregator, argument, where, fix=fix)
 
 
 def num_workers_of(updates: Stacked) -> int:

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from byzjax.base import Stacked
+from byzjax.loops import fori_loop, while_loop
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -157,7 +158,7 @@ def only_if(holds: jax.Array, function: Callable[[Any], Any], state: Any) -> Any
 
     A loop of at most one turn: a conditional would run both ways under ``vmap``.
     """
-    once = jax.lax.while_loop(lambda s: s[0], lambda s: (jnp.zeros((), bool), function(s[1])), (holds, state))
+    once = while_loop(lambda s: s[0], lambda s: (jnp.zeros((), bool), function(s[1])), (holds, state))
     return once[1]
 
 
@@ -208,7 +209,7 @@ def fold_blocks(step: Callable[..., Any], carry: Any, x: jax.Array, dtype: jnp.d
         block = jax.lax.dynamic_slice_in_dim(x, start, width, axis=1).astype(dtype)
         return step(carry, start, block, start + jnp.arange(width) >= i * width)
 
-    return jax.lax.fori_loop(0, -(-d // width), body, carry)
+    return fori_loop(0, -(-d // width), body, carry)
 
 
 def place(out: jax.Array, start: jax.Array, block: jax.Array) -> jax.Array:
@@ -290,6 +291,19 @@ def part_number() -> Any:
     """Which part that is; 0 where it is all of them."""
     axis = _PART.get()
     return 0 if axis is None else jax.lax.axis_index(axis)
+
+
+def number_of_parts() -> int:
+    """How many parts there are; 1 where what is traced sees all coordinates."""
+    axis = _PART.get()
+    return 1 if axis is None else jax.lax.axis_size(axis)
+
+
+def joined(parts: list[jax.Array]) -> jax.Array:
+    """Matrices or vectors as one along the last axis, with the parts of all devices: worth it where they are small."""
+    whole = jnp.concatenate(parts, axis=-1)
+    axis = _PART.get()
+    return whole if axis is None else jax.lax.all_gather(whole, axis, axis=whole.ndim - 1, tiled=True)
 
 
 def total(sums: Any) -> Any:

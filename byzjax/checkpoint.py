@@ -2,15 +2,17 @@
 
 A folder holds one subfolder per checkpoint, ``round_000000500``, with the arrays as orbax writes them and
 ``about.json``, which is written last: whose run it is, and the size and checksum of every file. One without it, or with
-a file that is not as it says, is torn.
+a file that is not as it says, is torn. Beside them lies ``lease.0`` while a run is at work there, see `Claims`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import re
 import shutil
+import time
 import warnings
 import zlib
 from collections.abc import Iterator, Mapping
@@ -22,11 +24,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from byzjax.base import check_integer
+from byzjax.claims import Claims
+from byzjax.files import check_room, expanded
 from byzjax.identity import Identity
-from byzjax.keys import implementation, is_key, key_data
+from byzjax.keys import implementation, is_key, key_data, of_implementation
 from byzjax.round import RoundState
 
 _ABOUT, _ARRAYS = "about.json", "arrays"
+_LEASE = "lease"  # of whoever writes here
+_LEAST_ROOM = 1 << 20  # bytes of a checkpoint beside its arrays
 _NAME = re.compile(r"round_(\d{9,})")
 
 
@@ -38,7 +44,8 @@ class Checkpoint:
       folder: of this run alone; made if need be. With several processes, one that all of them see.
       every: evaluations between two checkpoints; where a run is never evaluated, fiftieth parts of it.
       keep: how many of the latest are kept. From two on there is one to fall back to.
-      config: what else tells this run from others, JSON-able; a folder with another one is refused.
+      config: what else tells this run from others, JSON-able; a folder with another one is refused. A run that calls
+        back into Python needs one: no program shows what such code computes.
 
     Raises:
       ValueError: every < 1 or keep < 1.
@@ -58,7 +65,24 @@ class Checkpoint:
 
     def latest(self) -> int | None:
         """The number of rounds after which the last complete checkpoint was made, or None."""
-        return max((number for number, path in _saved_in(Path(self.folder)) if (path / _ABOUT).is_file()), default=None)
+        return max(
+            (number for number, path in _saved_in(expanded(self.folder, "checkpoint")) if (path / _ABOUT).is_file()),
+            default=None,
+        )
+
+    def clear(self) -> None:
+        """Remove all that is saved.
+
+        Raises:
+          ValueError: a run is going on there.
+        """
+        folder = Path(self.folder)
+        if not folder.is_dir():
+            return
+        claims = Claims(folder)
+        if _LEASE in claims.held_by_others():
+            raise ValueError(f"checkpoint: {folder} is in use by {claims.holder(_LEASE)}; wait until that run ends.")
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 class Saved(NamedTuple):
@@ -80,19 +104,67 @@ class Store:
     def __init__(self, checkpoint: str | Path | Checkpoint, identity: Identity):
         chosen = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint(checkpoint)
         self.every, self.keep = chosen.every, chosen.keep
-        self.folder = Path(chosen.folder).resolve()
+        self.folder = expanded(chosen.folder, "checkpoint").resolve()
         if self.folder.exists() and not self.folder.is_dir():
             raise ValueError(f"checkpoint: {self.folder} is a file; name a folder.")
+        if identity.calls_back and chosen.config is None:
+            raise ValueError(
+                "checkpoint: the run calls back into Python (jax.pure_callback), and what that computes cannot be read "
+                "from its program; say it in Checkpoint(folder, config={…}), or run without a checkpoint."
+            )
         self._identity = identity.named(chosen.config)
         self._torn: list[Path] = []
+        self._claims = Claims(self.folder)
+        self._leased = False
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[Store]:
+        """Inside, no other process reads or writes the folder. All processes of a run must enter it.
+
+        Raises:
+          ValueError: another run does.
+        """
+        with self._claims if jax.process_index() == 0 else contextlib.nullcontext():
+            if not _agree(int(jax.process_index() != 0 or self._lease())):
+                raise ValueError(
+                    f"checkpoint: {self.folder} is in use by {self._claims.holder(_LEASE)}; wait until that run ends, "
+                    "or use another folder."
+                )
+            yield self
+
+    def _lease(self) -> bool:
+        """Whether the folder is free; a machine that is gone, as before a requeued job, is waited for."""
+        until = time.monotonic() + 1.25 * self._claims.ttl
+        try:
+            while not (acquired := self._claims.acquire(_LEASE)):
+                if self._claims.is_near(_LEASE) or time.monotonic() > until:
+                    break
+                time.sleep(self._claims.ttl / 60)
+        except OSError:  # a folder that cannot be written can still be read
+            return True
+        self._leased = acquired
+        return acquired
+
+    def _check_lease(self) -> None:
+        if self._leased and not self._claims.holds(_LEASE) and not self._claims.acquire(_LEASE):
+            raise OSError(
+                f"checkpoint: {self.folder} was taken over by {self._claims.holder(_LEASE)}, since this process stood "
+                f"still for more than {self._claims.ttl:g} s; that one goes on with the run."
+            )
 
     def save(self, saved: Saved) -> None:
-        """Write a checkpoint, then remove those that are too old. All processes must call it."""
+        """Write a checkpoint, then remove those that are too old. All processes must call it.
+
+        Raises:
+          OSError: it cannot be written, or another process has taken the folder over.
+        """
         import orbax.checkpoint as ocp
 
         arrays, keys = _arrays(saved)
         path = self._path(int(saved.state.step))
         if jax.process_index() == 0:
+            self._check_lease()
+            check_room(self.folder, _LEAST_ROOM + 2 * sum(array.nbytes for array in arrays.values()))
             _remove(path)
             self._torn = [torn for torn in self._torn if torn != path]
             path.mkdir(parents=True)
@@ -173,8 +245,8 @@ def _rebuilt(like: Saved, arrays: dict[str, Any], keys: dict[str, str]) -> Saved
             continue
         if isinstance(leaf, jax.Array):
             value = jnp.asarray(value)
-        implementation = keys.get(f"{number:05d}")
-        leaves[number] = value if implementation is None else jax.random.wrap_key_data(value, impl=implementation)
+        kind = keys.get(f"{number:05d}")
+        leaves[number] = value if kind is None else of_implementation(value, kind)
     return jax.tree.unflatten(structure, leaves)
 
 

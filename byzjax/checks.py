@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -60,6 +61,15 @@ def shown(value: Any) -> str:
     """
     text = " ".join(repr(value).split())
     return text if len(text) <= _MOST else text[: _MOST - 1] + "…"
+
+
+def quoted(text: str) -> str:
+    """As one word for a shell, to be pasted: in the quotes that leave it readable.
+
+    >>> print(quoted("nnm,rfa"), quoted("ipm(scale=1)"), quoted("mimic('copy')"))
+    nnm,rfa 'ipm(scale=1)' "mimic('copy')"
+    """
+    return f'"{text}"' if "'" in text and not set('"$`\\!') & set(text) else shlex.quote(text)
 
 
 def with_article(noun: str) -> str:

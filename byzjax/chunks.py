@@ -30,6 +30,7 @@ class Chunk(NamedTuple):
     cell: str
     lanes: Lanes  # axis -> [batch size]; the last chunk repeats its last lane
     count: int  # lanes that are not repetitions
+    kept: bool = True  # whether a store may hold them
 
 
 def compute(
@@ -112,7 +113,7 @@ def compute(
             concurrent.futures.wait(running)  # what is in flight is finished and written
             raise
     if interrupted():
-        kept = len(chunks) - len(missing)
+        kept = sum(chunk.kept and chunk.key in found for chunk in chunks)
         raise KeyboardInterrupt(
             f"{kept} of {len(chunks)} chunks are kept in {store and store.path}; make the same call again to resume."
         )
@@ -121,8 +122,9 @@ def compute(
 
 def _next(missing: dict[str, Chunk], store: Store | None, look: Callable[[list[Chunk]], None]) -> Chunk | None:
     """A chunk that nobody else computes, claimed; rather of a cell where nobody else is at work."""
-    if store is None:
-        return next(iter(missing.values()))
+    free = next((chunk for chunk in missing.values() if store is None or not chunk.kept), None)
+    if store is None or free is not None:
+        return free
     others = store.claims.held_by_others()
     busy = Counter(missing[key].cell for key in others if key in missing)
     for chunk in sorted(missing.values(), key=lambda chunk: busy[chunk.cell]):
@@ -148,7 +150,7 @@ def _one(launch: Launch, chunk: Chunk, store: Store | None) -> Arrays:
         raise ValueError(
             f"batch_size: a chunk of {size} lanes does not fit into memory; pass batch_size={max(1, size // 2)}."
         ) from error
-    if store is not None:
+    if store is not None and chunk.kept:
         store.write(chunk.key, arrays, cell=chunk.cell, seconds=time.perf_counter() - start)
     return arrays
 

@@ -96,6 +96,21 @@ class Claims:
                 other.unlink(missing_ok=True)
         path.unlink(missing_ok=True)
 
+    def holds(self, key: str) -> bool:
+        """Whether a claim that was taken is still this object's: one that went stale may have been outbid."""
+        return key in self._held and self._last(key) == self._held[key]
+
+    def is_near(self, key: str) -> bool:
+        """Whether the holder of a claim is a process of this machine, so that its end is known at once."""
+        path = self._last(key)
+        return path is not None and _read(path).get("machine") == _machine()
+
+    def holder(self, key: str) -> str:
+        """Who holds a claim, for a message."""
+        said = {} if (path := self._last(key)) is None else _read(path)
+        machine = str(said.get("machine", "another machine")).partition("/")[0]
+        return f"process {said.get('pid', 'unknown')} on {machine}"
+
     def held_by_others(self) -> set[str]:
         """Keys with a claim that is not void and not of this object."""
         last: dict[str, Path] = {}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import re
-import shutil
 import sys
 from collections.abc import Callable
 from enum import StrEnum
@@ -13,11 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from byzjax import cli_report, cli_reproduce, cli_store, cli_sweep
+from byzjax import cli_examples, cli_report, cli_reproduce, cli_store, cli_sweep
+from byzjax.console import Commands
 from byzjax.console import console as _console
 from byzjax.console import polite as _polite
 from byzjax.console import table as _table
 from byzjax.console import warn as _warn
+from byzjax.files import check_room, shortened
 
 if TYPE_CHECKING:
     import xarray
@@ -29,7 +30,7 @@ app = typer.Typer(
     name="byzjax",
     help="Byzantine-robust distributed optimisation in JAX.",
     no_args_is_help=True,
-    add_completion=False,
+    cls=Commands,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -38,6 +39,7 @@ app.add_typer(cli_store.app, name="store")
 
 # Rates that train both tasks under most rules; any other method starts at 0.1.
 _DEFAULT_RATES = {"byz_nsgdm": 0.1, "momentum_sgd": 0.01}
+_ROOM, _ROOM_PER_ROUND = 1 << 20, 64  # bytes of a result and its figures
 _RATES = ", ".join(f"{rate:g} for {method}" for method, rate in _DEFAULT_RATES.items())
 
 
@@ -59,6 +61,11 @@ def main() -> None:
 def _choices(kind: str) -> str:
     """The names of a registry, for help texts."""
     return ", ".join(_registries()[kind])
+
+
+def _completed(kind: str) -> Callable[[str], list[str]]:
+    """What a shell may put in place of the beginning of a name."""
+    return lambda incomplete: [name for name in _registries()[kind] if name.startswith(incomplete)]
 
 
 def _registries() -> dict[str, dict[str, Callable[..., Any]]]:
@@ -128,17 +135,26 @@ def demo(
 @app.command("run")
 @_polite
 def run_(
-    task: Annotated[str, typer.Option(help=f"One of: {_choices('tasks')}.")] = "quartic",
-    method: Annotated[str, typer.Option(help=f"One of: {_choices('methods')}.")] = "byz_nsgdm",
+    task: Annotated[
+        str, typer.Option(help=f"One of: {_choices('tasks')}.", autocompletion=_completed("tasks"))
+    ] = "quartic",
+    method: Annotated[
+        str, typer.Option(help=f"One of: {_choices('methods')}.", autocompletion=_completed("methods"))
+    ] = "byz_nsgdm",
     aggregator: Annotated[
         str,
         typer.Option(
+            autocompletion=_completed("aggregators"),
             help="Pre-aggregations (nnm, bucketing) and a rule, separated by commas, as in "
-            f"'bucketing(bucket_size=2),krum'. From: {_choices('aggregators')}."
+            f"'bucketing(bucket_size=2),krum'. From: {_choices('aggregators')}.",
         ),
     ] = "nnm,rfa",
     attack: Annotated[
-        str, typer.Option(help=f"One of: {_choices('attacks')}; mimic needs a variant: 'mimic(reverse)'.")
+        str,
+        typer.Option(
+            help=f"One of: {_choices('attacks')}; mimic needs a variant: 'mimic(reverse)'.",
+            autocompletion=_completed("attacks"),
+        ),
     ] = "none",
     num_workers: Annotated[int, typer.Option(min=1, help="Workers, n.")] = 20,
     num_byzantine: Annotated[int, typer.Option(min=0, help="How many of them are Byzantine: the last ones.")] = 3,
@@ -196,7 +212,7 @@ def run_(
     _check_free(path, described, overwrite, resume)
     for line in config.warnings():
         _warn(line)
-    folder.mkdir(parents=True, exist_ok=True)  # say now, not after the run, that it cannot be written
+    check_room(folder, _ROOM + _ROOM_PER_ROUND * num_rounds)
     checkpoint = None
     if resume or checkpoint_every:
         checkpoint = Checkpoint(folder / "checkpoints", every=checkpoint_every or 10)
@@ -210,7 +226,15 @@ def run_(
             raise
         typer.echo(f"interrupted: saved after round {saved}; the same with --resume goes on from there", err=True)
         raise typer.Exit(130) from None
-    results.save(dataset, path)
+    failure = results.save_or_rescue(dataset, path)
+    console = _console()
+    console.print(_last_numbers(dataset))
+    round_ = results.diverged_at(dataset)
+    if round_ is not None:
+        _warn(f"the run diverged in round {round_}: the parameters stopped there, and all numbers after it are NaN.")
+    console.print(_how_long(dataset))
+    if failure:
+        raise OSError(failure)
     shown = {part: plotting.display_name(described[part]) for part in ("method", "aggregator", "attack")}
     title = (
         f"{shown['method']} with {shown['aggregator']} on {config.task}\n"
@@ -220,24 +244,32 @@ def run_(
     if dataset.sizes.get("class") and dataset.sizes.get("eval"):
         plotting.save(plotting.per_class({shown["method"]: dataset}), folder / "per_class")
 
-    console = _console()
-    console.print(_last_numbers(dataset))
-    round_ = results.diverged_at(dataset)
-    if round_ is not None:
-        _warn(f"the run diverged in round {round_}: the parameters stopped there, and all numbers after it are NaN.")
-    console.print(_how_long(dataset))
     console.print(f"Written: {path}, and figures beside it", soft_wrap=True)
 
 
 @app.command("list")
 @_polite
-def list_(kind: Annotated[Kind | None, typer.Argument(help="Only these.", show_default="all")] = None) -> None:
+def list_(
+    kind: Annotated[
+        str | None,
+        typer.Argument(
+            metavar=f"[{'|'.join(Kind)}]",
+            help="Only these.",
+            show_default="all",
+            autocompletion=lambda incomplete: [kind.value for kind in Kind if kind.startswith(incomplete)],
+        ),
+    ] = None,
+) -> None:
     """All tasks, methods, aggregators, attacks and metrics, with their arguments."""
-    from byzjax.specs import signature
+    from byzjax.specs import nearest, signature
 
-    for name, registry in _registries().items():
-        if kind is not None and kind.value != name:
-            continue
+    registries = _registries()
+    if kind is not None:
+        several = kind if kind in registries else f"{kind}s"  # one attack is meant as all are
+        if several not in registries:
+            raise ValueError(f"{kind!r} cannot be listed; {nearest(kind, registries)}.")
+        registries = {several: registries[several]}
+    for name, registry in registries.items():
         entries = [
             (entry if name == "metrics" else signature(entry, factory), (inspect.getdoc(factory) or "").split("\n")[0])
             for entry, factory in registry.items()
@@ -252,6 +284,7 @@ def list_(kind: Annotated[Kind | None, typer.Argument(help="Only these.", show_d
                 typer.echo(f"{name}: {called}  {line}")
 
 
+app.command("examples")(cli_examples.examples)
 app.command("sweep")(cli_sweep.sweep)
 app.command("plot")(cli_sweep.plot)
 app.command("reproduce")(cli_reproduce.reproduce)
@@ -260,7 +293,8 @@ app.command("report")(cli_report.report)
 
 def _slug(*parts: Any) -> str:
     *texts, seed = parts
-    return "-".join(re.sub(r"[^\w.=+]+", "_", text.replace(",", "+")).strip("_") for text in texts) + f"-seed{seed}"
+    names = [re.sub(r"[^\w.=+]+", "_", text.replace(",", "+")).strip("_") for text in texts]
+    return shortened("-".join([*names, f"seed{seed}"]))
 
 
 def _check_no_checkpoint(checkpoint: Checkpoint, overwrite: bool, resume: bool) -> None:
@@ -272,7 +306,7 @@ def _check_no_checkpoint(checkpoint: Checkpoint, overwrite: bool, resume: bool) 
             "begin again."
         )
     if overwrite and not resume:
-        shutil.rmtree(checkpoint.folder, ignore_errors=True)
+        checkpoint.clear()
 
 
 def _check_free(path: Path, config: dict[str, Any], overwrite: bool, resume: bool) -> None:

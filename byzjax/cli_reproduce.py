@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from byzjax.checks import quoted
 from byzjax.console import console, polite, warn
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def reproduce(
     for experiment in chosen:
         run(experiment, store, batch_size=batch_size or "auto", code_version=code_version)
         console().print(f"Written: {path_of(experiment, store)}", soft_wrap=True)
-    console().print(f"Next: byzjax report {store}", soft_wrap=True)
+    console().print(f"Next: byzjax report {quoted(str(store))}", soft_wrap=True)
 
 
 def _parts(experiments: list[Experiment], picked: dict[str, Any], quick: bool, references: bool) -> list[Experiment]:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from byzjax.console import console, polite, table
+from byzjax.console import console, polite, several, table
 
 app = typer.Typer(help="Look after the store of a sweep.", no_args_is_help=True)
 
@@ -43,7 +43,10 @@ def ls(path: _Path) -> None:
     spare = sum(key not in needed for key in store)
     aside = len(list((store.path / "aside").glob("*")))
     busy = len(store.claims.held_by_others())
-    console().print(f"{len(sweeps)} sweeps; {busy} chunks being computed, {spare} of no sweep, {aside} files set aside")
+    console().print(
+        f"{several(len(sweeps), 'sweep')}; {several(busy, 'chunk')} being computed, {spare} of no sweep, "
+        f"{several(aside, 'file')} set aside"
+    )
 
 
 @app.command()
@@ -53,7 +56,8 @@ def verify(path: _Path) -> None:
     from byzjax import store as stores
 
     report = stores.verify(_existing(path), say=lambda line: typer.echo(line, err=True))
-    typer.echo(f"{report.sound} chunks are sound, {len(report.damaged)} were damaged")
+    sound = f"{several(report.sound, 'chunk')} {'is' if report.sound == 1 else 'are'} sound"
+    typer.echo(f"{sound}, {len(report.damaged)} {'was' if len(report.damaged) == 1 else 'were'} damaged")
     if report.damaged:
         raise typer.Exit(1)
 
@@ -74,7 +78,8 @@ def gc(
     removed = stores.gc(store, other_versions=other_versions, dry=dry_run)
     for file in removed:
         typer.echo(file.relative_to(store.path))
-    typer.echo(f"{len(removed)} files {'would be' if dry_run else 'were'} removed", err=True)
+    done = "would be" if dry_run else "was" if len(removed) == 1 else "were"
+    typer.echo(f"{several(len(removed), 'file')} {done} removed", err=True)
 
 
 def _existing(path: Path):

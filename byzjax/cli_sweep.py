@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from byzjax.console import console, polite, table, warn
+from byzjax.checks import quoted
+from byzjax.console import console, polite, several, table, warn
+from byzjax.files import shortened
 
 if TYPE_CHECKING:
     import xarray
@@ -30,9 +33,16 @@ class Kind(StrEnum):
     table = "table"
 
 
+class End(StrEnum):
+    """Of a metric's range."""
+
+    max = "max"
+    min = "min"
+
+
 @polite
 def sweep(
-    grid: Annotated[Path, typer.Argument(metavar="GRID.toml", help="See examples/.", show_default=False)],
+    grid: Annotated[Path, typer.Argument(metavar="GRID.toml", help="`byzjax examples` has some.", show_default=False)],
     overrides: Annotated[
         list[str] | None,
         typer.Option(
@@ -53,6 +63,8 @@ def sweep(
     from byzjax.experiments import grid as grids
     from byzjax.experiments import grid_run
 
+    if grid.is_dir():
+        raise ValueError(f"{grid} is a folder; name a grid in TOML, as examples/ has some.")
     config = grids.load(grid, overrides or [])
     if dry_run:
         _show_plan(config, grid_run.plan(config))
@@ -61,7 +73,8 @@ def sweep(
     path = results.save(dataset, Path(config.store) / DATASET)
     if config.select is not None:
         _show_selection(config, dataset)
-    console().print(f"Written: {path}. Next: byzjax plot {config.store} --kind curves", soft_wrap=True)
+    hint = f"byzjax plot {quoted(config.store)} --kind curves"
+    console().print(f"Written: {path}. Next: {hint}", soft_wrap=True)
 
 
 def _show_plan(config: GridConfig, plan: Plan) -> None:
@@ -74,26 +87,25 @@ def _show_plan(config: GridConfig, plan: Plan) -> None:
     console().print(shown)
     lanes = " × ".join(f"{len(values)} {name}" for name, values in config.lanes.items())
     lines = [
-        f"{_several(len(plan.cells), 'cell')} × {_several(plan.lanes, 'lane')} ({lanes}) = "
-        f"{_several(len(plan.cells) * plan.lanes, 'run')}",
-        f"{_several(plan.programs, 'program')} to compile{_sharing(plan)}",
-        f"{plan.chunks} chunks of {_several(plan.batch_size, 'lane')}{_found(config, plan)}, {plan.at_once} at a time",
+        f"{several(len(plan.cells), 'cell')} × {several(plan.lanes, 'lane')} ({lanes}) = "
+        f"{several(len(plan.cells) * plan.lanes, 'run')}",
+        f"{several(plan.programs, 'program')} to compile{_sharing(plan)}",
+        f"{several(plan.chunks, 'chunk')} of {several(plan.batch_size, 'lane')}{_found(config, plan)}, "
+        f"{plan.at_once} at a time",
         f"memory: {_size(plan.data_bytes)} of data, and {_chunk(plan)}",
         f"data set: {_size(plan.result_bytes)}, in {config.store}",
     ]
     for line in lines:
         console().print(line, soft_wrap=True)
     if plan.invalid and not config.skip_invalid:
-        warn(f"{len(plan.invalid)} cells cannot run; the sweep will refuse, unless sweep.skip_invalid = true.")
+        warn(
+            f"{several(len(plan.invalid), 'cell')} cannot run; the sweep will refuse, unless sweep.skip_invalid = true."
+        )
 
 
 def _sharing(plan: Plan) -> str:
     equal = len(plan.cells) - plan.programs
-    return f"; {_several(equal, 'cell')} with the program of another" if equal else ""
-
-
-def _several(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
+    return f"; {several(equal, 'cell')} with the program of another" if equal else ""
 
 
 def _found(config: GridConfig, plan: Plan) -> str:
@@ -125,14 +137,15 @@ def _show_selection(config: GridConfig, dataset: xarray.Dataset) -> None:
     import itertools
 
     from byzjax import results
-    from byzjax.experiments.grid_run import choose
+    from byzjax.experiments.grid_run import choose, named
     from byzjax.plotting.summaries import TIME, metric_of
 
     assert config.select is not None
     with _warnings_as_lines():
         chosen = choose(config, dataset)
     path = results.save(chosen, Path(config.store) / "selected.nc")
-    over, places = config.select.over, [str(dim) for dim in chosen[config.select.over[0]].dims]
+    over = list(named(dict.fromkeys(config.select.over)))
+    places = [str(dim) for dim in chosen[over[0]].dims]
     metrics = list(dict.fromkeys((config.select.by, metric_of(chosen))))
     ends = {name: chosen[name].isel({axis: -1 for axis in TIME if axis in chosen[name].dims}) for name in metrics}
     shown = table(*places, *over, *metrics)
@@ -176,6 +189,9 @@ def plot(
     by: Annotated[
         str | None, typer.Option(help="What to choose by; never a test metric.", show_default="val_accuracy")
     ] = None,
+    best: Annotated[
+        End | None, typer.Option(help="Whether much or little of it is good.", show_default="by its name")
+    ] = None,
     last: Annotated[int, typer.Option(min=1, help="Choose by the mean of so many last evaluations.")] = 1,
     worst: Annotated[
         str | None,
@@ -183,7 +199,10 @@ def plot(
     ] = None,
     title: Annotated[str | None, typer.Option(help="Of the figure.", show_default="the metric")] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Files to write, without suffix.", show_default="PATH/KIND-METRIC")
+        Path | None,
+        typer.Option(
+            help="Files to write, without suffix; or a folder.", show_default="PATH/KIND-METRIC, and what else is said"
+        ),
     ] = None,
 ) -> None:
     """Curves and heat maps as PNG and PDF, tables as Markdown and LaTeX.
@@ -193,18 +212,35 @@ def plot(
     """
     from byzjax import plotting, results
     from byzjax.plotting import choices, summaries, sweeps, tables
+    from byzjax.specs import nearest
 
+    given = {"y": y, "worst": worst, "panels": panels, "every-seed": every_seed, "title": title, "by": by}
+    _check_used(kind, {name for name, value in given.items() if value}, choosing=bool(choose))
     file = path / DATASET if path.is_dir() else path
     if path.is_dir() and not file.exists():
         raise ValueError(f"{path} holds no {DATASET}; byzjax sweep writes it when all runs are finished.")
-    dataset = summaries.where(results.load(file), _fixed(where or []))
+    whole = results.load(file)
+    named = lambda axis: "optimizer" if axis == "method" and "optimizer" in whole.dims else axis  # noqa: E731
+    x, y, panels, choose, worst = named(x), _each(named, y), named(panels), _each(named, choose), named(worst)
+    fixed = {named(axis): values for axis, values in _fixed(where or []).items()}
+    dataset = summaries.where(whole, fixed)
     metric = summaries.metric_of(dataset, metric)
-    out = out or file.parent / f"{kind}-{metric}"
+    if over != "seed" and over not in dataset.sizes:
+        raise ValueError(
+            f"--over: {over!r} is not an axis here; {nearest(over, [str(axis) for axis in dataset.sizes])}."
+        )
+    end: Any = best and best.value
+    said = {"x": x, "y": y, "over": over if over != "seed" else None, "panels": panels, **fixed, "choose": choose}
+    said |= {"by": by, "best": end, "last": last if last > 1 else None, "worst": worst, "every-seed": every_seed}
+    name = _file_name(f"{kind}-{metric}", said)
+    out = (out / name if out.is_dir() else out) if out else file.parent / name
     with _warnings_as_lines():
         if kind is Kind.curves:
             note = ""
             if choose:
-                dataset, note = choices.chosen_lines(dataset, metric, choose=choose, by=by, over=over, last=last)
+                dataset, note = choices.chosen_lines(
+                    dataset, metric, choose=choose, by=by, best=end, over=over, last=last
+                )
             figure = sweeps.curves(
                 dataset, metric, x=x, over=over, panels=panels, every_seed=every_seed, title=title, note=note
             )
@@ -213,7 +249,7 @@ def plot(
             laid = choices.layout(
                 dataset, metric, table=kind is Kind.table, x=x, y=y, over=over, worst=worst, choose=choose, by=by
             )
-            picture = choices.picture(dataset, metric, **laid._asdict(), over=over, by=by, last=last)
+            picture = choices.picture(dataset, metric, **laid._asdict(), over=over, by=by, best=end, last=last)
             if kind is Kind.heatmap:
                 paths = plotting.save(sweeps.heatmap(dataset, picture, title=title), out)
             else:
@@ -221,6 +257,36 @@ def plot(
                 typer.echo(tables.markdown(made))
                 paths = tables.save(made, out)
     typer.echo(f"Written: {', '.join(map(str, paths))}", err=True)
+
+
+def _each(function: Callable[[str], str], texts: list[str] | None) -> list[str] | None:
+    return texts and [function(text) for text in texts]
+
+
+def _file_name(start: str, said: Mapping[str, Any]) -> str:
+    """A name that tells figures of one metric apart by all that was said of them; a long one ends in a digest.
+
+    >>> _file_name("heatmap-loss", {"x": None, "attack": ["ipm(scale=10)"], "choose": ["f", "beta"]})
+    'heatmap-loss-attack=ipm(scale=10)-choose=f+beta'
+    """
+    texts = {name: "+".join(value) if isinstance(value, list) else str(value) for name, value in said.items() if value}
+    whole = "-".join([start, *(name if text == "True" else f"{name}={text}" for name, text in texts.items())])
+    return shortened(re.sub(r"[^\w.=+()-]+", "_", whole))
+
+
+_NOT_OF = {  # what a kind has no use for
+    Kind.curves: {"y", "worst"},
+    Kind.heatmap: {"panels", "every-seed"},
+    Kind.table: {"panels", "every-seed", "title"},
+}
+
+
+def _check_used(kind: Kind, given: set[str], *, choosing: bool) -> None:
+    """Refuse options that would be dropped without a word."""
+    for name in sorted(given & _NOT_OF[kind]):
+        raise ValueError(f"--{name} says nothing about --kind {kind}; leave it out, or choose another kind.")
+    if kind is Kind.curves and "by" in given and not choosing:
+        raise ValueError("--by says nothing without --choose; name the axis to choose, as in --choose learning_rate.")
 
 
 def _fixed(texts: list[str]) -> dict[str, list[str]]:

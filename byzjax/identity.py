@@ -14,6 +14,7 @@ import numpy as np
 
 from byzjax.base import Task
 from byzjax.keys import implementation, key_data
+from byzjax.programs import calls_back, inner_programs, is_array, plain, settings
 from byzjax.round import RoundState
 
 _ANYTHING = "a number or a part of its task, method, attack or recorder"
@@ -27,16 +28,18 @@ class Identity(NamedTuple):
       exact: must be equal where ``made_with`` is: checksums of the data, and of the program with every number in it.
       made_with: versions, and the kind of device.
       recorded: ``(rounds) -> (history, evals)``, the shapes of what is recorded of them.
+      calls_back: whether Python code that nothing here shows gives it numbers, as `jax.pure_callback` does.
     """
 
     same: dict[str, Any]
     exact: dict[str, int]
     made_with: dict[str, str]
     recorded: Callable[[int], tuple[Any, Any]]
+    calls_back: bool = False
 
     def named(self, config: Mapping[str, Any] | None) -> Identity:
         """With a configuration as a part of it."""
-        return self._replace(same=json.loads(json.dumps({**self.same, "config": config})))
+        return self._replace(same=json.loads(json.dumps({**self.same, "config": plain(config)})))
 
     def as_json(self) -> dict[str, Any]:
         """What is written down."""
@@ -89,6 +92,7 @@ def identify(
         "state": _described(state),
         "history": _described(metrics),
         "evaluations": _described(evaluation),
+        "settings": settings(),
     }
 
     def recorded(rounds: int) -> tuple[Any, Any]:
@@ -101,7 +105,7 @@ def identify(
     device = jax.devices()[0]
     made_with = {"byzjax": byzjax.__version__, "jax": jax.__version__, "device": device.device_kind}
     exact = {"the contents of its data": _contents(task.data), _ANYTHING: _checksum_of_program(traced)}
-    return Identity(same, exact, made_with, recorded)
+    return Identity(same, exact, made_with, recorded, calls_back(traced.jaxpr))
 
 
 def _described(tree: Any) -> dict[str, str]:
@@ -127,16 +131,13 @@ def _checksum_of_program(traced: Any) -> int:
 
 
 def _constants(traced: Any) -> Iterator[Any]:
-    from jax.extend.core import ClosedJaxpr, Jaxpr
-
-    if isinstance(traced, ClosedJaxpr):
+    if hasattr(traced, "consts"):
         yield from (array for array in traced.consts if hasattr(array, "dtype"))
         traced = traced.jaxpr
     for equation in traced.eqns:
-        inner = jax.tree.leaves(equation.params, is_leaf=lambda x: isinstance(x, ClosedJaxpr | Jaxpr))
-        for part in inner:
-            if isinstance(part, ClosedJaxpr | Jaxpr):
-                yield from _constants(part)
+        yield from (var.val for var in equation.invars if is_array(var))
+        for part in inner_programs(equation):
+            yield from _constants(part)
 
 
 def _differences(there: dict[str, Any], here: dict[str, Any]) -> str:

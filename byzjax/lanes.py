@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import uuid
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,9 +14,12 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
+from byzjax import netcdf
 from byzjax.axes import Lanes
+from byzjax.programs import Kept, calls_back, digest, equations, keep, with_kept
+from byzjax.refusals import check_lanes, of_these
 from byzjax.simulate import Result
-from byzjax.store import digest
+from byzjax.traced import noting
 
 Device = Any  # jax.Device, which type checkers take for a variable
 RUNS = "runs"  # the axis of a mesh that lanes are laid on
@@ -37,7 +41,8 @@ class Program:
       call: ``(constants, lane) -> {name: array}`` for the values of one lane.
       constants: the arrays that the function closes over. They are arguments, so they are not compiled in.
       outputs: what a lane gives.
-      fingerprint: a hash of the program and the bits of its constants, the same in every process.
+      fingerprint: a hash of the program and the bits of its constants, the same in every process where it is ``kept``.
+      kept: whether that hash says all. It cannot of a program that calls back into Python: that one is like no other.
       widest: bytes of the largest set of numbers that one operation gives.
       spread: whether it lays itself out on a mesh with the axis ``runs``, as a run with a mesh does.
     """
@@ -46,6 +51,7 @@ class Program:
     constants: list[Any]
     outputs: dict[str, Output]
     fingerprint: str
+    kept: bool
     widest: int
     spread: bool
 
@@ -54,47 +60,53 @@ class Program:
         return sum(math.prod(out.shape) * out.dtype.itemsize for out in self.outputs.values())
 
 
-def trace(fn: Callable[..., Any], cell: Mapping[str, Any], lanes: Lanes, digests: dict[int, str]) -> Program:
+def trace(fn: Callable[..., Any], cell: Mapping[str, Any], lanes: Lanes, seen: dict[int, Kept]) -> Program:
     """Trace ``fn`` once, with the Python values of a cell and a traced scalar per grid axis.
 
     Args:
       fn: the function.
       cell: axis -> value.
-      lanes: axis -> values; only their dtypes matter.
-      digests: id -> hash of constants seen before, which cells share; it is added to.
+      lanes: axis -> values: their dtypes, and what the checks of hyperparameters look at.
+      seen: constants of other cells, see `programs.keep`; it is added to.
 
     Raises:
-      ValueError: the function cannot take the axes, or returns neither a `Result` nor a flat dict of arrays.
+      ValueError: the function cannot take the axes, returns neither a `Result` nor a flat dict of arrays, or checks a
+        value that it computes from the axes, and refuses that of a lane.
     """
     _check_takes(fn, [*cell, *lanes])
+    if isinstance(fn, jax.stages.Wrapped):  # compiled once in any case, and inside a program no check reaches the lanes
+        fn = fn.__wrapped__  # type: ignore[attr-defined]
     leading: dict[str, str | None] = {}
+    checks: list[Callable[[Any], Any]] = []
 
-    def flat(lane: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        outputs, kinds = _flat(fn(**cell, **lane))
+    def flat(lane: dict[str, jax.Array]) -> tuple[dict[str, jax.Array], list[jax.Array]]:
+        with noting() as noted:
+            outputs, kinds = _flat(fn(**cell, **lane))
         leading.update(kinds)
-        return outputs
+        later = of_these(noted, lane)
+        checks.extend(check for _, check in later)
+        return outputs, [value for value, _ in later]
 
     point = {name: jax.ShapeDtypeStruct((), values.dtype) for name, values in lanes.items()}
-    closed, outputs = jax.make_jaxpr(flat, return_shape=True)(point)
-    names, (jaxpr, constants) = sorted(outputs), (closed.jaxpr, closed.consts)
+    closed, (outputs, _) = jax.make_jaxpr(flat, return_shape=True)(point)
+    check_lanes(closed, len(outputs), checks, lanes)
+    names = sorted(outputs)
+    jaxpr, inside = with_kept(closed.jaxpr, seen)
+    outside = [keep(array, seen) for array in closed.consts]
+    constants = [kept.copy for kept in outside]
 
     def call(constants: list[Any], lane: dict[str, jax.Array]) -> dict[str, jax.Array]:
         values = jax.core.eval_jaxpr(jaxpr, constants, *(lane[name] for name in sorted(lane)))
-        return dict(zip(names, values, strict=True))
-
-    def bits(array: Any) -> str:
-        if id(array) not in digests:
-            digests[id(array)] = digest(_bits(array))
-        return digests[id(array)]
+        return dict(zip(names, values, strict=False))  # what is checked comes after them
 
     text = jax.jit(call).lower(constants, point).as_text()
-    inside = [value for eqn in _equations(jaxpr) for value in _array_literals(eqn)]
-    fingerprint = digest([digest(text.encode()), [bits(array) for array in [*constants, *inside]]])
-    widest = max((sum(_bytes(v.aval) for v in eqn.outvars) for eqn in _equations(jaxpr)), default=0)
+    kept = not calls_back(jaxpr)
+    said = [digest(text.encode()), [one.digest for one in outside], inside, None if kept else uuid.uuid4().hex]
+    widest = max((sum(_bytes(v.aval) for v in eqn.outvars) for eqn in equations(jaxpr)), default=0)
     given = {name: Output(outputs[name].shape, outputs[name].dtype, first) for name, first in leading.items()}
-    maps = [eqn for eqn in _equations(jaxpr) if eqn.primitive.name == "shard_map"]
+    maps = [eqn for eqn in equations(jaxpr) if eqn.primitive.name == "shard_map"]
     spread = any(RUNS in eqn.params["mesh"].shape for eqn in maps)
-    return Program(call, constants, given, fingerprint, widest, spread)
+    return Program(call, constants, given, digest(said), kept, widest, spread)
 
 
 def compile_lanes(program: Program, lanes: Lanes, size: int, mesh: jax.sharding.Mesh | None) -> jax.stages.Compiled:
@@ -151,7 +163,9 @@ def _flat(value: Any) -> tuple[dict[str, Any], dict[str, str | None]]:
     else:
         raise ValueError(f"sweep: fn must return a Result or a flat dict of arrays, not {type(value).__name__}.")
     for name, output in outputs.items():
-        if not isinstance(name, str) or not isinstance(output, jax.Array | np.ndarray | float | int | bool):
+        if not isinstance(name, str) or not isinstance(
+            output, jax.Array | np.ndarray | np.generic | float | int | bool
+        ):
             raise ValueError(f"sweep: fn returns {name!r}: {type(output).__name__}; a flat dict of arrays is wanted.")
         output = jnp.asarray(output)
         if jnp.issubdtype(output.dtype, jnp.floating) and output.dtype.itemsize < 4:
@@ -162,6 +176,7 @@ def _flat(value: Any) -> tuple[dict[str, Any], dict[str, str | None]]:
             raise ValueError(f"sweep: fn returns {name!r} of dtype {output.dtype}; a data set holds numbers and flags.")
         if 0 in output.shape:
             raise ValueError(f"sweep: fn returns {name!r} of shape {output.shape}, which holds nothing; leave it out.")
+    netcdf.check_names(outputs, "sweep")
     if "diverged" in outputs:
         raise ValueError("sweep: 'diverged' is the sweep's own; call what fn returns something else.")
     outputs["diverged"] = ~(_finite(outputs) if finite is None else finite)
@@ -174,28 +189,6 @@ def _finite(outputs: Mapping[str, jax.Array]) -> jax.Array:
         return outputs["finite"].all()
     floats = [jnp.isfinite(value).all() for value in outputs.values() if jnp.issubdtype(value.dtype, jnp.inexact)]
     return jnp.stack(floats).all() if floats else jnp.ones((), bool)
-
-
-def _bits(array: Any) -> bytes:
-    if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
-        array = jax.random.key_data(array)
-    values = np.asarray(array)
-    return f"{values.dtype} {values.shape} ".encode() + values.tobytes()
-
-
-def _equations(jaxpr: Any) -> Iterator[Any]:
-    for eqn in jaxpr.eqns:
-        yield eqn
-        for value in eqn.params.values():
-            for inner in value if isinstance(value, list | tuple) else [value]:
-                if hasattr(inner, "eqns"):
-                    yield from _equations(getattr(inner, "jaxpr", inner))
-
-
-def _array_literals(eqn: Any) -> list[Any]:
-    """Arrays that the function closes over, where this JAX keeps them in the equations."""
-    values = [getattr(var, "val", None) for var in eqn.invars]
-    return [value for value in values if value is not None and np.ndim(value) > 0]
 
 
 def _bytes(aval: Any) -> int:

@@ -7,7 +7,9 @@ cancellation, and centring on anything that attackers can move lets one huge row
 2. everything is measured in units of the median row's size, so nothing under- or overflows at any scale;
 3. a row beyond 2⁴⁶ units is drawn back to 2⁴⁶ units on its own ray (its direction, all that a far row can tell, is
    kept); a row with NaN or inf is *lost*: distance +inf to all, weight exactly 0;
-4. rows so close together that their distance cancels are measured again about one of them, cluster by cluster.
+4. points so close together that their distance cancels are measured again about one of them, cluster by cluster: rows
+   to each other, and rows to the origin or to the last aggregate;
+5. a small stack is kept, and whatever is asked of its points is taken from their differences.
 """
 
 from __future__ import annotations
@@ -27,21 +29,25 @@ from byzjax.blocks import (
     fold_blocks,
     greatest,
     in_turn,
+    joined,
     matmul,
     memory_numbers,
+    number_of_parts,
     only_if,
     partial_products,
     place,
     total,
     wide_dtype,
 )
-from byzjax.cancelling import equal_rows, measure_again
-from byzjax.geometry import FAR, Frame, Geometry, Lengths, lose, mask_gram
+from byzjax.cancelling import measure_again
+from byzjax.geometry import FAR, Frame, Geometry, Lengths, Places, known_points, mask_gram, small_geometry
+from byzjax.loops import while_loop
 from byzjax.sorting import order_statistic, ranks
 
 _NEAR = 2.0**90  # a squared size in units below which no row is drawn back
 _ORDINARY = (2.0**-80, 2.0**80)  # squared sizes that are summed in plain units
 _EXACT = 1 << 17  # n·n·d up to which all differences are formed
+_COMPARED = 1 << 13  # coordinates of two points that are compared at a time
 _WHOLE = 1 << 23  # numbers of a stack up to which lengths are summed without blocks: few enough for plain sums
 
 
@@ -50,7 +56,12 @@ class _Points(NamedTuple):
 
     x: jax.Array  # [n, d]
     centre: jax.Array  # [d]
-    fixed: jax.Array  # [p, d], from the centre
+    fixed: jax.Array  # [p, d], as they are
+
+    def block(self, start: jax.Array, rows: jax.Array) -> jax.Array:
+        """``rows``, a block of ``x``, and the same coordinates of the fixed points: ``[n + p, b]``."""
+        fixed = jax.lax.dynamic_slice_in_dim(self.fixed, start, rows.shape[1], axis=1)
+        return jnp.concatenate([rows, fixed.astype(rows.dtype)])
 
 
 def measure(updates: Stacked, reference: Params | None = None, origin: bool = True) -> tuple[Geometry, Frame]:
@@ -70,7 +81,7 @@ def measure(updates: Stacked, reference: Params | None = None, origin: bool = Tr
     if reference is not None:
         rows, _ = flatten(jax.tree.map(lambda leaf: leaf[None], reference))
         references = [row[0].astype(dtype) for row in rows]
-    if matrices[0].shape[0] ** 2 * sum(x.shape[1] for x in matrices) <= _EXACT:
+    if matrices[0].shape[0] ** 2 * sum(x.shape[1] for x in matrices) * number_of_parts() <= _EXACT:
         return _measure_small(matrices, references, origin, dtype)
     return in_turn(functools.partial(_measure_large, origin=origin, dtype=dtype))(matrices, references)
 
@@ -82,7 +93,8 @@ def _measure_large(
     seen = [_centre_and_products(x, r, origin, dtype) for x, r in zip(matrices, references, strict=True)]
     plain = total(add([gram for _, gram in seen]))
     parts = [
-        _Points(x, c, _fixed_points(c, r, origin)) for x, (c, _), r in zip(matrices, seen, references, strict=True)
+        _Points(x, c, _fixed_points(r, origin, c.shape, dtype))
+        for x, (c, _), r in zip(matrices, seen, references, strict=True)
     ]
     n = matrices[0].shape[0]
     squares = jnp.diagonal(plain)
@@ -106,15 +118,25 @@ def _measure_large(
     frame = Frame([part.centre for part in parts], factor * unit, sizes)
     finite = frame.finite
     gram = mask_gram(0.5 * (gram + gram.T), finite)  # a product may round its halves differently; ties must be ties
+    known = known_points(finite, len(gram) - n)
+    factors = jnp.concatenate([factor, jnp.broadcast_to(_factor(tallest, unit), (len(gram) - n,))])
 
     def products_from(pivot: jax.Array) -> jax.Array:
-        return total(add([_products_from(part, pivot, factor, finite) for part in parts]))
+        return total(add([_products_from(part, pivot, factors, known) for part in parts]))
 
     def equal(i: jax.Array, j: jax.Array) -> jax.Array:
-        return every(jnp.stack([equal_rows(part.x, i, j) for part in parts]).all())
+        return every(jnp.stack([_equal_points(part, i, j) for part in parts]).all())
 
-    distances = measure_again(gram, finite, equal, products_from)
-    return Geometry(gram, distances, finite, unit), frame
+    separations = measure_again(gram, known, n, products_from, equal)
+    return _with_centre(Geometry(gram, separations, finite, unit)), frame
+
+
+def _with_centre(geometry: Geometry) -> Geometry:
+    """With the centre as the last of the fixed points."""
+    squares = jnp.diagonal(geometry.gram)
+    to_centre = jnp.where(known_points(geometry.finite, len(squares) - geometry.num_workers), squares, jnp.inf)
+    separations = jnp.pad(geometry.separations, (0, 1)).at[-1, :-1].set(to_centre).at[:-1, -1].set(to_centre)
+    return geometry._replace(gram=jnp.pad(geometry.gram, (0, 1)), separations=separations)
 
 
 def measure_lengths(updates: Stacked, about: Any, reference: Params | None = None) -> tuple[Lengths, Frame]:
@@ -201,33 +223,35 @@ def distances(updates: Stacked) -> jax.Array:
 def _measure_small(
     matrices: list[jax.Array], references: list[jax.Array | None], origin: bool, dtype: jnp.dtype
 ) -> tuple[Geometry, Frame]:
-    """All at once, always in robust units, all differences formed: no loops, which is what ``vmap`` likes."""
-    n = matrices[0].shape[0]
-    wide = [x.astype(dtype) for x in matrices]
-    centres = [order_statistic(x, (n - 1) // 2) for x in wide]
-    parts = [_Points(x, c, _fixed_points(c, r, origin)) for x, c, r in zip(wide, centres, references, strict=True)]
-    offsets = [part.x - part.centre[None] for part in parts]
-    sizes = greatest(jnp.stack([_absolute(y).max(1, initial=0.0) for y in offsets]).max(0))
-    tallest = _tallest(parts)
+    """All at once, always in robust units; on several devices, all of it on each."""
+    local = [order_statistic(x.astype(dtype), (x.shape[0] - 1) // 2) for x in matrices]
+    x, centre = joined([x.astype(dtype) for x in matrices]), joined(local)
+    reference = None if references[0] is None else joined([r for r in references if r is not None])
+    fixed = _fixed_points(reference, origin, centre.shape, dtype)
+    offsets = x - centre[None]
+    sizes = _absolute(offsets).max(1, initial=0.0)
+    tallest = jnp.abs(fixed - centre[None]).max(initial=0.0)
     unit = _median_size(sizes, tallest if origin else None)
-    factor, finite = _factor(sizes, unit), jnp.isfinite(sizes)
-    placed = [jnp.where(finite[:, None], y * factor[:, None], 0.0) for y in offsets]
-    fixed = _factor(tallest, unit)
-    points = [jnp.concatenate([y, part.fixed * fixed]) for y, part in zip(placed, parts, strict=True)]
-    gram = add([matmul(y, y.T) for y in points])
-    squared = add([jnp.square(y[:, None] - y[None, :]).sum(-1) for y in placed])
-    gram, squared = total((gram, squared))
-    return Geometry(gram, lose(squared, finite), finite, unit), Frame(centres, factor * unit, sizes)
+    reach = _factor(sizes, unit) * unit
+
+    def drawn_back(points: jax.Array, reach: jax.Array) -> jax.Array:
+        return jnp.where(reach == 1.0, points, centre[None] + reach * (points - centre[None]))
+
+    rows = jnp.where(jnp.isfinite(sizes)[:, None], drawn_back(x, reach[:, None]), 0.0)
+    points = jnp.concatenate([rows, drawn_back(fixed, _factor(tallest, unit) * unit), centre[None]])
+    down = jnp.minimum(1.0, 1.0 / unit)
+    places = Places(points * down, jnp.maximum(1.0, 1.0 / unit))
+    return small_geometry(places, jnp.isfinite(sizes), unit), Frame(local, reach, sizes)
 
 
-def _fixed_points(centre: jax.Array, reference: jax.Array | None, origin: bool) -> jax.Array:
-    """The origin, if it is asked for, and the reference, if there is one, as seen from the centre: ``[p, d]``."""
-    points = ([-centre] if origin else []) + ([] if reference is None else [reference - centre])
-    return jnp.stack(points) if points else jnp.zeros((0, *centre.shape), centre.dtype)
+def _fixed_points(reference: jax.Array | None, origin: bool, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
+    """The origin, if it is asked for, and the reference, if there is one: ``[p, d]``."""
+    points = ([jnp.zeros(shape, dtype)] if origin else []) + ([] if reference is None else [reference])
+    return jnp.stack(points) if points else jnp.zeros((0, *shape), dtype)
 
 
 def _tallest(parts: list[_Points]) -> jax.Array:
-    return greatest(jnp.stack([jnp.abs(part.fixed).max(initial=0.0) for part in parts]).max())
+    return greatest(jnp.stack([jnp.abs(part.fixed - part.centre[None]).max(initial=0.0) for part in parts]).max())
 
 
 def _absolute(y: jax.Array) -> jax.Array:
@@ -251,7 +275,7 @@ def _centre_and_products(
         c = jax.lax.dynamic_slice_in_dim(centre, start, block.shape[1])
         r = None if reference is None else jax.lax.dynamic_slice_in_dim(reference, start, block.shape[1])
         rows = jnp.where(fresh[None], block - c[None], 0.0)
-        fixed = jnp.where(fresh[None], _fixed_points(c, r, origin), 0.0)
+        fixed = jnp.where(fresh[None], _fixed_points(r, origin, c.shape, dtype) - c[None], 0.0)
         return (
             centre,
             inner + partial_products(rows, rows),
@@ -277,33 +301,55 @@ def _largest_coordinates(part: _Points, dtype: jnp.dtype) -> jax.Array:
 
 def _scaled_products(part: _Points, sizes: jax.Array, tallest: jax.Array, unit: jax.Array) -> jax.Array:
     """Inner products of rows and fixed points, every one brought to units before anything is squared."""
-    factor, fixed_factor = _factor(sizes, unit), _factor(tallest, unit)
-    count = part.x.shape[0] + part.fixed.shape[0]
+    factor = jnp.concatenate([_factor(sizes, unit), jnp.broadcast_to(_factor(tallest, unit), (len(part.fixed),))])
+    known = known_points(jnp.isfinite(sizes), len(part.fixed))
 
     def step(gram: jax.Array, start: jax.Array, block: jax.Array, fresh: jax.Array) -> jax.Array:
         c = jax.lax.dynamic_slice_in_dim(part.centre, start, block.shape[1])
-        fixed = jax.lax.dynamic_slice_in_dim(part.fixed, start, block.shape[1], axis=1)
-        rows = jnp.where(jnp.isfinite(sizes)[:, None], (block - c[None]) * factor[:, None], 0.0)
-        points = jnp.where(fresh[None], jnp.concatenate([rows, fixed * fixed_factor]), 0.0)
+        points = (part.block(start, block) - c[None]) * factor[:, None]
+        points = jnp.where(fresh[None] & known[:, None], points, 0.0)
         return gram + partial_products(points, points)
 
+    count = len(factor)
     return fold_blocks(step, jnp.zeros((count, count), sizes.dtype), part.x, sizes.dtype, memory_numbers())
 
 
-def _products_from(part: _Points, pivot: jax.Array, factor: jax.Array, finite: jax.Array) -> jax.Array:
-    """Inner products of ``x_i − x_pivot(i)`` in units, f32[n, n]."""
-    n = part.x.shape[0]
-    moved, finite = (pivot != jnp.arange(n))[:, None], finite[:, None]
-    stretch = (factor - factor[pivot])[:, None]  # not 0 between rows that were drawn back by different factors
+def _products_from(part: _Points, pivot: jax.Array, factor: jax.Array, known: jax.Array) -> jax.Array:
+    """Inner products of ``p_i − p_pivot(i)`` in units, f32[n + p, n + p]."""
+    count = len(pivot)
+    moved = (pivot != jnp.arange(count)) & known
+    stretch = (factor - factor[pivot])[:, None]  # not 0 between points that were drawn back by different factors
 
     def step(gram: jax.Array, start: jax.Array, block: jax.Array, fresh: jax.Array) -> jax.Array:
         c = jax.lax.dynamic_slice_in_dim(part.centre, start, block.shape[1])
-        at = block[pivot]
-        rows = (block - at) * factor[:, None] + jnp.where(stretch != 0, (at - c[None]) * stretch, 0.0)
-        rows = jnp.where(fresh[None] & moved & finite, rows, 0.0)
-        return gram + partial_products(rows, rows)
+        points = part.block(start, block)
+        at = points[pivot]
+        steps = (points - at) * factor[:, None] + jnp.where(stretch != 0, (at - c[None]) * stretch, 0.0)
+        steps = jnp.where(fresh[None] & moved[:, None], steps, 0.0)
+        return gram + partial_products(steps, steps)
 
-    return fold_blocks(step, jnp.zeros((n, n), factor.dtype), part.x, factor.dtype, memory_numbers())
+    return fold_blocks(step, jnp.zeros((count, count), factor.dtype), part.x, factor.dtype, memory_numbers())
+
+
+def _equal_points(part: _Points, i: jax.Array, j: jax.Array) -> jax.Array:
+    """Whether two points are the same, read up to the first block that differs."""
+    n, d = part.x.shape
+    width = min(d, _COMPARED)
+
+    def read(k: jax.Array, at: jax.Array) -> jax.Array:
+        row = jax.lax.dynamic_slice(part.x, (jnp.minimum(k, n - 1).astype(at.dtype), at), (1, width))
+        if len(part.fixed) == 0:
+            return row
+        fixed = jax.lax.dynamic_slice(part.fixed, (jnp.maximum(k - n, 0).astype(at.dtype), at), (1, width))
+        return jnp.where(k < n, row.astype(fixed.dtype), fixed)
+
+    def step(state):
+        start, _ = state
+        at = jnp.minimum(start, d - width)
+        return start + width, (read(i, at) == read(j, at)).all()
+
+    start = (jnp.zeros((), jnp.int32), jnp.ones((), bool))
+    return while_loop(lambda state: state[1] & (state[0] < d), step, start)[1]
 
 
 def _factor(sizes: jax.Array, unit: jax.Array) -> jax.Array:

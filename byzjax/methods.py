@@ -6,6 +6,7 @@ the same algorithm bit for bit.
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Callable
 from typing import Literal
 
@@ -13,7 +14,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from byzjax.base import Aggregator, Method, Numeric, Stacked, check_number, concrete
+from byzjax.base import Aggregator, Method, Numeric, Stacked, check_number, check_rule
+from byzjax.checks import check_choice
 from byzjax.transforms import normalize_by_global_norm
 
 Schedule = Callable[[jax.Array], jax.Array]
@@ -52,7 +54,7 @@ def momentum_sgd(
     check = "momentum_sgd"
     worker, initial = _worker_momentum(beta, momentum, initial_momentum, check)
     server = optax.scale_by_learning_rate(_schedule(learning_rate, decay, check))
-    return Method(worker, _checked_rule(aggregator, check), server, initial)
+    return Method(worker, check_rule(aggregator, "aggregator", check), server, initial)
 
 
 def byz_nsgdm(
@@ -89,7 +91,7 @@ def byz_nsgdm(
     server = optax.chain(
         normalize_by_global_norm(), optax.scale_by_learning_rate(_schedule(learning_rate, decay, check))
     )
-    return Method(worker, _checked_rule(aggregator, check), server, initial)
+    return Method(worker, check_rule(aggregator, "aggregator", check), server, initial)
 
 
 def sqrt_decay(learning_rate: Numeric) -> Schedule:
@@ -104,14 +106,10 @@ def sqrt_decay(learning_rate: Numeric) -> Schedule:
 def _worker_momentum(
     beta: Numeric, momentum: str, initial: Stacked | None, where: str
 ) -> tuple[optax.GradientTransformation, dict[str, Stacked] | None]:
-    value = concrete(beta)
-    if value is not None and not (value.dtype.kind in "iuf" and value.ndim == 0 and 0 <= value < 1):
-        raise ValueError(f"{where}: beta = {beta!r} must be a number in [0, 1).")
-    if momentum == "ema":
+    check_number(beta, "beta", where, least=0, below=1)
+    if check_choice(momentum, typing.get_args(Momentum), "momentum", where) == "ema":
         return optax.ema(beta, debias=False), None if initial is None else {"ema": initial}  # type: ignore[arg-type]
-    if momentum == "heavy_ball":
-        return optax.trace(beta), None if initial is None else {"trace": initial}  # type: ignore[arg-type]
-    raise ValueError(f"{where}: momentum = {momentum!r} must be 'ema' or 'heavy_ball'.")
+    return optax.trace(beta), None if initial is None else {"trace": initial}  # type: ignore[arg-type]
 
 
 def _schedule(learning_rate: Numeric | Schedule, decay: bool, where: str) -> optax.ScalarOrSchedule:
@@ -119,15 +117,6 @@ def _schedule(learning_rate: Numeric | Schedule, decay: bool, where: str) -> opt
         return learning_rate  # type: ignore[return-value]
     check_number(learning_rate, "learning_rate", where, least=0, open_below=True)
     return sqrt_decay(learning_rate) if decay else learning_rate  # type: ignore[return-value]
-
-
-def _checked_rule(aggregator: Aggregator, where: str) -> Aggregator:
-    if not isinstance(aggregator, Aggregator):
-        raise ValueError(
-            f"{where}: aggregator = {aggregator!r} is not an Aggregator; call a factory such as median(), and end "
-            "pre-aggregations with a rule: byzjax.chain(nnm(f=3), geometric_median())."
-        )
-    return aggregator
 
 
 REGISTRY: dict[str, Callable[..., Method]] = {"momentum_sgd": momentum_sgd, "byz_nsgdm": byz_nsgdm}

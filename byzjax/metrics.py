@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from byzjax.base import Params, Stacked, Trust
+from byzjax.checks import check_kind
+from byzjax.transforms.accumulating import widened
 from byzjax.transforms.normalize import global_norm
 
 
@@ -20,7 +22,7 @@ class RoundInfo(NamedTuple):
       updates: leaves [n, *p], what the server received.
       aggregate: leaves [*p], what the rule made of it.
       params: leaves [*p], where the gradients were taken.
-      honest_mean: leaves [*p], the mean of the honest updates.
+      honest_mean: leaves [*p], the mean of the honest updates, in at least float32.
       deviations: f32[n], the distance of every update from it.
       byzantine: bool[n].
       finite: bool[], whether the parameters are finite after the step.
@@ -38,6 +40,7 @@ class RoundInfo(NamedTuple):
     trust: Trust = Trust()
 
 
+# After divergence what is recorded is NaN, and so integers and flags become floating; but for `RoundInfo.finite`.
 Record = Callable[[RoundInfo], dict[str, jax.Array]]
 
 
@@ -58,7 +61,7 @@ def honest_norm(info: RoundInfo) -> jax.Array:
 
 def aggregation_error(info: RoundInfo) -> jax.Array:
     """``‖v − v̄_G‖``, the distance of the aggregate from the honest mean: what the attack achieved."""
-    return global_norm(jax.tree.map(jnp.subtract, info.aggregate, info.honest_mean))
+    return global_norm(jax.tree.map(jnp.subtract, widened(info.aggregate), widened(info.honest_mean)))
 
 
 def honest_spread(info: RoundInfo) -> jax.Array:
@@ -144,6 +147,8 @@ def record(*names: str) -> Record:
     >>> record("loss", "finite").__name__
     'record(loss, finite)'
     """
+    for name in names:
+        check_kind(name, str, "name", "record", fix="name metrics one by one, or pass your own function.")
     unknown = [name for name in names if name not in REGISTRY]
     if unknown:
         raise ValueError(f"record: unknown metrics {unknown}; known are {sorted(REGISTRY)}, or pass your own function.")
@@ -160,4 +165,5 @@ default_record = record("loss", "aggregate_norm", "aggregation_error", "honest_s
 
 
 def _honest_average(values: jax.Array, byzantine: jax.Array) -> jax.Array:
+    values = widened(values)
     return jnp.where(byzantine, 0.0, values).sum() / (~byzantine).sum().astype(values.dtype)

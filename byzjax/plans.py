@@ -10,13 +10,14 @@ import jax
 import jaxlib.version
 import numpy as np
 
-from byzjax.axes import Lanes
+from byzjax.axes import Lanes, Options
 from byzjax.base import check_integer
 from byzjax.batching import Compiler
 from byzjax.chunks import Chunk
 from byzjax.lanes import RUNS, Device, Output, Program, trace
+from byzjax.programs import Kept, digest, flags, settings
 from byzjax.progress import SweepProgress
-from byzjax.store import FORMAT, Store, digest
+from byzjax.store import FORMAT, Store
 
 
 class Cell(NamedTuple):
@@ -29,16 +30,18 @@ class Cell(NamedTuple):
     chunks: tuple[Chunk, ...] = ()
 
 
-def traced(fn: Callable[..., Any], options: dict[str, dict[Any, Any]], lanes: Lanes, bar: SweepProgress) -> list[Cell]:
+def traced(fn: Callable[..., Any], options: Options, lanes: Lanes, bar: SweepProgress) -> list[Cell]:
     """All cells before any is run: what does not fit is said at once."""
     cells: list[Cell] = []
-    digests: dict[int, str] = {}
-    for index in itertools.product(*(range(len(labels)) for labels in options.values())):
-        picked = {axis: list(labels.items())[k] for k, (axis, labels) in zip(index, options.items(), strict=True)}
+    seen: dict[int, Kept] = {}
+    for index in itertools.product(*(range(len(pairs)) for pairs in options.values())):
+        picked = {axis: pairs[k] for k, (axis, pairs) in zip(index, options.items(), strict=True)}
         label = ", ".join(f"{axis}={name}" for axis, (name, _) in picked.items())
+        if label in {cell.label for cell in cells}:  # of labels with commas in them
+            label += f" (cell {len(cells)})"
         bar.note(f"tracing {label}")
         try:
-            program = trace(fn, {axis: value for axis, (_, value) in picked.items()}, lanes, digests)
+            program = trace(fn, {axis: value for axis, (_, value) in picked.items()}, lanes, seen)
         except Exception as error:
             error.add_note(
                 f"This was while fn was traced for {label or 'the only cell'}; {', '.join(lanes)} are traced."
@@ -97,10 +100,11 @@ def sized(
         if program in sizes:
             continue
         name = digest([program, num_lanes, len(cells), runs, compiler.device.device_kind])[:32]
-        known = None if store is None else store.decided(name)
+        remembers = store if cell.program.kept else None
+        known = None if remembers is None else remembers.decided(name)
         if known is None:
             known = compiler.batch_size(cell.program, num_lanes, len(cells), cell.label, bar)
-            known = known if store is None else store.decide(name, known)
+            known = known if remembers is None else remembers.decide(name, known)
         sizes[program] = known
     return [cell._replace(batch_size=sizes[cell.program.fingerprint]) for cell in cells]
 
@@ -113,6 +117,8 @@ def facts(device: Device, **more: Any) -> dict[str, Any]:
         "jaxlib": jaxlib.version.__version__,
         "platform": device.platform,
         "device_kind": device.device_kind,
+        "settings": settings(),
+        "xla_flags": flags(),
         **more,
     }
 
@@ -125,5 +131,6 @@ def cut(cell: Cell, lanes: Lanes, num_lanes: int, facts: dict[str, Any]) -> Cell
         values = {axis: points[index] for axis, points in lanes.items()}
         said = {axis: [points.dtype.str, digest(points)] for axis, points in values.items()}
         key = digest({**facts, "program": cell.program.fingerprint, "batch_size": cell.batch_size, "lanes": said})
-        chunks.append(Chunk(key, cell.label, values, min(cell.batch_size, num_lanes - first)))
+        count = min(cell.batch_size, num_lanes - first)
+        chunks.append(Chunk(key, cell.label, values, count, cell.program.kept))
     return cell._replace(chunks=tuple(chunks))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import tempfile
@@ -13,7 +14,12 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
+from byzjax import netcdf
+from byzjax.checks import check_kind, shown, with_article
+from byzjax.datasets import check_dataset
+from byzjax.files import expanded, named, shortened
 from byzjax.simulate import Result
+from byzjax.timeline import timeline
 
 if TYPE_CHECKING:
     import xarray
@@ -45,20 +51,23 @@ DESCRIPTIONS: dict[str, tuple[str, str]] = {
 }
 
 
-def to_dataset(result: Result, config: Mapping[str, Any], **attributes: Any) -> xarray.Dataset:
+def to_dataset(result: Result, config: Mapping[str, Any] | None = None, **attributes: Any) -> xarray.Dataset:
     """The history and the evaluations of one run as a labelled data set. The parameters are not part of it.
 
     Args:
       result: of `byzjax.run` or `byzjax.simulate`, of one run (without axes of a vmap).
-      config: everything that determines the run, JSON-able; ``seed`` and ``eval_every`` are read from it.
+      config: everything that determines the run, JSON-able; ``seed`` is read from it, and ``eval_every`` where the
+        result does not know when it was evaluated.
       **attributes: more of the data set's attributes, e.g. how long the run took.
 
     Returns:
-      Dimensions ``round`` (1, 2, …), ``eval`` (the round after which it was made) and, for what is reported per
-      class, ``class`` (0, 1, …). Its attributes hold the configuration as JSON, versions and the device kind.
+      Dimensions ``round`` (1, 2, …, or on from the ``state`` that the run went on from), ``eval`` (the round after
+      which it was made) and, for what is reported per class, ``class`` (0, 1, …). Its attributes hold the configuration
+      as JSON, versions and the device kind.
 
     Raises:
-      ValueError: a configuration that is not JSON.
+      ValueError: a configuration that is not JSON, or says another ``eval_every``; several runs; a name that is
+        recorded and evaluated; names, attributes and types that netCDF cannot hold.
 
     >>> import jax.numpy as jnp
     >>> result = Result(None, {"loss": jnp.zeros(4)}, {"test_accuracy": jnp.array([0.5, 0.6])})
@@ -67,12 +76,22 @@ def to_dataset(result: Result, config: Mapping[str, Any], **attributes: Any) -> 
     """
     import xarray
 
-    dataset = xarray.Dataset(attrs={**provenance(config), **attributes})
+    where = "to_dataset"
+    check_kind(result, Result, "result", where, fix="pass what byzjax.run or byzjax.simulate gave.")
+    settings: Mapping[str, Any] = check_kind(
+        config or {}, Mapping, "config", where, fix="pass a dict of what determines the run."
+    )
+    both = sorted(set(result.history) & set(result.evals))
+    if both:
+        raise ValueError(f"{where}: {both} are recorded in every round and evaluated too; rename one.")
+    netcdf.check_names((*result.history, *result.evals), where)
+    after, evaluated = timeline(result, settings.get("eval_every"), where)
+    dataset = xarray.Dataset(attrs=netcdf.check_attributes({**provenance(settings), **attributes}, where))
     for leading, values in (("round", result.history), ("eval", result.evals)):
         for name in in_order(values):
-            array = np.asarray(values[name])
+            array = netcdf.storable(name, values[name], where)
             dataset[name] = (dims_of(name, array.ndim, leading), array, described(name))
-    return with_coordinates(dataset, int(config.get("eval_every", 1)))
+    return with_coordinates(dataset, evaluated, after=after)
 
 
 def provenance(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -86,7 +105,7 @@ def provenance(config: Mapping[str, Any]) -> dict[str, Any]:
     device = jax.local_devices()[0]
     return {
         "config": encode(config),
-        **({"seed": config["seed"]} if "seed" in config else {}),
+        **({"seed": config["seed"]} if config.get("seed") is not None else {}),
         "byzjax_version": byzjax.__version__,
         "jax_version": jax.__version__,
         "platform": device.platform,
@@ -106,23 +125,29 @@ def in_order(names: Iterable[str]) -> list[str]:
     return sorted(names, key=lambda name: order.index(name) if name in order else len(order))
 
 
-def with_coordinates(dataset: xarray.Dataset, eval_every: int | None) -> xarray.Dataset:
+def with_coordinates(dataset: xarray.Dataset, evaluated: int | np.ndarray | None, *, after: int = 0) -> xarray.Dataset:
     """Number the dimensions ``round``, ``eval`` and ``class``, where there are any.
 
     Args:
       dataset: that has them.
-      eval_every: rounds per evaluation; None where that is not known.
+      evaluated: the rounds of the evaluations, or how many there are between them; None where that is not known.
+      after: rounds that were made before.
     """
-    evaluations = (eval_every, eval_every, "round after which the model was evaluated")
+    sizes = {name: np.arange(dataset.sizes.get(name, 0)) for name in ("round", "eval", "class")}
+    if evaluated is None:
+        evals = 1 + sizes["eval"], "evaluation, counted from 1"
+    else:
+        rounds = after + evaluated * (1 + sizes["eval"]) if isinstance(evaluated, int) else evaluated
+        evals = rounds, "round after which the model was evaluated"
     numbered = {
-        "round": (1, 1, "round, counted from 1"),
-        "eval": evaluations if eval_every else (1, 1, "evaluation, counted from 1"),
-        "class": (0, 1, "class"),
+        "round": (after + 1 + sizes["round"], "round, counted from 1"),
+        "eval": evals,
+        "class": (sizes["class"], "class"),
     }
-    for name, (first, step, long_name) in numbered.items():
+    for name, (values, long_name) in numbered.items():
         if name in dataset.sizes:
-            values = first + step * np.arange(dataset.sizes[name], dtype=np.int32)
-            dataset = dataset.assign_coords({name: (name, values, {"long_name": long_name, "units": "1"})})
+            said = {"long_name": long_name, "units": "1"}
+            dataset = dataset.assign_coords({name: (name, values.astype(np.int32), said)})
     return dataset
 
 
@@ -141,16 +166,26 @@ def encode(config: Mapping[str, Any]) -> str:
 
     Raises:
       ValueError: it holds something that JSON cannot say.
+
+    >>> encode({"learning_rate": np.float32(0.5), "seed": np.int64(3)})
+    '{"learning_rate": 0.5, "seed": 3}'
     """
     try:
-        return json.dumps(config, sort_keys=True, allow_nan=False)
+        return json.dumps(config, sort_keys=True, allow_nan=False, default=_plain)
     except (TypeError, ValueError) as error:
         raise ValueError(f"config: only what JSON can say may be in a configuration ({error}).") from error
 
 
+def _plain(value: Any) -> Any:
+    """A number or flag of NumPy's or JAX's as one of Python's."""
+    if isinstance(value, np.generic | np.ndarray | jax.Array) and np.ndim(value) == 0:
+        return np.asarray(value).item()
+    raise TypeError(f"{shown(value)} is {with_article(type(value).__name__)}")
+
+
 def config_of(dataset: xarray.Dataset) -> dict[str, Any]:
-    """The configuration that a data set was made with."""
-    return json.loads(dataset.attrs["config"])
+    """The configuration that a data set was made with; empty where nobody said."""
+    return json.loads(dataset.attrs.get("config", "{}"))
 
 
 def empirical_kappa(dataset: xarray.Dataset) -> xarray.DataArray:
@@ -183,34 +218,74 @@ def save(dataset: xarray.Dataset, path: str | Path) -> Path:
 
     Returns:
       The path.
+
+    Raises:
+      ValueError: it is no data set, or holds what netCDF cannot hold.
+      OSError: it cannot be written.
     """
+    check_dataset(dataset, "save")
+    netcdf.check_names((name for name in dataset.variables if name not in dataset.dims), "save")
+    for part in (dataset, *dataset.variables.values()):
+        netcdf.check_attributes(part.attrs, "save")
+    path = expanded(path, "save")
+    content = _netcdf(dataset)
     with writing(path) as temporary:
-        dataset.to_netcdf(temporary, engine="h5netcdf")
-    return Path(path)
+        temporary.write_bytes(content)
+    return path
+
+
+def save_or_rescue(dataset: xarray.Dataset, path: Path) -> str | None:
+    """`save` what may have taken a night; where that fails, in a temporary folder. Returns what to say then."""
+    try:
+        save(dataset, path)
+    except OSError as error:
+        try:
+            elsewhere = save(dataset, Path(tempfile.mkdtemp(prefix="byzjax-")) / path.name)
+        except OSError:
+            return f"{path} cannot be written ({error.strerror or error}), and no temporary folder either."
+        return f"{path} cannot be written ({error.strerror or error}); the result is in {elsewhere}."
+    return None
+
+
+def _netcdf(dataset: xarray.Dataset) -> memoryview:
+    """A data set as a netCDF file in memory: on a full disk the HDF5 library ends the process, numbers and all."""
+    import h5netcdf
+    from xarray.backends import H5NetCDFStore
+
+    buffer = io.BytesIO()
+    with h5netcdf.File(buffer, "w") as file:
+        dataset.dump_to_store(H5NetCDFStore(file))
+    return buffer.getbuffer()
 
 
 def load(path: str | Path) -> xarray.Dataset:
     """Read a file that `save` wrote, into memory.
 
+    The dimension ``method`` of older files is ``optimizer``: xarray's ``sel`` has an argument of the old name.
+
     Args:
       path: of the file.
 
     Raises:
-      FileNotFoundError: there is no such file.
+      OSError: there is no such file, or it may not be read.
       ValueError: it is not a result of byzjax.
     """
     import xarray
 
-    path = Path(path)
+    path = expanded(path, "load")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; name a netCDF file, e.g. {path / 'run.nc'}.")
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist.")
+    path.open("rb").close()  # what may not be read is not damaged
     try:
         dataset = xarray.load_dataset(path, engine="h5netcdf")
     except Exception as error:  # h5py raises OSError, RuntimeError, KeyError, … for damaged files
-        raise ValueError(f"{path} cannot be read as netCDF ({type(error).__name__}); remove it to go on.") from error
+        name = type(error).__name__
+        raise ValueError(f"{path} cannot be read as netCDF ({name}): it is damaged, or something else.") from error
     if "config" not in dataset.attrs:
         raise ValueError(f"{path} is netCDF, but not a result of byzjax: it holds no configuration.")
-    return dataset
+    return dataset.rename({"method": "optimizer"}) if "method" in dataset.coords else dataset
 
 
 @contextlib.contextmanager
@@ -222,10 +297,16 @@ def writing(path: str | Path, *, replace: bool = True):
     Args:
       path: of the final file; its folder is created.
       replace: false to leave a file alone that is there by then.
+
+    Raises:
+      OSError: it cannot be written; with the path of the final file.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    path = expanded(path, "writing")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{shortened(path.stem)}-", suffix=path.suffix)
+    except OSError as error:
+        raise named(error, path) from None
     os.close(handle)
     temporary = Path(name)
     try:
@@ -235,9 +316,22 @@ def writing(path: str | Path, *, replace: bool = True):
             temporary.replace(path)
         else:
             with contextlib.suppress(FileExistsError):
-                os.link(temporary, path)
+                _publish(temporary, path)
+    except OSError as error:
+        raise named(error, path) from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _publish(temporary: Path, path: Path) -> None:
+    """Give a file its name, unless that is taken."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links: who makes the empty file puts the whole one in its place
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        temporary.replace(path)
 
 
 def _umask() -> int:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import re
+import typing
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+from byzjax.checks import check_choice
+from byzjax.datasets import believed, check_dataset
+from byzjax.metric_names import Best, direction, is_test
 
 if TYPE_CHECKING:
     import xarray
 
 REDUCTIONS = ("mean", "median", "min", "max")
-_UP, _DOWN = ("accuracy",), ("loss", "norm", "objective", "distance", "error", "perplexity")
 
 
 class EdgeWarning(UserWarning):
@@ -30,7 +34,7 @@ def select(
     over: str | Sequence[str],
     by: str,
     reduce: str | None = "mean over seeds",
-    best: Literal["max", "min"] | None = None,
+    best: Best | None = None,
     last: int = 1,
 ) -> xarray.Dataset:
     """The data set at the best value of ``over``, chosen anew for every combination of all other axes.
@@ -44,8 +48,8 @@ def select(
       by: a metric that is not of test data; those stay unseen until the choice is made.
       reduce: ``"mean over seeds"``: mean, median, min or max, and the axis, in the singular or the plural. None if
         every lane is to choose for itself.
-      best: ``"max"`` or ``"min"``. Known for accuracies (max), losses, norms, objectives, distances, errors and
-        perplexities (min).
+      best: ``"max"`` or ``"min"``. Known for names with the word accuracy (max), or loss, norm, objective, distance,
+        error, perplexity, spread or kappa (min), but not for such with both.
       last: the score is the mean of the last so many entries of ``eval`` or ``round``.
 
     Returns:
@@ -68,6 +72,7 @@ def select(
     ...     select(dataset, over="learning_rate", by="val_accuracy").learning_rate.values.tolist()
     [1.0]
     """
+    dataset = believed(check_dataset(dataset, "select"))
     axes = [over] if isinstance(over, str) else list(over)
     _check(dataset, axes, by)
     up = _upwards(by, best)
@@ -90,7 +95,7 @@ def select(
 
 
 def _check(dataset: xarray.Dataset, axes: list[str], by: str) -> None:
-    if re.search(r"(^|_)test(_|$)", by):
+    if is_test(by):
         raise ValueError(
             f"select: by = {by!r} is measured on test data, which must not choose anything; use a validation metric, "
             "e.g. by='val_accuracy'."
@@ -103,16 +108,15 @@ def _check(dataset: xarray.Dataset, axes: list[str], by: str) -> None:
 
 
 def _upwards(by: str, best: str | None) -> bool:
-    if best not in (None, "max", "min"):
-        raise ValueError(f"select: best = {best!r} must be 'max' or 'min'.")
-    if best is None and not any(word in by for word in (*_UP, *_DOWN)):
+    known = direction(by) if best is None else check_choice(best, typing.get_args(Best), "best", "select")
+    if known is None:
         raise ValueError(f"select: it is not known whether much or little {by!r} is good; pass best='max' or 'min'.")
-    return best == "max" if best else any(word in by for word in _UP)
+    return known == "max"
 
 
 def _score(dataset: xarray.Dataset, axes: list[str], by: str, reduce: str | None, last: int) -> xarray.DataArray:
     """One number per candidate; NaN if any part of it is, or its lane diverged."""
-    score = dataset[by]
+    score = dataset[by].astype(float) if dataset[by].dtype.kind in "iub" else dataset[by]
     for time in ("round", "eval"):
         if time in score.dims:
             if not 1 <= last <= score.sizes[time]:

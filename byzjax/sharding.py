@@ -181,6 +181,7 @@ def _put(leaf: Any, sharding: NamedSharding) -> Any:
         return jax.random.wrap_key_data(_put(key_data(leaf), sharding), impl=jax.random.key_impl(leaf))
     if isinstance(leaf, jax.Array) and leaf.sharding == sharding:
         return leaf
+    leaf = leaf if isinstance(leaf, jax.Array) else np.array(leaf)  # a device on the host would borrow NumPy's memory
     if jax.process_count() == 1:
         return jax.device_put(leaf, sharding)
     host = np.asarray(leaf)

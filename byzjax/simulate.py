@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,8 +14,11 @@ from jax.sharding import Mesh
 
 from byzjax.base import Attack, Method, Task, check_key
 from byzjax.checkpoint import Checkpoint, Saved, Store
+from byzjax.compiled import Compiled
+from byzjax.contracts import check_measured, missing_unless
 from byzjax.identity import identify
 from byzjax.metrics import Record, default_record
+from byzjax.outside import hashable, read_outside
 from byzjax.progress import Progress
 from byzjax.round import RoundState, check_byzantine, check_parts, init_state, make_round
 from byzjax.sharding import Layout, place_task
@@ -27,11 +31,14 @@ class Result(NamedTuple):
       state: the state after the last round; ``state.params`` is the model, and a run can go on from it.
       history: name -> [num_rounds], one entry per round.
       evals: name -> [num_rounds // eval_every, …], one entry per evaluation, the first after ``eval_every`` rounds.
+      eval_rounds: [num_rounds // eval_every], the rounds after which those were made, counted from the very first one:
+        a run that went on from a ``state`` goes on counting. None where nobody knows.
     """
 
     state: RoundState
     history: dict[str, jax.Array]
     evals: dict[str, jax.Array]
+    eval_rounds: jax.Array | None = None
 
 
 def simulate(
@@ -54,7 +61,8 @@ def simulate(
 
     Args:
       task, method, attack: the three choices.
-      byzantine: bool[n], who lies; may be traced. Not to be confused with the rule's f, what it tolerates.
+      byzantine: bool[n], who lies; those whom the task was built for, which a traced mask is not asked. Not to be
+        confused with the rule's f, what it tolerates.
       key: one key determines the run, unless ``state`` is given. Runs with the same key see the same minibatches,
         whatever the method.
       num_rounds: rounds to run, static.
@@ -65,7 +73,7 @@ def simulate(
         ``spmd_axis_name="runs"``.
 
     Raises:
-      ValueError: a bad mask or mesh, num_rounds < 1, eval_every < 0.
+      ValueError: a bad mask or mesh, a mask of others than the task was built for, num_rounds < 1, eval_every < 0.
 
     >>> import byzjax
     >>> from byzjax import aggregators as agg, attacks, methods, tasks
@@ -76,9 +84,11 @@ def simulate(
     >>> result.evals["objective"].shape
     (2,)
     """
-    _check_lengths(num_rounds, eval_every)
+    num_rounds, eval_every = _check_lengths(num_rounds, eval_every)
     step = make_round(task, method, attack, byzantine=byzantine, record=record, mesh=mesh)
-    state = init_state(task, method, attack, key=check_key(key, "simulate")) if state is None else state
+    if state is None:
+        check_key(key, "simulate")
+        state = init_state(task, method, attack, key=key)  # type: ignore[arg-type]
 
     def rounds(state: RoundState, length: int):
         return jax.lax.scan(lambda s, _: step(s), state, length=length)
@@ -88,6 +98,7 @@ def simulate(
         return state, (history, evaluate(task, state))
 
     num_evals, rest = divmod(num_rounds, eval_every) if eval_every else (0, num_rounds)
+    eval_rounds = state.step + eval_every * jnp.arange(1, num_evals + 1, dtype=state.step.dtype)
     parts, evals = [], {}
     if num_evals:
         state, (history, evals) = jax.lax.scan(evaluation, state, length=num_evals)
@@ -97,7 +108,7 @@ def simulate(
         parts.append(history)
     history = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
     layout = Layout(mesh, task.num_workers)
-    return Result(layout.resting(state), layout.everywhere(history), layout.everywhere(evals))
+    return Result(layout.resting(state), *layout.everywhere((history, evals, eval_rounds)))
 
 
 def run(
@@ -117,6 +128,11 @@ def run(
 ) -> Result:
     """`simulate` from the host: compiled chunk by chunk, with a progress bar and an ETA. The same numbers.
 
+    Programs are kept for later calls with the same functions. Numbers, texts and small arrays that these read by name
+    from their module, a closure or an object are compared in every call: where one has changed, the program is compiled
+    anew. What is read in another way (a file, the environment, a large array of a module) is not seen to change: pass
+    it as an argument of a factory, or put it into ``Task.data``.
+
     With a checkpoint, a run that was interrupted goes on where it was saved last, and gives the same bits as if nothing
     had happened; one that was finished is read, or made longer.
 
@@ -130,7 +146,8 @@ def run(
         on another mesh, too, though not to the same bits. With several processes each calls ``run`` alike.
 
     Raises:
-      ValueError: as `simulate`; a checkpoint of another run, or of more rounds than ``num_rounds``.
+      ValueError: as `simulate`; a checkpoint of another run, of more rounds than ``num_rounds``, or in a folder where
+        another process is at work.
 
     >>> from byzjax import aggregators as agg, attacks, methods, tasks
     >>> method = methods.momentum_sgd(0.01, aggregator=agg.median())
@@ -139,31 +156,35 @@ def run(
     >>> result.history["loss"].shape
     (20,)
     """
-    _check_lengths(num_rounds, eval_every)
-    check_parts(task, method, attack)
+    num_rounds, eval_every = _check_lengths(num_rounds, eval_every)
+    check_parts(task, method, attack, record)
     check_key(key, "run")
-    byzantine = check_byzantine(byzantine, task.num_workers)
+    byzantine = check_byzantine(byzantine, task)
     layout = Layout(mesh, task.num_workers)
     if mesh is not None:
         task, (key, byzantine) = place_task(task, mesh), layout.put_everywhere((key, byzantine))
     bar = progress if isinstance(progress, Progress) else Progress(shown=progress and jax.process_index() == 0)
 
+    own = hashable(method._replace(initial=None)), hashable(attack)
+    outside = read_outside(task.init, task.sample, task.loss, task.evaluate, *own, record)
     if method.initial is None:
-        state = _init_state(task, key, method=method, attack=attack, mesh=mesh)
+        state = _init_state(task, key, method=own[0], attack=own[1], mesh=mesh, outside=outside)
     else:  # arrays in the method: not a static argument
         state = layout.put(init_state(task, method, attack, key=key))
     state = jax.tree.map(jnp.copy, state)  # donated below: neither the caller's key nor a buffer twice
-    parts = {"method": method._replace(initial=None), "attack": attack, "record": record, "mesh": mesh}
-    store, done, histories, evals = None, 0, [], []
-    if checkpoint is not None:
-        store = _open(checkpoint, task, method, attack, state, byzantine, eval_every, record)
-        saved = store.restore(state)
-        if saved is not None:
-            state, done = saved.state, int(saved.state.step)
-            histories, evals = [saved.history], [saved.evals] if saved.evals else []
-        bar.say(f"{name or task.name}: {_resumed(store, done, num_rounds)}")
-    chunks = _chunks(done, num_rounds, eval_every)
-    with bar.task(name or task.name, num_rounds, done) as advance:
+    parts = {"method": own[0], "attack": own[1], "record": hashable(record), "mesh": mesh, "outside": outside}
+    done, histories, evals = 0, [], []
+    with contextlib.ExitStack() as stack:
+        store = None
+        if checkpoint is not None:
+            store = _open(checkpoint, task, method, attack, state, byzantine, eval_every, record)
+            saved = stack.enter_context(store.held()).restore(state)
+            if saved is not None:
+                state, done = saved.state, int(saved.state.step)
+                histories, evals = [saved.history], [saved.evals] if saved.evals else []
+            bar.say(f"{name or task.name}: {_resumed(store, done, num_rounds)}")
+        chunks = _chunks(done, num_rounds, eval_every)
+        advance = stack.enter_context(bar.task(name or task.name, num_rounds, done))
         for count, (length, evaluated) in enumerate(chunks, 1):
             state, history, evaluation = _chunk(task, state, byzantine, **parts, length=length, evaluated=evaluated)
             jax.block_until_ready(state)
@@ -175,7 +196,8 @@ def run(
                 histories, evals = _on_host(histories), _on_host(evals)
                 store.save(Saved(state, histories[0], evals[0] if evals else {}))
     join: Any = functools.partial(jax.tree.map, lambda *leaves: jnp.concatenate(leaves))
-    return Result(state, join(*histories), join(*evals) if evals else {})
+    eval_rounds = eval_every * jnp.arange(1, (num_rounds // eval_every if eval_every else 0) + 1)
+    return Result(state, join(*histories), join(*evals) if evals else {}, eval_rounds)
 
 
 def _some_rounds(
@@ -187,22 +209,20 @@ def _some_rounds(
     attack: Attack,
     record: Record,
     mesh: Mesh | None,
+    outside: str,
     length: int,
     evaluated: bool,
 ) -> tuple[RoundState, dict[str, jax.Array], dict[str, jax.Array]]:
     """Rounds, and an evaluation."""
+    del outside
     step = make_round(task, method, attack, byzantine=byzantine, record=record, mesh=mesh)
     layout = Layout(mesh, task.num_workers)
     state, history = jax.lax.scan(lambda s, _: step(s), state, length=length)
     return layout.resting(state), *layout.everywhere((history, evaluate(task, state) if evaluated else {}))
 
 
-# Compiled once for the same parts, whatever the key, the mask or the data.
-_chunk = jax.jit(
-    _some_rounds,
-    static_argnames=("method", "attack", "record", "mesh", "length", "evaluated"),
-    donate_argnames=("state",),
-)
+# Compiled once for the same parts, and the same numbers outside of them, whatever the key, the mask or the data.
+_chunk = Compiled(_some_rounds, most=64, donate=("state",))
 
 
 def _open(
@@ -246,15 +266,18 @@ def _on_host(parts: list[Any]) -> list[Any]:
     )
 
 
-@functools.partial(jax.jit, static_argnames=("method", "attack", "mesh"))
-def _init_state(task: Task, key: jax.Array, *, method: Method, attack: Attack, mesh: Mesh | None) -> RoundState:
+@functools.partial(Compiled, most=64)
+def _init_state(
+    task: Task, key: jax.Array, *, method: Method, attack: Attack, mesh: Mesh | None, outside: str
+) -> RoundState:
+    del outside
     return Layout(mesh, task.num_workers).resting(init_state(task, method, attack, key=key))
 
 
 def evaluate(task: Task, state: RoundState) -> dict[str, jax.Array]:
-    """The task's evaluation; NaN in every entry once a run has diverged."""
-    values = task.evaluate(task.data, state.params)
-    return jax.tree.map(lambda v: jnp.where(state.finite, v, jnp.full_like(v, jnp.nan)), values)
+    """The task's evaluation; NaN in every entry once a run has diverged, hence integers and flags as floats."""
+    values = check_measured(task.evaluate(task.data, state.params), "Task.evaluate")
+    return jax.tree.map(functools.partial(missing_unless, state.finite), values)
 
 
 def _chunks(done: int, num_rounds: int, eval_every: int) -> list[tuple[int, bool]]:
@@ -268,10 +291,16 @@ def _chunks(done: int, num_rounds: int, eval_every: int) -> list[tuple[int, bool
     return [(end - start, eval_every > 0 and end % length == 0) for start, end in zip(starts, ends, strict=False)]
 
 
-def _check_lengths(num_rounds: int, eval_every: int) -> None:
-    for name, value, least in (("num_rounds", num_rounds, 1), ("eval_every", eval_every, 0)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"{name} = {value!r} must be an integer ≥ {least}.")
+def _check_length(value: Any, argument: str, least: int) -> int:
+    """Reject what is not an integer of Python or NumPy ≥ ``least``; 4.0 and True are none. Returns Python's."""
+    integer = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not integer or value < least:
+        raise ValueError(f"{argument} = {value!r} must be an integer ≥ {least}.")
+    return int(value)
+
+
+def _check_lengths(num_rounds: int, eval_every: int) -> tuple[int, int]:
+    return _check_length(num_rounds, "num_rounds", 1), _check_length(eval_every, "eval_every", 0)
 
 
 __all__ = ["Result", "evaluate", "run", "simulate"]

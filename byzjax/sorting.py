@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from byzjax.base import Numeric, concrete
 from byzjax.blocks import add
+from byzjax.loops import fori_loop
 
 MAX_NETWORK = 128
 
@@ -91,6 +92,11 @@ def nan_last(x: jax.Array) -> jax.Array:
     return jnp.where(jnp.isnan(x), jnp.asarray(jnp.inf, x.dtype), x)
 
 
+def finite_or_nan(x: jax.Array) -> jax.Array:
+    """``x`` with NaN in place of ±inf: a result made of values that are lost is none."""
+    return jnp.where(jnp.isfinite(x), x, jnp.asarray(jnp.nan, x.dtype))
+
+
 def order_statistic(x: jax.Array, k: Numeric) -> jax.Array:
     """The k-th smallest of the n values in each coordinate, counted from 0: ``[n, …] -> […]``.
 
@@ -141,7 +147,7 @@ def lowest_sum(x: jax.Array, scores: jax.Array, count: Numeric) -> jax.Array:
 
     Args:
       x: ``[n, …]``, without NaN.
-      scores: ``[n, …]``, NaN counted as +inf; a value with an infinite score never counts.
+      scores: ``[n, …]``, NaN counted as +inf; a value with an infinite score never counts: NaN where one would.
       count: 1 ≤ count ≤ n, may be traced.
 
     >>> lowest_sum(jnp.array([[1.0], [5.0], [2.0]]), jnp.array([[1.0], [1.0], [0.0]]), 2).tolist()
@@ -161,7 +167,7 @@ def lowest_sum(x: jax.Array, scores: jax.Array, count: Numeric) -> jax.Array:
 
     smaller, room = take(small, room)
     larger, _ = take(large, room)
-    return sum_rows(jnp.where(below, x, 0.0)) + smaller + larger
+    return jnp.where(jnp.isfinite(last[0]), sum_rows(jnp.where(below, x, 0.0)) + smaller + larger, jnp.nan)
 
 
 def sum_rows(x: jax.Array) -> jax.Array:
@@ -252,7 +258,7 @@ def _bisect(x: jax.Array, k: Numeric) -> jax.Array:
         enough = _count(ordered <= middle[None]) > k
         return jnp.where(enough, least, middle + 1), jnp.where(enough, middle, most)
 
-    _, found = jax.lax.fori_loop(0, 8 * x.dtype.itemsize, halve, (least, most))
+    _, found = fori_loop(0, 8 * x.dtype.itemsize, halve, (least, most))
     return _unordered(found, x.dtype)
 
 

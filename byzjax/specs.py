@@ -9,14 +9,18 @@ from __future__ import annotations
 import ast
 import difflib
 import inspect
+import re
 import types
-import typing
+import warnings
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import byzjax
 from byzjax import aggregators
 from byzjax.base import Aggregator
+from byzjax.checks import quoted, shown
+from byzjax.data import gateway
+from byzjax.literals import check_literal, choices, hints
 
 
 class Spec(NamedTuple):
@@ -85,7 +89,9 @@ def parse_chain(text: str) -> list[Spec]:
     ['bucketing', 'krum']
     """
     try:
-        tree = ast.parse(text.strip(), mode="eval").body
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what Python's own syntax is going to refuse
+            tree = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         raise _malformed(text) from None
     return [_spec(node, text) for node in (tree.elts if isinstance(tree, ast.Tuple) and tree.elts else [tree])]
@@ -112,17 +118,17 @@ def _literal(node: ast.expr, text: str) -> Any:
     try:
         return ast.literal_eval(node)
     except (ValueError, TypeError, RecursionError):
-        shown = ast.unparse(node)
         raise ValueError(
-            f"{text!r}: {shown!r} is not a literal; write a number, a word, a 'string', True, False or None."
+            f"{shown(text)}: {shown(ast.unparse(node))} is not a literal; write a number, a word, a 'string', True, "
+            "False or None."
         ) from None
 
 
 def _malformed(text: str) -> ValueError:
     return ValueError(
-        f"{text!r} is not a specification; write name, or name(argument=value), e.g. krum or ipm(scale=10.0), "
+        f"{shown(text)} is not a specification; write name, or 'name(argument=value)', e.g. krum or 'ipm(scale=10.0)', "
         "and for an aggregator several with commas between them, e.g. nnm,rfa. What is not a plain word wants quotes, "
-        "e.g. classification('tfds:cifar10')."
+        "e.g. \"classification('tfds:cifar10')\"."
     )
 
 
@@ -155,25 +161,27 @@ def bind(
     for name, value in (options or {}).items():
         _known(name, parameters, spec)
         if name in given:
-            raise ValueError(f"{spec}: {name} is already set to {value!r} by its own option; say it once.")
+            said = "given" if value is None else f"set to {value!r}"
+            raise ValueError(f"{spec}: {name} is already {said} by its own option; say it once, there.")
         given[name] = value
     for name, value in (defaults or {}).items():
         if name in parameters:
             given.setdefault(name, value)
 
-    hints = _hints(factory)
+    annotated = hints(factory)
     arguments = {}
     for name, parameter in parameters.items():
         if name in given:
-            _check_value(given[name], hints.get(name), f"{spec.name}: {name}")
+            if name not in (options or {}) or given[name] is not None:
+                check_literal(given[name], annotated.get(name), f"{spec.name}: {name}")
             arguments[name] = given[name]
         elif parameter.default is not inspect.Parameter.empty:
             arguments[name] = parameter.default
         else:
-            allowed = _literals(hints.get(name))
-            example = f"{spec.name}({name}={allowed[0]!r})" if allowed else f"{spec.name}({name}=…)"
-            choices = f", one of {', '.join(map(repr, allowed))}" if allowed else ""
-            raise ValueError(f"{spec}: {name} is missing{choices}; write {example}.")
+            allowed = choices(annotated.get(name))
+            example = quoted(f"{spec.name}({name}={allowed[0]!r})" if allowed else f"{spec.name}({name}=…)")
+            either = f", one of {', '.join(map(repr, allowed))}" if allowed else ""
+            raise ValueError(f"{spec}: {name} is missing{either}; write {example}.")
     return Call(spec.name, factory, arguments)
 
 
@@ -189,8 +197,12 @@ def lookup(name: str, registry: Mapping[str, Callable[..., Any]], kind: str) -> 
     """
     if name in registry:
         return registry[name]
-    near = ", ".join(difflib.get_close_matches(name, registry, n=3, cutoff=0.5))
-    nearest = f"; nearest: {near}" if near else ""
+    near = difflib.get_close_matches(name, registry, n=3, cutoff=0.5)
+    letters = re.sub(r"[^a-z0-9_]", "", name.lower())
+    best = difflib.get_close_matches(letters, [*registry, *gateway.USUAL] if kind == "task" else [], n=1, cutoff=0.5)
+    if best and best[0] not in registry:  # a data set is no task, and can be made one
+        near = [quoted(f"classification('{gateway.PREFIX}{best[0]}')")]
+    nearest = f"; nearest: {', '.join(near)}" if near else ""
     raise ValueError(f"unknown {kind} {name!r}{nearest}. Known: {', '.join(sorted(registry))}.")
 
 
@@ -225,45 +237,6 @@ def _known(name: str, parameters: Collection[str], spec: Spec) -> None:
         near = difflib.get_close_matches(name, parameters, n=1, cutoff=0.0)
         hint = f"; nearest: {near[0]}. It takes {', '.join(parameters)}." if near else "; it takes no arguments."
         raise ValueError(f"{spec}: no argument {name!r}{hint}")
-
-
-def _hints(factory: Callable[..., Any]) -> dict[str, Any]:
-    try:
-        return typing.get_type_hints(factory)
-    except (NameError, TypeError):  # annotations that only a type checker can see: nothing to check against
-        return {}
-
-
-def _members(hint: Any) -> tuple[Any, ...]:
-    """The alternatives of a (nested) union."""
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return tuple(member for part in typing.get_args(hint) for member in _members(part))
-    return (hint,)
-
-
-def _literals(hint: Any) -> list[Any]:
-    return [v for part in _members(hint) if typing.get_origin(part) is Literal for v in typing.get_args(part)]
-
-
-def _check_value(value: Any, hint: Any, where: str) -> None:
-    """Reject literals of the wrong sort early, by name; ranges are for the factory to check."""
-    allowed, members = _literals(hint), _members(hint)
-    if any(value == choice and type(value) is type(choice) for choice in allowed):
-        return
-    if allowed and all(typing.get_origin(part) is Literal or part is types.NoneType for part in members):
-        if value is None and types.NoneType in members:
-            return
-        near = difflib.get_close_matches(str(value), [str(choice) for choice in allowed], n=1, cutoff=0.5)
-        nearest = f"; nearest: {near[0]}" if near else ""
-        raise ValueError(f"{where} = {value!r} must be one of {', '.join(map(repr, allowed))}{nearest}.")
-    numeric = any(part in (int, float) for part in members)
-    words = "".join(f" or {choice!r}" for choice in allowed)
-    if isinstance(value, str) and numeric and str not in members:
-        raise ValueError(f"{where} = {value!r} must be a number{words}.")
-    if isinstance(value, str | int | float) and members == (bool,) and not isinstance(value, bool):
-        raise ValueError(f"{where} = {value!r} must be True or False.")
-    if isinstance(value, list | tuple | dict | set | bytes) and numeric:
-        raise ValueError(f"{where} = {value!r} must be a single number{words}.")
 
 
 def signature(name: str, of: Callable[..., Any] | Mapping[str, inspect.Parameter]) -> str:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from byzjax.blocks import one_by_one
+from byzjax.loops import fori_loop, scan
 
 _HALVINGS = 20  # of an interval no longer than a few eigenvalues
 
@@ -84,7 +85,7 @@ def largest_ritz_value(apply: Callable[[jax.Array], jax.Array], start: jax.Array
         return (after, v, beyond), (here, beyond)
 
     v, _ = unit(start)
-    _, (diagonal, links) = jax.lax.scan(step, (v, jnp.zeros_like(v), jnp.zeros_like(v[0])), length=steps)
+    _, (diagonal, links) = scan(step, (v, jnp.zeros_like(v), jnp.zeros_like(v[0])), length=steps)
     return _largest_of_tridiagonal(diagonal, links[:-1])
 
 
@@ -106,7 +107,7 @@ def _largest_of_tridiagonal(diagonal: jax.Array, links: jax.Array) -> jax.Array:
         return jnp.where(above, low, middle), jnp.where(above, middle, high)
 
     around = jnp.pad(links, ((1, 0), (0, 0))) + jnp.pad(links, ((0, 1), (0, 0)))
-    low, _ = jax.lax.fori_loop(0, _HALVINGS, halve, (diagonal.max(0), (diagonal + around).max(0)))
+    low, _ = fori_loop(0, _HALVINGS, halve, (diagonal.max(0), (diagonal + around).max(0)))
     return low
 
 

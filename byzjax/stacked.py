@@ -37,7 +37,8 @@ from byzjax.blocks import (
     wide_dtype,
 )
 from byzjax.geometry import Frame, Geometry, Lengths, touches_lost
-from byzjax.sorting import MAX_NETWORK, lowest
+from byzjax.loops import fori_loop
+from byzjax.sorting import MAX_NETWORK, finite_or_nan, lowest
 from byzjax.spread import spreads
 
 measure = spreads(("plain", "frame"))(measuring.measure)
@@ -86,7 +87,7 @@ def combine(
 @spreads("params")
 def centre_of(updates: Stacked, frame: Frame) -> Params:
     """The coordinate-wise lower median that a frame is centred on: leaves ``[*p]``."""
-    return flatten(updates)[1]([c for c in frame.centre if c is not None])
+    return flatten(updates)[1]([finite_or_nan(c) for c in frame.centre if c is not None])
 
 
 @spreads(lambda arguments: "stack" if arguments.get("reduce") is None else "params")
@@ -208,7 +209,7 @@ def magnitude_of_rank(updates: Stacked, count: Numeric) -> jax.Array:
         return jnp.where(enough, middle, least), jnp.where(enough, most, middle - 1)
 
     everything = jnp.zeros(matrices[0].shape[:1], kind), jnp.full(matrices[0].shape[:1], infinity)
-    found, _ = jax.lax.fori_loop(0, 8 * dtype.itemsize - 1, halve, everything)
+    found, _ = fori_loop(0, 8 * dtype.itemsize - 1, halve, everything)
     return jax.lax.bitcast_convert_type(found, dtype)
 
 

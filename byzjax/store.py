@@ -5,28 +5,35 @@
 - ``STORE/sweeps/IDENTITY-KEYS.json``: one sweep, its configuration and the chunks that it is made of;
 - ``STORE/batches/….json``: batch sizes that were found out, so that a resumed sweep is cut as before;
 - ``STORE/claims/KEY.GENERATION``: who is computing what;
+- ``STORE/dataset.nc``: the data set of the sweep that finished last, and ``dataset-….nc`` of those before;
 - ``STORE/aside/``: files that were damaged.
 """
 
 from __future__ import annotations
 
 import functools
-import hashlib
 import io
 import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from byzjax.claims import TTL, Claims
-from byzjax.results import writing
+from byzjax.files import expanded
+from byzjax.programs import digest
+from byzjax.results import save, writing
+
+if TYPE_CHECKING:
+    import xarray
 
 FORMAT = 1
 MARKER = "byzjax-store.json"
+DATASET = "dataset.nc"  # of the sweep that finished last
+_PATIENCE = 50  # looks at a file that is being made
 LITTER_AGE = 3600.0  # seconds after which an unfinished file has certainly no writer any more
 
 Arrays = dict[str, np.ndarray]
@@ -56,7 +63,7 @@ class Store:
     """
 
     def __init__(self, path: str | Path, *, ttl: float = TTL):
-        self.path = Path(path)
+        self.path = expanded(path, "store")
         self._check()
         self.claims = Claims(self.path / "claims", ttl)
 
@@ -159,7 +166,13 @@ class Store:
         if known is not None:
             return known
         self._put(path, json.dumps(value).encode(), replace=False)
-        return self.decided(name)
+        for _ in range(_PATIENCE):  # without hard links a file is empty for an instant
+            known = self.decided(name)
+            if known is not None:
+                return known
+            time.sleep(0.02)
+        self._put(path, json.dumps(value).encode())  # … and for ever, where its maker died in that instant
+        return value
 
     def decided(self, name: str) -> Any | None:
         """What was agreed on under a name, or None."""
@@ -185,6 +198,23 @@ class Store:
                 continue
         return dict(sorted(found.items(), key=lambda item: item[1].get("begun", 0)))
 
+    def publish(self, dataset: xarray.Dataset) -> Path:
+        """Put the data set of a finished sweep beside its chunks, as ``dataset.nc``.
+
+        One of another sweep that is there is kept, as ``dataset-….nc`` with a hash of its configuration.
+
+        Raises:
+          StoreError: it cannot be written.
+        """
+        path = self.path / DATASET
+        try:
+            before = _config_of(path)
+            if before is not None and before != dataset.attrs["config"]:
+                path.rename(path.with_stem(f"{path.stem}-{digest(before)[:16]}"))
+            return save(dataset, path)
+        except OSError as error:
+            raise self._unwritable(error) from error
+
     def _put(self, path: Path, content: bytes, *, replace: bool = True) -> None:
         try:
             with writing(path, replace=replace) as temporary, open(temporary, "wb") as file:
@@ -199,6 +229,19 @@ class Store:
             f"store: {self.path} cannot be written ({error.strerror or error}); what is in it is kept. Make room or "
             "make it writable, and call again to resume."
         )
+
+
+def _config_of(path: Path) -> str | None:
+    """The configuration of a data set; a text of no use where the file is none, None where there is no file."""
+    import h5netcdf
+
+    try:
+        with h5netcdf.File(io.BytesIO(path.read_bytes()), "r") as file:
+            return str(file.attrs["config"])
+    except FileNotFoundError:
+        return None
+    except Exception:  # h5py raises OSError, RuntimeError, KeyError, … for what is no data set
+        return f"none of byzjax's, {time.time_ns()}"
 
 
 class Report(NamedTuple):
@@ -286,17 +329,6 @@ def checksum(key: str, arrays: Mapping[str, np.ndarray]) -> str:
     """Of names, types, shapes and every bit."""
     parts = [[name, array.dtype.str, array.shape, digest(array)] for name, array in sorted(arrays.items())]
     return digest([key, parts])
-
-
-def digest(value: Any) -> str:
-    """SHA-256 of an array, of bytes, or of anything that JSON can say."""
-    if isinstance(value, np.ndarray):
-        content: Any = np.ascontiguousarray(value).data
-        if value.dtype.kind not in "biufc":
-            content = value.tobytes()
-    else:
-        content = value if isinstance(value, bytes) else json.dumps(value, sort_keys=True, allow_nan=False).encode()
-    return hashlib.sha256(content).hexdigest()
 
 
 @functools.cache

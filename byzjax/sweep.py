@@ -12,15 +12,18 @@ from typing import TYPE_CHECKING, Any, Literal
 import jax
 import numpy as np
 
-from byzjax import batching, plans, results
+from byzjax import batching, netcdf, plans, results
 from byzjax import store as stores
-from byzjax.axes import cell_labels, check_names, coordinate, flatten, grid_values, said
+from byzjax.axes import Options, cell_labels, check_names, coordinate, flatten, grid_values, said
+from byzjax.base import check_integer
 from byzjax.batching import Compiler
 from byzjax.chunks import Chunk, compute
 from byzjax.lanes import RUNS
 from byzjax.plans import Cell, Output
+from byzjax.programs import digest, plain
 from byzjax.progress import SweepProgress
-from byzjax.store import Arrays, Store, StoreError, digest
+from byzjax.store import DATASET, Arrays, Store, StoreError
+from byzjax.timeline import check_lengths
 
 if TYPE_CHECKING:
     import xarray
@@ -43,15 +46,15 @@ def sweep(
 
     ``fn`` is called once per cell and never again, with one keyword argument per axis: a traced scalar for a grid axis,
     the Python value for a cell axis. So it must not branch on a grid axis. It must be pure: its result is a function
-    of its arguments and of the arrays that it closes over (which are not compiled in).
+    of its arguments and of the arrays that it closes over (which are copied then, and not compiled in).
 
     A lane that diverges never raises: it is frozen, counted and flagged in ``diverged``, and NaN from there on.
 
     With a ``store``, a finished chunk is written at once, under a hash of all that determines it: the traced program,
     the bits of the arrays that it closes over, the values of its lanes, the batch size, byzjax's source, JAX, jaxlib,
-    and the kind of device. So it is never computed twice, and a sweep that was killed goes on where it was, with the
-    same bits. Processes with the same store share the work. A function that calls back into Python has no stable hash:
-    it works, but a later call computes it anew.
+    JAX's settings that change numbers, and the kind of device. So it is never computed twice, and a sweep that was
+    killed goes on where it was, with the same bits. Processes with the same store share the work. What a function that
+    calls back into Python gives (`jax.pure_callback`) no hash can tell: that is never kept, and every call computes it.
 
     Under `jax.distributed` every process computes chunks on its own devices. They need a store that all of them see,
     and each returns the whole data set.
@@ -66,7 +69,8 @@ def sweep(
         program, leaves some chunks to see progress by, and on a CPU stays in the cache. A store remembers it, because
         the same lane in chunks of another size may differ by rounding.
       mesh: lanes are laid on its axis ``"runs"``, without communication.
-      store: a folder, new or of earlier sweeps.
+      store: a folder, new or of earlier sweeps. At the end the data set is put there, too, as ``dataset.nc``, which
+        ``byzjax plot`` draws; that of another sweep is kept beside it.
       progress: show cells, chunks, rates, ETA and how many lanes diverged.
       config: JSON-able: what the attributes shall say of what ``fn`` does; its ``eval_every`` numbers ``eval``.
       name: what progress and the store call the sweep; the function's name by default.
@@ -78,7 +82,8 @@ def sweep(
       ``diverged``, and ``compile_seconds`` and ``run_seconds`` of this call.
 
     Raises:
-      ValueError: an empty axis, an axis that is not numbers, a function that does not fit, a bad batch size or mesh.
+      ValueError: an empty axis, an axis that is not numbers, a function that does not fit, a bad batch size or mesh; a
+        value of the grid, or one computed from it, that a factory called with it refuses, before anything is computed.
       OSError: the store cannot be written; what is in it is kept.
       KeyboardInterrupt: with a store, after the chunks in flight were written.
 
@@ -99,13 +104,16 @@ def sweep(
     axes, options = grid_values(grid), cell_labels(cells or {})
     check_names(axes, options)
     _check_mesh(mesh, store)
-    described = {
-        **(config or {}),
-        "name": name,
-        "grid": {axis: said(values) for axis, values in grid.items()},
-        "cells": {axis: list(labels) for axis, labels in options.items()},
-    }
-    results.encode(described)  # say now, not after the sweep, that it cannot be saved
+    described = plain(
+        {
+            **(config or {}),
+            "name": name,
+            "grid": {axis: said(values) for axis, values in grid.items()},
+            "cells": {axis: [label for label, _ in pairs] for axis, pairs in options.items()},
+        }
+    )
+    # Say now, not after the sweep, that it cannot be saved.
+    netcdf.check_attributes(results.provenance(described), "sweep")
     kept = None if store is None else Store(store)
     lanes, num_lanes = flatten(axes), math.prod(len(values) for values in axes.values())
     compiler = Compiler(lanes, mesh)
@@ -115,6 +123,7 @@ def sweep(
         cells_ = plans.traced(fn, options, lanes, bar)
         outputs = plans.outputs(cells_, axes=(*axes, *options))
         _check_size(outputs, num_lanes * len(cells_))
+        _check_eval_every(outputs, described.get("eval_every"))
         tracing = time.perf_counter() - start
         cells_ = plans.sized(cells_, batch_size, num_lanes, compiler, kept, bar)
         cells_ = [plans.cut(cell, lanes, num_lanes, facts) for cell in cells_]
@@ -144,6 +153,8 @@ def sweep(
             compile_seconds=tracing + compiler.seconds,
             run_seconds=running,
         )
+        if kept is not None and jax.process_index() == 0:
+            _publish(kept, dataset, bar)
         bar.say(f"{name}: {_summary(dataset)}")
     return dataset
 
@@ -157,7 +168,7 @@ def _record(
     bar: SweepProgress,
 ) -> None:
     """Note in the store what is begun; say if it holds the same sweep, made by something else."""
-    keys = sorted(chunk.key for chunk in chunks)
+    keys = sorted(chunk.key for chunk in chunks if chunk.kept)
     identity = digest(config)[:16]
     manifest = {
         **facts,
@@ -189,18 +200,26 @@ def _record(
             raise
 
 
+def _publish(store: Store, dataset: xarray.Dataset, bar: SweepProgress) -> None:
+    """Put the data set into the store; where nothing can be written, the caller has it all the same."""
+    try:
+        store.publish(dataset)
+    except StoreError as error:
+        bar.say(f"{bar.name}: no {DATASET} is kept: {error}")
+
+
 def _assemble(
     cells: list[Cell],
     outputs: dict[str, Output],
     found: dict[str, Arrays],
     grid: Mapping[str, Sequence[Any]],
-    options: dict[str, dict[Any, Any]],
+    options: Options,
     config: dict[str, Any],
 ) -> xarray.Dataset:
     """All chunks, in their places."""
     import xarray
 
-    coordinates = {axis: coordinate(list(labels)) for axis, labels in options.items()}
+    coordinates = {axis: coordinate([label for label, _ in pairs]) for axis, pairs in options.items()}
     coordinates |= {axis: np.asarray(values) for axis, values in grid.items()}
     sizes = [len(values) for values in coordinates.values()]
     outer = sizes[: len(options)]
@@ -239,6 +258,18 @@ def _check_size(outputs: Mapping[str, Output], lanes: int) -> None:
         raise ValueError(
             f"sweep: {lanes} lanes give {wanted / 1e9:.3g} GB, most of it {largest!r}, and {free / 1e9:.3g} GB of "
             "memory are free; record or evaluate less, or sweep in parts."
+        )
+
+
+def _check_eval_every(outputs: Mapping[str, Output], eval_every: Any) -> None:
+    """Say now, not after the sweep, that its evaluations would be of other rounds than they are labelled with."""
+    lengths = {out.leading: out.shape[0] for out in outputs.values() if out.leading in ("round", "eval")}
+    if eval_every is not None and len(lengths) == 2:
+        check_lengths(
+            lengths["round"],
+            lengths["eval"],
+            check_integer(eval_every, "config: eval_every", "sweep", least=0),
+            "sweep",
         )
 
 

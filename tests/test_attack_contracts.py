@@ -116,7 +116,7 @@ def test_dtype_is_kept(case, dtype):
 @every_attack
 def test_poison_touches_masked_rows_only_and_jits(case):
     batch = {"image": jnp.ones((N, 3, 4)), "label": jnp.tile(jnp.arange(3), (N, 1))}
-    poisoned = jax.jit(lambda b, m: case.make().poison(b, byzantine=m, key=KEY))(batch, BYZANTINE)
+    poisoned = jax.jit(lambda b, m: case.make().poisoned(b, byzantine=m, key=KEY, num_classes=3))(batch, BYZANTINE)
     chex.assert_trees_all_equal_shapes_and_dtypes(batch, poisoned)
     np.testing.assert_array_equal(poisoned["image"], batch["image"])
     np.testing.assert_array_equal(poisoned["label"][~BYZANTINE], batch["label"][~BYZANTINE])

@@ -74,6 +74,22 @@ def test_reverse_mimic_waits_then_turns():
     np.testing.assert_allclose(sent[4][1], -2 * THREE.mean(0))
 
 
+def test_reverse_mimic_turns_the_gradients_of_the_text_or_the_momenta_of_the_code():
+    """``strike`` hands in gradients ten times as long as the updates."""
+    sent = strike(attacks.mimic("reverse", warmup=1, of="gradient"), THREE, rounds=2)
+    np.testing.assert_array_equal(sent[0], 5.0)
+    np.testing.assert_allclose(sent[1][0], -20 * THREE.mean(0))
+    with pytest.raises(ValueError, match="of = 'gradient' needs grads"):
+        attacks.mimic("reverse", of="gradient").update(
+            THREE, attacks.mimic("reverse").init(THREE[0], 3), None, byzantine=BYZANTINE[2:]
+        )
+
+
+def test_mimic_remembers_16_bits_in_32():
+    state = attacks.mimic("copy").init(jnp.zeros(2, jnp.bfloat16), N)
+    assert state.mean.dtype == state.direction.dtype == jnp.float32
+
+
 def test_mimic_defaults_of_the_paper_and_of_karimireddy():
     still_honest = strike(attacks.mimic("reverse"), THREE, rounds=51)
     np.testing.assert_array_equal(still_honest[49], 5.0)
@@ -109,10 +125,40 @@ def test_copying_mimic_against_numpy(warmup):
 def test_label_flip_maps():
     batch = {"label": jnp.array([[0, 4, 9]] * 2)}
     mask = jnp.array([False, True])
-    shifted = attacks.label_flip().poison(batch, byzantine=mask, key=None)["label"]
+    shifted = attacks.label_flip(num_classes=10).poison(batch, byzantine=mask, key=None)["label"]
     np.testing.assert_array_equal(shifted, [[0, 4, 9], [5, 9, 4]])
-    mirrored = attacks.label_flip(map="mirror").poison(batch, byzantine=mask, key=None)["label"]
+    mirrored = attacks.label_flip(map="mirror").poison(batch, byzantine=mask, key=None, num_classes=10)["label"]
     np.testing.assert_array_equal(mirrored, [[0, 4, 9], [9, 5, 0]])
+
+
+@pytest.mark.parametrize("map", ["shift", "mirror"])
+@pytest.mark.parametrize("num_classes", [3, 26, 255])
+def test_flipped_labels_stay_in_the_range_of_the_task(map, num_classes):
+    """And are a permutation of it, which changes at most the one in the middle to itself."""
+    label = jnp.tile(jnp.arange(num_classes, dtype=jnp.uint8), (2, 1))
+    mask = jnp.array([False, True])
+    attack = attacks.label_flip(map)
+    flipped = attack.poisoned({"label": label}, byzantine=mask, key=None, num_classes=num_classes)["label"]
+    np.testing.assert_array_equal(flipped[0], label[0])
+    np.testing.assert_array_equal(np.sort(flipped[1]), label[1])
+    expected = (np.arange(num_classes) + 5) % num_classes if map == "shift" else np.arange(num_classes)[::-1]
+    np.testing.assert_array_equal(flipped[1], expected)
+
+
+def test_a_poison_that_does_not_ask_is_not_told_the_number_of_classes():
+    asked = []
+
+    def old(batch, *, byzantine, key):
+        return batch + 1
+
+    def any_(batch, **extra):
+        asked.append(extra["num_classes"])
+        return batch + 2
+
+    for poison, added in [(old, 1), (any_, 2)]:
+        attack = attacks.none()._replace(poison=poison)
+        assert attack.poisoned(0, byzantine=None, key=None, num_classes=7) == added
+    assert asked == [7]
 
 
 @pytest.mark.parametrize("name", ["ipm", "sign_flip"])
@@ -136,6 +182,14 @@ def test_alie_z_and_mimic_warmup_sweep_by_vmap():
     np.testing.assert_allclose(jax.vmap(second)(jnp.array([0, 1])), [-8.0, 0.0])
 
 
+LABELS = jnp.zeros((N, 3), jnp.int32)
+
+
+def flip(label, own=None, num_classes=None):
+    attack = attacks.label_flip(num_classes=own)
+    return attack.poisoned({"label": label}, byzantine=BYZANTINE, key=None, num_classes=num_classes)
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [
@@ -146,12 +200,21 @@ def test_alie_z_and_mimic_warmup_sweep_by_vmap():
         (lambda: attacks.alie(sign=2), "sign = 2"),
         (lambda: attacks.alie(ddof=2), "ddof = 2"),
         (lambda: attacks.mimic("clone"), "variant = 'clone'"),
+        (lambda: attacks.mimic("reverse", of="weights"), "of = 'weights'"),
         (lambda: attacks.mimic("reverse", warmup=-1), "warmup = -1"),
         (lambda: attacks.mimic("copy", warmup=0), "warmup = 0"),
         (lambda: attacks.mimic("fixed", worker=-1), "worker = -1"),
         (lambda: strike(attacks.mimic("fixed", worker=9), THREE), "worker = 9"),
         (lambda: attacks.label_flip(map="swap"), "map = 'swap'"),
-        (lambda: attacks.label_flip(shift=20), "shift = 20"),
+        (lambda: attacks.label_flip(shift=20, num_classes=10), "shift = 20"),
+        (lambda: attacks.label_flip(shift=2.5, num_classes=10), "shift = 2.5 must be an integer"),
+        (lambda: attacks.label_flip(shift="5"), "shift = '5' must be a finite number"),
+        (lambda: attacks.label_flip(num_classes=2.5), "num_classes = 2.5 must be an integer ≥ 2"),
+        (lambda: flip(LABELS), r"number of classes is not known; use label_flip\(num_classes=…\)"),
+        (lambda: flip(LABELS, num_classes=5), "shift = 5 changes no label modulo 5"),
+        (lambda: flip(LABELS, 10, num_classes=3), "num_classes = 10, but the task has 3 classes"),
+        (lambda: flip(LABELS, num_classes=1), "num_classes = 1 must be an integer ≥ 2"),
+        (lambda: flip(jnp.ones((N, 3)), num_classes=3), r"labels are float32\[5, 3\]"),
         (lambda: attacks.label_flip(num_classes=1), "num_classes = 1"),
         (lambda: attacks.label_flip().poison({"x": THREE}, byzantine=BYZANTINE, key=None), "no 'label'"),
         (lambda: attacks.bit_flip().update(THREE, (), None, byzantine=BYZANTINE), "needs grads"),

@@ -1,12 +1,16 @@
 """Long runs: cut anywhere, killed at any moment, they give the bits of the run that nothing happened to."""
 
+import dataclasses
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -19,6 +23,7 @@ import byzjax
 from byzjax import aggregators as agg
 from byzjax import attacks, methods, metrics, results, tasks
 from byzjax.checkpoint import Checkpoint, Saved, Store
+from byzjax.claims import Claims
 from byzjax.cli import app
 from byzjax.data.base import Dataset
 from byzjax.identity import Identity
@@ -215,7 +220,10 @@ ARRAY = jnp.array([0.1, 0.2])
 FOREIGN = {
     "key": ({"key": jax.random.key(4)}, "key "),
     "kind of key": ({"key": jax.random.key(3, impl="rbg")}, "threefry2x32 there, rbg here"),
-    "mask": ({"byzantine": jnp.arange(N) < 2}, r"byzantine: \[5, 6\] there, \[0, 1\] here"),
+    "mask": (
+        {"byzantine": jnp.arange(N) < 2, "task": dataclasses.replace(TASK, byzantine=None)},
+        r"byzantine: \[5, 6\] there, \[0, 1\] here",
+    ),
     "evaluations": ({"eval_every": 4}, "eval_every: 5 there, 4 here"),
     "task": ({"task": tasks.quartic(N, B, dim=4)}, r"data \(\['shifts'\]: float32\[7, 10\] there, float32\[7, 4\]"),
     "data": ({"task": other_task(shift_scale=0.2)}, "the contents of its data"),
@@ -246,6 +254,11 @@ def test_another_runs_checkpoint_is_refused(ten_rounds, what):
         go(ten_rounds, **options)
     assert str(told.value).count("\n") == 0
     assert sorted(ten_rounds.rglob("*")) == before
+
+
+def test_numbers_of_numpy_may_be_in_a_configuration(tmp_path):
+    go(tmp_path, num_rounds=5, config={"batch": np.int64(8)})
+    go(tmp_path, num_rounds=5, config={"batch": 8})
 
 
 def test_arrays_inside_a_program_are_told_apart(tmp_path):
@@ -426,3 +439,82 @@ def test_ctrl_c_on_the_command_line_tells_how_to_go_on(tmp_path, monkeypatch):
     resumed = call(tmp_path, "--num-rounds", "9", "--resume")
     assert resumed.exit_code == 0, resumed.output
     assert results.load(tmp_path / "run.nc").sizes["round"] == 9
+
+
+# Two processes.
+
+HOLDING = """
+import sys, time
+sys.path.insert(0, sys.argv[1])
+import test_checkpoint as t
+
+def wait():
+    print("at work", flush=True)
+    sys.stdin.readline()
+
+t.go(sys.argv[2], progress=t.Interrupting(15, wait), every=1)
+"""
+
+
+def test_a_second_process_is_refused_and_harms_nothing(tmp_path):
+    command = [sys.executable, "-c", HOLDING, str(Path(__file__).parent), str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout.readline() == "at work\n"
+        before = sorted(tmp_path.rglob("*"))
+        with pytest.raises(ValueError, match=f"{tmp_path} is in use by process {first.pid} on .*; wait until") as told:
+            go(tmp_path)
+        assert "\n" not in str(told.value)
+        with pytest.raises(ValueError, match=f"is in use by process {first.pid} on .*; wait until that run ends"):
+            Checkpoint(tmp_path).clear()
+        assert sorted(tmp_path.rglob("*")) == before
+        first.stdin.write("\n" * 9)
+        first.communicate()
+    assert first.returncode == 0
+    assert not list(tmp_path.glob("lease*"))
+    assert rounds_in(tmp_path) == [35, 40]
+    assert_same_bits(go(tmp_path), go())
+
+
+def test_a_job_that_is_put_back_into_the_queue_waits_for_the_machine_that_is_gone(tmp_path, monkeypatch):
+    monkeypatch.setattr(Claims.__init__, "__defaults__", (0.4,))
+    gone = {"machine": "another", "pid": 1, "started": None}
+    (tmp_path / "lease.0").write_text(json.dumps(gone))
+    start = time.monotonic()
+    go(tmp_path, num_rounds=5)
+    assert time.monotonic() - start > 0.3
+    assert not list(tmp_path.glob("lease.*"))
+
+    (tmp_path / "lease.0").write_text(json.dumps(gone))
+    with ThreadPoolExecutor(1) as pool:
+        ended = threading.Event()
+
+        def live():
+            while not ended.wait(0.05):
+                os.utime(tmp_path / "lease.0")
+
+        living = pool.submit(live)
+        with pytest.raises(ValueError, match="is in use by process 1 on another"):
+            go(tmp_path, num_rounds=10)
+        ended.set()
+        living.result()
+
+
+def test_who_stood_still_does_not_write_over_who_took_over(tmp_path, monkeypatch):
+    def take_over():
+        for path in tmp_path.glob("lease.*"):
+            os.utime(path, (0, 0))
+        assert Claims(tmp_path).acquire("lease")
+
+    with pytest.raises(OSError, match=r"was taken over by process \d+ on .*, since this process stood still"):
+        go(tmp_path, progress=Interrupting(15, take_over))
+    assert rounds_in(tmp_path) == [5, 10]
+
+
+def test_a_finished_run_can_be_read_where_nothing_can_be_written(tmp_path, monkeypatch):
+    whole = go(tmp_path)
+
+    def refuse(*args, **kwargs):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Claims, "acquire", refuse)
+    assert_same_bits(go(tmp_path), whole)

@@ -1,9 +1,15 @@
 """The command line, the demo at a tiny size, and programs that several runs share."""
 
 import csv
+import errno
+import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -79,10 +85,213 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["run", "--tsak", "quartic"], ["lst"], ["run", "--num-rounds", "0"], ["list", "task"]]
+    "arguments", [["run", "--tsak", "quartic"], ["lst"], ["run", "--num-rounds", "0"], ["list", "tusk"]]
 )
 def test_what_the_parser_refuses_is_exit_code_2(arguments):
     assert call(*arguments).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ("run --lr 0.1", "no option --lr; nearest: --learning-rate. See byzjax run --help."),
+        ("run --rounds 3", "no option --rounds; nearest: --num-rounds. See byzjax run --help."),
+        ("run --colour", "no option --colour. See byzjax run --help."),
+        ("demo --quik", "no option --quik; nearest: --quick. See byzjax demo --help."),
+        ("plot x --kind pie", "'pie' is not one of 'curves', 'heatmap', 'table'. See byzjax plot --help."),
+        ("run --num-rounds many", "not 'many'. See byzjax run --help."),
+        ("run extra", "(extra). See byzjax run --help."),
+        ("lst", "No such command 'lst'. Did you mean 'list'? See byzjax --help."),
+        ("list attacs", "'attacs' cannot be listed; nearest: attacks."),
+        ("store ls", "Missing argument 'PATH'. See byzjax store ls --help."),
+        ("store ls --hepl", "no option --hepl; nearest: --help."),
+        ("run --num-rounds 4294967296", "num_rounds = 4294967296 must be less than 2³¹"),
+        ("run --out ~nobody-of-that-name/x", "the home folder in '~nobody-of-that-name/x' is not known"),
+        ("run --task cifar10", "nearest: \"classification('tfds:cifar10')\". Known:"),
+        (
+            "run --method byz_nsgdm(aggregator=krum)",
+            "aggregator is already given by its own option; say it once, there.",
+        ),
+        ("run --task quartic(num_byzantine=5)", "num_byzantine is already set to 3 by its own option; say it once"),
+        ("run --num-rounds 2 --eval-every 1 --out FILE", "FILE is a file; name a folder."),
+        ("run --num-rounds 2 --eval-every 1 --out FILE/x", "FILE is a file; name a folder."),
+        ("demo --num-rounds 1 --out FILE", "FILE is a file; name a folder."),
+        ("examples --out FILE", "FILE is a file; name a folder."),
+        ("plot FILE", "FILE cannot be read as netCDF (OSError): it is damaged, or something else."),
+        ("plot nowhere", "nowhere does not exist."),
+        ("sweep FILE --set run.num_rounds", "as in 'run.learning_rate=[0.1, 0.2]'."),
+    ],
+)
+def test_whatever_is_refused_is_refused_in_one_line(arguments, line, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "FILE").write_text("text = 1")
+    result = call(*shlex.split(arguments.replace("(", "'(").replace(")", ")'")))
+    assert result.exit_code == 2, result.output
+    (said,) = [said for said in result.stderr.splitlines() if said]
+    assert said.startswith("error: ")
+    assert line in said
+    assert "Value error" not in said
+    assert [path.name for path in tmp_path.iterdir()] == ["FILE"]
+
+
+def test_a_platform_that_is_misspelt_is_one_line(tmp_path):
+    env = {**os.environ, "JAX_PLATFORMS": "cpuu"}
+    command = [sys.executable, "-m", "byzjax", *SMALL, "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, env=env)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: JAX finds no device for JAX_PLATFORMS=cpuu: Unable to initialize backend")
+    assert line.endswith("Write JAX_PLATFORMS=cpu, or unset it.")
+
+
+def test_a_platform_that_is_not_there_is_one_line(monkeypatch, tmp_path):
+    def absent(*_, **__):
+        raise AssertionError  # what JAX raises for JAX_PLATFORMS=cuda on a machine that has none
+
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    monkeypatch.setattr(byzjax, "run", absent)
+    monkeypatch.setattr(jax, "local_devices", absent)
+    result = call(*SMALL, "--out", str(tmp_path))
+    assert result.exit_code == 2
+    line = "error: JAX finds no device for JAX_PLATFORMS=cuda. Write JAX_PLATFORMS=cpu, or unset it.\n"
+    assert result.stderr == line
+
+
+def test_no_home_folder_is_one_line(monkeypatch):
+    def nobody(*_, **__):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", nobody)
+    result = call("run", "--task", "classification('tfds:fashion_mnist')", "--num-rounds", "1", "--eval-every", "1")
+    assert result.exit_code == 2
+    assert "write the whole path" in result.stderr
+
+
+def test_memory_that_is_not_there_is_one_line(monkeypatch, tmp_path):
+    for error in (MemoryError(), RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.")):
+        monkeypatch.setattr(byzjax, "run", lambda *_, error=error, **__: (_ for _ in ()).throw(error))
+        result = call(*SMALL, "--out", str(tmp_path))
+        assert result.exit_code == 2
+        assert result.stderr.startswith("error: out of memory: ")
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch, tmp_path):
+    monkeypatch.setattr(byzjax, "run", lambda *_, **__: 1 // 0)
+    assert isinstance(call(*SMALL, "--out", str(tmp_path)).exception, ZeroDivisionError)
+
+
+def test_paths_mean_the_home_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(byzjax, "run", lambda *_, **__: byzjax.Result(a_state(), {"loss": jnp.ones(6)}, {}))
+    assert call(*SMALL, "--out=~/res").exit_code == 0
+    assert (tmp_path / "res/run.nc").is_file()
+    assert call("plot", "~/res/run.nc", "--metric", "loss", "--out=~/figure").exit_code == 0
+    assert (tmp_path / "figure.png").is_file()
+    assert call("examples", "--out=~/grids").exit_code == 0
+    assert not (tmp_path / "~").exists()
+
+
+def a_state():
+    return byzjax.round.RoundState(*[jnp.zeros(())] * len(byzjax.round.RoundState._fields))
+
+
+def test_a_long_specification_makes_a_name_that_fits(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(byzjax, "run", lambda *_, **__: byzjax.Result(a_state(), {"loss": jnp.ones(6)}, {}))
+    for end in "12":
+        rule = ",".join(["nnm(f=1)"] * 40) + f",rfa(num_iters={end})"
+        assert call(*SMALL, "--aggregator", rule).exit_code == 0
+    assert len(list((tmp_path / "results").glob("*/run.nc"))) == 2
+    entry = demo.Entry("byz_nsgdm", ",".join(["nnm(f=1)"] * 40) + ",rfa", "none", 0.1)
+    assert len(demo.Demo().path(entry, tmp_path).name) < 220
+
+
+def test_numbers_survive_a_disk_that_filled_up(monkeypatch, tmp_path):
+    def full(dataset, path, save=results.save):
+        if path.parent == tmp_path / "out":
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        return save(dataset, path)
+
+    monkeypatch.setattr(byzjax, "run", lambda *_, **__: byzjax.Result(a_state(), {"loss": jnp.full(6, 0.125)}, {}))
+    monkeypatch.setattr(results, "save", full)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    result = call(*SMALL, "--out", str(tmp_path / "out"))
+    assert result.exit_code == 2
+    assert "0.125" in result.stdout
+    (kept,) = tmp_path.glob("byzjax-*/run.nc")
+    path = tmp_path / "out/run.nc"
+    assert result.stderr == f"error: {path} cannot be written (No space left on device); the result is in {kept}.\n"
+    assert float(results.load(kept).loss[-1]) == 0.125
+
+
+def test_no_room_is_said_before_the_run(monkeypatch, tmp_path):
+    monkeypatch.setattr(byzjax, "run", lambda *_, **__: pytest.fail("it ran"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, 100))
+    result = call(*SMALL, "--out", str(tmp_path / "out"))
+    assert result.exit_code == 2
+    assert result.stderr == f"error: {tmp_path / 'out'}: No space left on device.\n"
+
+
+def test_one_attack_is_listed_as_all_are():
+    assert call("list", "attack").stdout == call("list", "attacks").stdout != ""
+
+
+def test_shells_complete_commands_options_and_names():
+    def completed(words):
+        env = {"_BYZJAX_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+        return CliRunner().invoke(app, [], prog_name="byzjax", env=env).stdout.split()
+
+    assert completed("byzjax re") == ["reproduce", "report"]
+    assert completed("byzjax run --attack al") == ["alie"]
+    assert completed("byzjax run --learn") == ["--learning-rate"]
+    assert completed("byzjax list met") == ["methods", "metrics"]
+    assert "--install-completion" in plain(call("--help").stdout)
+
+
+def test_hints_can_be_pasted_into_a_shell(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shown = plain(call("examples", "--out", "my grids").stdout)
+    assert "Next: byzjax sweep 'my grids/quartic_rates.toml' --dry-run" in shown
+    assert len(list((tmp_path / "my grids").glob("*.toml"))) == 3
+    assert call("examples", "--out", "my grids").exit_code == 0  # the same again is no loss
+    (tmp_path / "my grids/mnist_attacks.toml").write_text("mine")
+    refused = call("examples", "--out", "my grids")
+    assert refused.exit_code == 2
+    assert "mnist_attacks.toml is there and is another file" in refused.stderr
+    assert (tmp_path / "my grids/mnist_attacks.toml").read_text() == "mine"
+    for text, word in {"mimic": "\"mimic(variant='reverse')\"", "nnm,bucketing": "'bucketing(bucket_size=…)'"}.items():
+        part = "--attack" if text == "mimic" else "--aggregator"
+        (said,) = call("run", part, text).stderr.splitlines()
+        assert f"write {word}." in said
+        assert len(shlex.split(word)) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--y", "seed"], "--y says nothing about --kind curves"),
+        (["--worst", "attack"], "--worst says nothing about --kind curves"),
+        (["--by", "loss"], "--by says nothing without --choose"),
+        (["--kind", "heatmap", "--panels", "seed"], "--panels says nothing about --kind heatmap"),
+        (["--kind", "table", "--title", "t"], "--title says nothing about --kind table"),
+        (["--over", "nothing"], "--over: 'nothing' is not an axis here; nearest:"),
+    ],
+)
+def test_options_of_a_figure_are_not_dropped(options, message, tmp_path):
+    dataset = results.to_dataset(byzjax.Result(None, {"loss": jnp.ones(6)}, {}), {"seed": 0})
+    path = results.save(dataset, tmp_path / "run.nc")
+    result = call("plot", str(path), "--metric", "loss", *options)
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_a_figure_is_put_into_a_folder(tmp_path):
+    dataset = results.to_dataset(byzjax.Result(None, {"loss": jnp.ones(6)}, {}), {"seed": 0})
+    path = results.save(dataset, tmp_path / "run.nc")
+    (tmp_path / "figures").mkdir()
+    assert call("plot", str(path), "--metric", "loss", "--out", str(tmp_path / "figures")).exit_code == 0
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {"curves-loss.png", "curves-loss.pdf"}
 
 
 def test_a_declared_f_below_the_truth_is_a_warning(tmp_path):

@@ -94,6 +94,12 @@ def test_an_unknown_name_lists_the_known_ones(name, near):
         data.load(name)
 
 
+@pytest.mark.parametrize("name", ["cifar10", "CIFAR-10", "cifar"])
+def test_a_name_of_tensorflow_datasets_is_suggested_with_its_prefix(name):
+    with pytest.raises(ValueError, match=rf"name='{name}' is not a data set; nearest: 'tfds:cifar10'. Known: "):
+        data.load(name)
+
+
 @pytest.mark.parametrize(
     "raw",
     [

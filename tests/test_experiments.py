@@ -131,7 +131,7 @@ def test_a_reproduction_is_its_runs_and_resumes(tmp_path, monkeypatch):
     experiment = small(learning_rates=(0.005, 0.01), methods=("Base", "Byz-NSGDM"))
     dataset = reproduce(experiment, tmp_path, progress=False, batch_size=4)
     assert path_of(experiment, tmp_path).name == "quartic-released.nc"
-    assert dict(dataset.aggregate_norm.sizes) == {"method": 2, "case": 4, "learning_rate": 2, "seed": 2, "eval": 2}
+    assert dict(dataset.aggregate_norm.sizes) == {"optimizer": 2, "case": 4, "learning_rate": 2, "seed": 2, "eval": 2}
     assert dataset.aggregate_norm.dtype == np.float64
     assert bool(dataset.tried.all())
     assert tuple(zip(dataset.attack.values.tolist(), dataset.aggregator.values.tolist(), strict=True)) == (
@@ -140,7 +140,7 @@ def test_a_reproduction_is_its_runs_and_resumes(tmp_path, monkeypatch):
     with precision("float64"):
         run = lane(experiment, experiment.task(), "Byz-NSGDM")
         alone = run(case=("ALIE", "CM"), learning_rate=jnp.asarray(0.01), seed=jnp.asarray(1, jnp.uint32))
-    point = {"method": "Byz-NSGDM", "case": "ALIE / CM", "learning_rate": 0.01, "seed": 1}
+    point = {"optimizer": "Byz-NSGDM", "case": "ALIE / CM", "learning_rate": 0.01, "seed": 1}
     np.testing.assert_allclose(dataset.gradient_norm.sel(point), alone.evals["gradient_norm"], rtol=1e-9)
 
     monkeypatch.setattr("byzjax.chunks._one", lambda *args: pytest.fail("a finished chunk was computed again"))
@@ -155,7 +155,7 @@ def test_a_data_set_grows_and_is_never_replaced_by_a_part(tmp_path):
     reproduce(reduced(both, methods=("Byz-NSGDM",)), tmp_path, **options)
     reproduce(reduced(both, methods=("Base",), learning_rates=(0.01,)), tmp_path, **options)
     part = results.load(path_of(both, tmp_path))
-    assert part["method"].values.tolist() == ["Base", "Byz-NSGDM"]
+    assert part["optimizer"].values.tolist() == ["Base", "Byz-NSGDM"]
     assert part["tried"].isel(case=0, seed=0).values.tolist() == [[False, True], [True, True]]
     whole = reproduce(both, tmp_path, **options)
     assert bool(whole["tried"].all())
@@ -180,7 +180,7 @@ def test_what_another_process_adds_meanwhile_stays(tmp_path, monkeypatch):
 
     monkeypatch.setattr(module, "_joined", meanwhile)
     dataset = reproduce(reduced(both, methods=("Base",)), tmp_path, **options)
-    assert dataset["method"].values.tolist() == ["Base", "Byz-NSGDM"]
+    assert dataset["optimizer"].values.tolist() == ["Base", "Byz-NSGDM"]
     assert bool(results.load(path_of(both, tmp_path))["tried"].all())
 
 
@@ -191,9 +191,9 @@ def test_methods_may_have_grids_of_their_own(tmp_path):
     dataset = reproduce(dataclasses.replace(experiment, methods=recipes), tmp_path, progress=False, batch_size=4)
     assert dataset.learning_rate.values.tolist() == [0.002, 0.01, 0.02]
     tried = dataset.tried.isel(case=0, seed=0)
-    assert tried.sel({"method": "Base"}).values.tolist() == [True, True, False]
-    assert tried.sel({"method": "Decay"}).values.tolist() == [False, True, True]
-    assert bool(np.isnan(dataset.aggregate_norm.sel({"method": "Base", "learning_rate": 0.02})).all())
+    assert tried.sel(optimizer="Base").values.tolist() == [True, True, False]
+    assert tried.sel(optimizer="Decay").values.tolist() == [False, True, True]
+    assert bool(np.isnan(dataset.aggregate_norm.sel(optimizer="Base", learning_rate=0.02)).all())
 
 
 def test_references_are_there():
@@ -341,7 +341,7 @@ def test_the_released_poison_is_sent_without_momentum():
     np.testing.assert_array_equal(sent[:H], 1.0)
     np.testing.assert_array_equal(sent[H:], 5.0)
     batch = {"image": jnp.zeros((N, 3, 1)), "label": jnp.tile(jnp.array([0, 3, 9]), (N, 1))}
-    poisoned = attack.poison(batch, byzantine=jnp.arange(N) >= H, key=jax.random.key(0))
+    poisoned = attack.poisoned(batch, byzantine=jnp.arange(N) >= H, key=jax.random.key(0), num_classes=10)
     assert poisoned["label"][-1].tolist() == [9, 6, 0]
     assert poisoned["label"][0].tolist() == [0, 3, 9]
 

@@ -161,6 +161,16 @@ def test_data_of_tensorflow_datasets_own_folder_are_found_and_left_alone(folder,
     ]
 
 
+@pytest.mark.parametrize("version", ["", ":1.2.0"])
+def test_what_an_interrupted_preparation_left_is_passed_over(folder, version):
+    """tensorflow-datasets prepares in ``incomplete.XYZ_1.2.0``, beside the version, whose number may be any digits."""
+    whole = folder / "tiny_colour"
+    shutil.copytree(whole / "1.2.0", whole / "incomplete.99ABC_1.2.0")
+    for path in (whole / "incomplete.99ABC_1.2.0").glob("*array_record*"):
+        path.write_bytes(b"")
+    assert len(data.load(f"tfds:tiny_colour{version}", folder).train_labels) == 12
+
+
 def test_a_corrupt_cache_is_noticed(folder):
     gateway._load.__wrapped__(gateway._parse("tiny_grey"), folder, False)
     (path,) = (folder / "byzjax-arrays").iterdir()

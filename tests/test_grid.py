@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from byzjax import results
+from byzjax import cli_sweep, results
 from byzjax.cli import app
 from byzjax.experiments import config, grid, grid_run
 
@@ -135,15 +135,15 @@ def test_a_lane_is_the_run_that_it_stands_for(tmp_path):
     }
     made = grid.parse({**document, "run": {**document["run"], "seed": [7, 2**32 - 1], "attack": "alie"}})
     dataset = grid_run.execute(made, progress=False)
-    assert dict(dataset["objective"].sizes) == {"method": 2, "learning_rate": 2, "beta": 2, "seed": 2, "eval": 2}
+    assert dict(dataset["objective"].sizes) == {"optimizer": 2, "learning_rate": 2, "beta": 2, "seed": 2, "eval": 2}
     assert dataset["eval"].values.tolist() == [3, 6]
     assert dataset["ran"].all()
     for point in (
-        {"method": 0, "learning_rate": 1, "beta": 0, "seed": 1},
-        {"method": 1, "learning_rate": 0, "beta": 1},
+        {"optimizer": 0, "learning_rate": 1, "beta": 0, "seed": 1},
+        {"optimizer": 1, "learning_rate": 0, "beta": 1},
     ):
         lane = dataset.isel({**dict.fromkeys(dataset["diverged"].dims, 0), **point})
-        said = {name: lane[name].item() for name in ("method", "learning_rate", "beta", "seed")}
+        said = {name: lane[grid.AXES.get(name, name)].item() for name in ("method", "learning_rate", "beta", "seed")}
         alone = config.execute(made.config(**said), progress=False)
         for name in ("loss", "aggregation_error", "objective", "gradient_norm"):
             np.testing.assert_allclose(lane[name], alone[name], rtol=2e-4, atol=1e-6)
@@ -295,17 +295,74 @@ def test_sweep_and_plot_from_the_command_line(tmp_path):
 
     for arguments, files in (
         ([], ["curves-gradient_norm.png", "curves-gradient_norm.pdf"]),
-        (["--kind", "heatmap", "--metric", "loss", "--x", "learning_rate"], ["heatmap-loss.png", "heatmap-loss.pdf"]),
-        (["--kind", "table", "--x", "aggregator"], ["table-gradient_norm.md", "table-gradient_norm.tex"]),
+        (
+            ["--kind", "heatmap", "--metric", "loss", "--x", "learning_rate"],
+            [f"heatmap-loss-x=learning_rate.{suffix}" for suffix in ("png", "pdf")],
+        ),
+        (
+            ["--kind", "table", "--x", "aggregator"],
+            [f"table-gradient_norm-x=aggregator.{suffix}" for suffix in ("md", "tex")],
+        ),
     ):
         result = call("plot", store, *arguments)
         assert result.exit_code == 0, result.output
         assert all((store / name).stat().st_size > 100 for name in files)
     assert "| learning rate γ₀ | median | plain mean |" in result.stdout
-    assert (store / "table-gradient_norm.md").read_text() in result.stdout
+    assert (store / "table-gradient_norm-x=aggregator.md").read_text() in result.stdout
     one = call("plot", store / "dataset.nc", "--where", "aggregator=mean", "--every-seed", "--out", tmp_path / "x")
     assert one.exit_code == 0
     assert (tmp_path / "x.png").exists()
+
+
+def test_a_folder_is_no_grid(tmp_path):
+    result = call("sweep", tmp_path)
+    assert result.exit_code == 2
+    assert result.stderr.splitlines() == [f"error: {tmp_path} is a folder; name a grid in TOML, as examples/ has some."]
+
+
+def test_a_sweep_of_ones_own_is_plotted_and_no_figure_replaces_another(tmp_path):
+    import xarray
+
+    rules, rates = ["my rule", "krum(", "nnm,rfa"], [0.5, 1.0]
+    values = np.random.default_rng(0).uniform(1, 2, (3, 2, 2, 2, 3))
+    places = {"rule": rules, "attack": ["theirs!", "alie"], "tau": rates, "seed": [0, 1], "eval": [1, 2, 3]}
+    made = xarray.Dataset({"objective": (tuple(places), values)}, places, {"config": "{}"})
+    results.save(made, tmp_path / "dataset.nc")
+    names = []
+    for arguments in (
+        ["--kind", "heatmap", "--x", "attack", "--y", "rule", "--where", "tau=1"],
+        ["--kind", "heatmap", "--x", "attack", "--y", "rule", "--where", "tau=0.5"],
+        ["--kind", "heatmap", "--x", "attack", "--y", "tau", "--where", "rule=my rule"],
+        ["--panels", "tau", "--where", "attack=theirs!"],
+        ["--x", "tau", "--where", "attack=theirs!"],
+        ["--kind", "table", "--x", "attack", "--where", "tau=1"],
+        ["--where", "tau=1", *(f"--where=rule={rule}" for rule in rules), "--every-seed", "--title", "Mine"],
+    ):
+        result = call("plot", tmp_path, *arguments)
+        assert result.exit_code == 0, result.output
+        names += result.stderr.strip().removeprefix("Written: ").split(", ")
+    assert len(set(names)) == len(names) == 14
+    assert all((tmp_path / name).stat().st_size > 100 for name in names)
+    assert str(tmp_path / "heatmap-objective-x=attack-y=rule-tau=1.png") in names
+
+
+def test_long_names_of_figures_are_cut_and_told_apart():
+    names = {cli_sweep._file_name("curves-loss", {"attack": [f"my attack {i}" * 20]}) for i in range(3)}
+    assert len(names) == 3
+    assert max(map(len, names)) == 200
+
+
+def test_methods_are_found_by_their_old_name(tmp_path):
+    import xarray
+
+    places = {"method": ["byz_nsgdm", "momentum_sgd"], "attack": ["none", "alie"], "seed": [0, 1]}
+    old = xarray.Dataset({"loss": (tuple(places), np.ones((2, 2, 2)))}, places, {"config": "{}"})
+    results.save(old, tmp_path / "dataset.nc")
+    for name in ("method", "optimizer"):
+        result = call("plot", tmp_path, "--kind", "table", "--y", name)
+        assert "| method | no attack | ALIE |" in result.stdout
+        result = call("plot", tmp_path, "--x", "attack", "--where", f"{name}=byz_nsgdm")
+        assert result.exit_code == 0, result.output
 
 
 def test_a_dry_run_from_the_command_line(tmp_path):
@@ -316,7 +373,7 @@ def test_a_dry_run_from_the_command_line(tmp_path):
     assert "3 cells × 4 lanes (2 learning_rate × 2 seed) = 12 runs" in result.stdout
     assert "2 programs to compile; 1 cell with the program of another" in result.stdout
     assert re.search(r"memory: 0.204 kB of data, and [\d.]+ [kM]B per chunk", result.stdout)
-    assert "warning: 1 cells cannot run" in result.stderr
+    assert "warning: 1 cell cannot run" in result.stderr
     assert not (tmp_path / "store").exists()
 
 

@@ -179,6 +179,19 @@ def test_batches_are_of_each_worker_s_own_blocks(holding):
     assert same == [holding == "twin"] * 2
 
 
+@pytest.mark.parametrize("holding", ["honest", "twin", "shard", "iid"])
+def test_others_may_lie_than_the_last(holding):
+    usual = tiny_task(6, byzantine_data=holding)
+    others = tiny_task(6, 0, byzantine=[0, 3], byzantine_data=holding)
+    assert others.byzantine == (True, False, False, True, False, False)
+    order = np.arange(6) if holding == "shard" else np.array([4, 0, 1, 5, 2, 3])
+    for name in ("table", "sizes"):
+        np.testing.assert_array_equal(others.data[name], usual.data[name][order])
+    token = np.asarray(others.sample(others.data, KEY)["token"])
+    same = [np.array_equal(token[liar], token[honest]) for liar, honest in ((0, 1), (3, 2))]
+    assert same == [holding == "twin"] * 2
+
+
 def test_blocks_follow_each_other_and_the_text():
     task = tiny_task()
     blocks = np.asarray(task.data["blocks"])

@@ -165,7 +165,7 @@ def test_learning_rate_and_beta_sweep_by_vmap():
     def final(gamma, beta):
         method = methods.byz_nsgdm(gamma, aggregator=agg.median(), beta=beta)
         return byzjax.simulate(
-            TASK, method, attacks.none(), byzantine=jnp.zeros(N, bool), key=KEY, num_rounds=5
+            TASK, method, attacks.none(), byzantine=jnp.asarray(BYZANTINE), key=KEY, num_rounds=5
         ).state.params
 
     swept = jax.jit(jax.vmap(final))(jnp.array([0.1, 0.2]), jnp.array([0.0, 0.9]))

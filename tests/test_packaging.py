@@ -109,7 +109,9 @@ def test_wheel_has_the_package_and_its_data_and_nothing_else(archives):
         (scripts,) = (name for name in names if name.endswith("entry_points.txt"))
         assert "byzjax = byzjax.cli:main" in wheel.read(scripts).decode()
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "byzjax").rglob("*.py")}
-    assert modules | set(DATA) <= names
+    examples = {f"byzjax/examples/{path.name}" for path in (ROOT / "examples").glob("*.toml")}
+    assert len(examples) == 3
+    assert modules | set(DATA) | examples <= names
     metadata = f"byzjax-{PROJECT['version']}.dist-info"
     assert {name.split("/")[0] for name in names} == {"byzjax", metadata}
     assert not any("__pycache__" in name for name in names)
@@ -130,8 +132,11 @@ def test_the_built_wheel_works_outside_the_checkout(archives, tmp_path):
 import json, sys
 sys.path.insert(0, {str(tmp_path)!r})
 import byzjax
-print(json.dumps([byzjax.__file__, len(byzjax.data.load("mnist").train_images)]))
+from byzjax import cli_examples
+examples = [str(path.parent) for path in cli_examples.paths()]
+print(json.dumps([byzjax.__file__, len(byzjax.data.load("mnist").train_images), examples]))
 """
-    file, num_images = json.loads(run_python(code, cwd=tmp_path).stdout)
+    file, num_images, examples = json.loads(run_python(code, cwd=tmp_path).stdout)
     assert Path(file).is_relative_to(tmp_path)
     assert num_images == 60_000
+    assert examples == [str(tmp_path / "byzjax/examples")] * 3

@@ -73,6 +73,35 @@ def test_running_mean():
     np.testing.assert_array_equal(figure.axes[0].lines[0].get_ydata(), [5.0, 4.0, 5.0, 3.0])
 
 
+def test_a_running_mean_has_the_length_that_it_says():
+    _, axes = plotting.new_figure()
+    run = RUNS["a"].assign(loss=RUNS["a"]["loss"].copy(data=[1.0, 9.0, 2.0, 4.0]))
+    plotting.draw_curves(axes[0, 0], {"a": run}, "loss", style=plotting.styles({"a": run}), smooth=2)
+    np.testing.assert_array_equal(axes[0, 0].lines[0].get_ydata(), [5.0, 5.5, 3.0, 4.0])
+    with pytest.raises(ValueError, match="smooth = 5 entries are more than the 4 of 'loss' that 'a' has"):
+        plotting.draw_curves(axes[0, 0], {"a": run}, "loss", style=plotting.styles({"a": run}), smooth=5)
+
+
+def test_runs_of_ones_own_without_a_method_can_be_drawn():
+    result = Result(None, {"loss": jnp.arange(1.0, 46.0)}, {"objective": jnp.arange(1.0, 4.0)})
+    runs = {name: results.to_dataset(result, {"name": name}) for name in ("my run", "another")}
+    figure = plotting.curves(runs, "objective")
+    assert figure.axes[0].get_xlabel() == "evaluation"
+    assert len({style.color for style in plotting.styles(runs).values()}) == 2
+    figure = plotting.curves(runs, "loss")
+    figure.canvas.draw()
+    assert figure.axes[0].get_xlabel() == "round"
+    assert all(float(tick).is_integer() for tick in figure.axes[0].get_xticks())
+    plotting.overview(runs["my run"]).canvas.draw()
+
+
+def test_a_flag_of_an_older_file_is_not_believed_after_divergence():
+    run = RUNS["a"].assign(finite=("round", [True, True, True, False]), reached=("eval", [False, True]))
+    _, axes = plotting.new_figure()
+    plotting.draw_curves(axes[0, 0], {"a": run}, "reached", style=plotting.styles({"a": run}))
+    np.testing.assert_array_equal(axes[0, 0].lines[0].get_ydata(), [0.0, np.nan])
+
+
 def test_per_class_has_a_row_per_run_and_a_heading_per_group():
     figure = plotting.per_class({"one | first": RUNS["a"], "one | second": RUNS["b"], "two | third": RUNS["c"]})
     tables = [ax for ax in figure.axes if ax.images]
@@ -118,6 +147,14 @@ def test_save_writes_png_and_pdf_and_nothing_else(tmp_path):
         (lambda: plotting.curves({}, "loss"), "no runs"),
         (lambda: plotting.curves(RUNS, "los"), "'a' has no variable 'los'; it has .*loss"),
         (lambda: plotting.per_class({}), "no runs"),
+        (
+            lambda: plotting.overview(Result(None, {}, {}), title="t"),
+            "overview: dataset = .* is a Result, .*to_dataset",
+        ),
+        (lambda: plotting.curves({"a": Result(None, {}, {})}, "loss"), r"curves: runs\['a'\] = .* is a Result"),
+        (lambda: plotting.curves(RUNS["a"], "loss"), r"curves: runs\['\w+'\] = .* is a DataArray, not a Dataset"),
+        (lambda: plotting.curves(3, "loss"), "curves: runs = 3 is an int, not a Mapping; pass a dict"),
+        (lambda: plotting.styles({"a": 3}), r"styles: runs\['a'\] = 3 is an int"),
         (lambda: plotting.per_class({"a": RUNS["a"].isel(eval=slice(0))}), "no evaluation"),
     ],
 )

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from byzjax import results
 from byzjax.cli import app
-from byzjax.experiments import published, report, report_sections, report_table1, studies, verdicts
+from byzjax.experiments import published, report, report_figures, report_sections, report_table1, studies, verdicts
 from byzjax.experiments.choice import chosen
 from byzjax.experiments.published import Place
 from byzjax.plotting import paper
@@ -55,11 +55,11 @@ def made_up(
     cases = [(attack, rule) for attack in attacks for rule in rules]
     cases += [(attack, "mean") for attack in ("none", *attacks)] if references else []
     num_rounds = num_rounds or ROUNDS[name]
-    sizes = {"method": len(methods), "case": len(cases), "learning_rate": len(rates)}
+    sizes = {"optimizer": len(methods), "case": len(cases), "learning_rate": len(rates)}
     sizes |= {"beta": len(betas)} if betas else {}
     sizes |= {"seed": len(seeds), "eval": num_evals}
     coords = {
-        "method": list(methods),
+        "optimizer": list(methods),
         "case": [f"{attack} / {rule}" for attack, rule in cases],
         "attack": ("case", [attack for attack, _ in cases]),
         "aggregator": ("case", [rule for _, rule in cases]),
@@ -71,7 +71,7 @@ def made_up(
     axes = np.meshgrid(*(np.arange(size) for size in sizes.values()), indexing="ij")
     place = dict(zip(sizes, axes, strict=True))
     off = np.abs(place["learning_rate"] - len(rates) // 2) + (np.abs(place["beta"] - 1) if betas else 0)
-    error = 0.3 - 0.05 * place["method"] + 0.1 * off + 0.4 / (1 + place["eval"]) + 0.004 * place["seed"]
+    error = 0.3 - 0.05 * place["optimizer"] + 0.1 * off + 0.4 / (1 + place["eval"]) + 0.004 * place["seed"]
     error = error - 0.02 * (place["case"] % 3)
 
     def variable(values):
@@ -209,7 +209,7 @@ class TestChoice:
         dataset = made_up("ablation", methods=("Byz-NSGDM",), rules=("RFA",), references=False, betas=(0.0, 0.5, 0.9))
         dataset["test_accuracy"][0, 0, 2, 2, :, -1] = 1.0
         best = chosen(dataset)
-        assert best["learning_rate"].dims == ("method", "case", "beta")
+        assert best["learning_rate"].dims == ("optimizer", "case", "beta")
         assert best["learning_rate"].values[0, 0].tolist() == [0.1, 0.1, 1.0]
 
     @pytest.mark.parametrize(
@@ -487,6 +487,39 @@ def test_edges_and_divergence_are_said(tmp_path):
     assert "edge: largest rate tried" in agreement
     assert "no rate that was tried stayed finite" in agreement
     assert report.report(tmp_path, tmp_path / "out")
+
+
+def test_where_every_run_diverged_nothing_warns(tmp_path):
+    mnist = made_up("mnist", attacks=("BF",), rules=("RFA",))
+    ablation = made_up("ablation", methods=("Byz-NSGDM",), rules=("RFA",), references=False, betas=(0.0, 0.5, 0.9))
+    for dataset in (mnist, ablation):
+        dataset["diverged"][:] = True
+        for name in dataset.data_vars:
+            if dataset[name].dtype.kind == "f":
+                dataset[name] = dataset[name] * np.nan
+    text = text_of(report.report(put(tmp_path, mnist, ablation), tmp_path / "out"), "report.md")
+    assert "all diverged" in text
+    assert report.csv_rows(tmp_path)
+
+
+def test_the_authors_rates_are_said_where_their_curves_are_of_others(tmp_path):
+    dataset = made_up("quartic", attacks=("BF",), rules=("RFA",), references=False, rates=(0.01, 0.02, 0.2))
+    dataset["aggregate_norm"][:, :, 1:] += 1.0  # 0.01 is chosen
+    (study,) = studies.load(put(tmp_path, dataset))
+    ((_, figure, caption), *_) = report_figures._drawn(study)
+    labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert labels == ["γ₀ = 0.01 (⋯ 0.02)", "γ₀ = 0.01 (⋯ 0.2)", "γ₀ = 0.01 (⋯ 0.1)"]
+    assert "said after ⋯ where ours is another" in caption
+    same = dataset.isel(optimizer=[0], learning_rate=[1])
+    (study,) = studies.load(put(tmp_path, same))
+    ((_, figure, _), *_) = report_figures._drawn(study)
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["γ₀ = 0.02"]
+
+
+def test_a_cell_that_three_seeds_cannot_show_is_marked(tmp_path):
+    (study,) = studies.load(put(tmp_path, made_up("quartic", attacks=("ALIE",), rules=("CM",))))
+    (line,) = [line for line in report_table1.agreement(study).splitlines() if "unstable at 0.2" in line]
+    assert line.startswith("| ALIE | CM | Decay |")
 
 
 def test_one_method_one_case_one_seed(tmp_path):

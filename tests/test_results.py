@@ -9,6 +9,7 @@ import pytest
 
 import byzjax
 from byzjax import results
+from byzjax.datasets import believed
 from byzjax.experiments.config import RunConfig, execute
 from byzjax.simulate import Result
 
@@ -102,10 +103,133 @@ def test_empirical_kappa_and_divergence():
     assert results.diverged_at(dataset.isel(round=slice(3))) is None
 
 
+PARTS = (
+    byzjax.tasks.quartic(num_workers=5),
+    byzjax.methods.byz_nsgdm(0.1, aggregator=byzjax.aggregators.median()),
+    byzjax.attacks.none(),
+)
+HONEST = jnp.zeros(5, bool)
+
+
+@pytest.fixture(scope="module")
+def run():
+    """60 rounds, evaluated every 20."""
+    return byzjax.run(*PARTS, byzantine=HONEST, key=jax.random.key(0), num_rounds=60, eval_every=20, progress=False)
+
+
+def test_the_result_knows_when_it_was_evaluated(run):
+    for config in ({}, {"eval_every": 20}, {"eval_every": np.int64(20)}):
+        assert results.to_dataset(run, config)["eval"].values.tolist() == [20, 40, 60]
+    more = byzjax.simulate(*PARTS, byzantine=HONEST, state=run.state, num_rounds=50, eval_every=20)
+    dataset = results.to_dataset(more)
+    assert dataset["eval"].values.tolist() == [80, 100]
+    assert dataset["round"].values[[0, -1]].tolist() == [61, 110]
+    unknown = results.to_dataset(run._replace(eval_rounds=None))
+    assert unknown["eval"].attrs["long_name"] == "evaluation, counted from 1"
+    for config in ({"eval_every": 30}, {"eval_every": 10}, {"eval_every": 0}):
+        with pytest.raises(ValueError, match=r"config says eval_every = .* was evaluated after rounds 20, 40, 60; say"):
+            results.to_dataset(run, config)
+    thinned = {name: values[::10] for name, values in run.history.items()}
+    with pytest.raises(ValueError, match="does not fit 3 evaluations, or the rounds 55 to 60"):
+        results.to_dataset(run._replace(history=thinned))
+
+
+def test_one_of_several_runs_can_be_labelled_and_several_cannot():
+    def one(key):
+        return byzjax.simulate(*PARTS, byzantine=HONEST, key=key, num_rounds=4, eval_every=2)
+
+    several = jax.vmap(one)(jax.random.split(jax.random.key(0), 3))
+    with pytest.raises(ValueError, match=r"of several runs, with the axes \[3\] of a vmap; pass them one by one"):
+        results.to_dataset(several)
+    dataset = results.to_dataset(jax.tree.map(lambda leaf: leaf[1], several))
+    assert (dataset["loss"].dims, dataset["eval"].values.tolist()) == (("round",), [2, 4])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"evals": {"loss": jnp.zeros(3)}}, r"\['loss'\] are recorded in every round and evaluated too; rename one"),
+        ({"history": {"train/loss": jnp.zeros(60)}}, "'train/loss' cannot be the name .*, e.g. 'train_loss'"),
+        ({"history": {"round": jnp.zeros(60)}}, "'round' is a dimension of a data set"),
+        ({"history": {"a": jnp.zeros(60), "b": jnp.zeros(6)}}, r"one entry per round, .* it has a \[60\], b \[6\]"),
+        ({"history": {"z": jnp.zeros(60, complex)}}, "'z' is of dtype complex64; a data set holds numbers and flags"),
+    ],
+)
+def test_what_a_file_cannot_say_is_said_when_it_is_made(run, change, message):
+    with pytest.raises(ValueError, match=message):
+        results.to_dataset(run._replace(**change))
+
+
+@pytest.mark.parametrize("value", [None, {"a": 1}, True, [1, "a"], [[1], [2, 3]], 2**70, [True], "a\0"])
+def test_attributes_that_netcdf_cannot_hold(run, value, tmp_path):
+    with pytest.raises(ValueError, match=r"to_dataset: attribute note = .*, which netCDF cannot hold; pass a text"):
+        results.to_dataset(run, note=value)
+    dataset = results.to_dataset(run)
+    dataset["loss"].attrs["note"] = value
+    with pytest.raises(ValueError, match=r"save: attribute note = .*, which netCDF cannot hold"):
+        results.save(dataset, tmp_path / "run.nc")
+    assert not (tmp_path / "run.nc").exists()
+
+
+def test_narrow_floats_and_numpys_numbers_are_saved(run, tmp_path):
+    kinds = {"a": jnp.bfloat16, "b": jnp.float16, "c": jnp.float8_e4m3fn, "d": jnp.int4, "e": jnp.bool_}
+    history = {name: jnp.ones(60, kind) for name, kind in kinds.items()}
+    config = {"learning_rate": np.float32(0.5), "n": np.int64(3), "flag": np.bool_(True), "seed": None}
+    dataset = results.to_dataset(run._replace(history=history), config, tags=["x", "y"], numbers=np.arange(3))
+    assert [str(dataset[name].dtype) for name in kinds] == ["float32", "float32", "float32", "int8", "bool"]
+    assert results.config_of(dataset) == {"learning_rate": 0.5, "n": 3, "flag": True, "seed": None}
+    assert results.load(results.save(dataset, tmp_path / "run.nc")).identical(dataset)
+
+
+def test_the_wrong_kinds(run, dataset, tmp_path):
+    for call, message in (
+        (lambda: results.to_dataset(dataset, {}), "to_dataset: result = .* is a Dataset, not a Result; pass"),
+        (lambda: results.to_dataset(run, 3), "to_dataset: config = 3 is an int, not a Mapping; pass a dict"),
+        (lambda: results.save(run, tmp_path / "x.nc"), "save: dataset = .* is a Result, not a Dataset; .*to_dataset"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+def test_the_dimension_of_methods_in_older_files_is_optimizer(tmp_path):
+    import xarray
+
+    coords = {"method": ["Base", "Decay"], "seed": [0]}
+    old = xarray.Dataset({"loss": (("method", "seed"), [[1.0], [2.0]])}, coords, {"config": "{}"})
+    dataset = results.load(results.save(old, tmp_path / "old.nc"))
+    assert float(dataset["loss"].sel(optimizer="Decay", seed=0)) == 2.0
+    one = results.load(results.save(old.isel({"method": 1}), tmp_path / "one.nc"))
+    assert one["optimizer"].item() == "Decay"
+
+
+def test_numbers_of_diverged_runs_in_older_files_are_missing():
+    import xarray
+
+    lost = np.iinfo(np.int32).min
+    sweep = xarray.Dataset(
+        {
+            "count": (("rate", "eval"), np.array([[3, 4], [5, lost]], np.int32)),
+            "reached": (("rate", "eval"), [[False, True], [False, True]]),
+            "finite": (("rate", "round"), [[True] * 4, [True, True, True, False]]),
+            "diverged": ("rate", [False, True]),
+        },
+        {"rate": [0.1, 1.0], "eval": [2, 4], "round": [1, 2, 3, 4]},
+        {"config": '{"eval_every": 2}'},
+    )
+    read = believed(sweep)
+    np.testing.assert_array_equal(read["count"], [[3, 4], [5, np.nan]])
+    np.testing.assert_array_equal(read["reached"], [[0, 1], [0, np.nan]])
+    unknown = believed(sweep.drop_vars("finite"))  # nobody knows when
+    np.testing.assert_array_equal(unknown["reached"], [[0, 1], [np.nan, np.nan]])
+    assert unknown["diverged"].dtype == bool
+    healthy = sweep.isel(rate=[0])
+    assert believed(healthy) is healthy
+
+
 def test_a_configuration_must_be_json():
     with pytest.raises(ValueError, match="only what JSON can say"):
         results.to_dataset(Result(None, {}, {}), {"rule": object()})
-    with pytest.raises(ValueError, match="must be a finite number"):
+    with pytest.raises(ValueError, match="must be a number"):
         execute(RunConfig("quartic", "byz_nsgdm", "median", "sign_flip(scale=1j)", 5, 1, num_rounds=1), progress=False)
 
 

@@ -1,6 +1,7 @@
 """Specifications: what parses, what is filled in, and what every kind of mistake says."""
 
 import inspect
+import re
 
 import jax.numpy as jnp
 import pytest
@@ -42,7 +43,7 @@ def test_what_is_no_specification(text):
 
 def test_a_name_with_a_colon_wants_quotes():
     assert specs.parse("classification('tfds:emnist/letters')").args == ("tfds:emnist/letters",)
-    with pytest.raises(ValueError, match=r"wants quotes, e.g. classification\('tfds:cifar10'\)"):
+    with pytest.raises(ValueError, match=r"wants quotes, e.g. \"classification\('tfds:cifar10'\)\""):
         specs.parse("classification(tfds:cifar10)")
 
 
@@ -63,16 +64,30 @@ def bound(text, registry=attacks.REGISTRY, **kwargs):
 
 
 @pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("cifar10", r"classification\('tfds:cifar10'\)"),
+        ("emnist", r"classification\('tfds:emnist'\)"),
+        ("mnits", "mnist"),
+        ("quartc", "quartic"),
+    ],
+)
+def test_a_data_set_is_no_task_but_makes_one(name, near):
+    with pytest.raises(ValueError, match=rf"unknown task '{name}'; nearest: {near}\. Known: "):
+        specs.lookup(name, tasks.REGISTRY, "task")
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("krumm", r"unknown attack 'krumm'.*Known: alie, bit_flip, ipm"),
         ("bitflip", r"nearest: bit_flip"),
         ("ipm(scal=1)", r"no argument 'scal'; nearest: scale"),
         ("none(scale=1)", r"no argument 'scale'; it takes no arguments"),
-        ("mimic", r"variant is missing, one of 'reverse', 'copy', 'fixed'; write mimic\(variant='reverse'\)"),
+        ("mimic", r"variant is missing, one of 'reverse', 'copy', 'fixed'; write \"mimic\(variant='reverse'\)\""),
         ("mimic(revers)", r"variant = 'revers' must be one of 'reverse', 'copy', 'fixed'; nearest: reverse"),
         ("alie(z=big)", r"z = 'big' must be a number or 'auto'"),
-        ("alie(z=(1, 2))", r"z = \(1, 2\) must be a single number"),
+        ("alie(z=(1, 2))", r"z = \(1, 2\) must be a number or 'auto'"),
         ("alie(sign=2)", r"sign = 2 must be one of 1, -1"),
         ("ipm(1, 2)", r"takes 1 unnamed arguments, not 2; it is ipm\(scale=0.5\)"),
         ("ipm(1, scale=2)", r"scale is given twice"),
@@ -82,6 +97,59 @@ def bound(text, registry=attacks.REGISTRY, **kwargs):
 def test_every_mistake_says_what_would_fit(text, message):
     with pytest.raises(ValueError, match=message):
         bound(text)
+
+
+@pytest.mark.parametrize(
+    ("part", "text", "message"),
+    [
+        ("task", "mnist(batch_size='many')", "mnist: batch_size = 'many' must be an integer."),
+        ("task", "mnist(batch_size=2.5)", "mnist: batch_size = 2.5 must be an integer."),
+        ("task", "mnist(batch_size=True)", "mnist: batch_size = True must be an integer."),
+        ("task", "mnist(batch_size=None)", "mnist: batch_size = None must be an integer."),
+        ("task", "mnist(alpha='x')", "mnist: alpha = 'x' must be a number or None."),
+        ("task", "mnist(equal_shards=1)", "mnist: equal_shards = 1 must be True or False."),
+        ("task", "mnist(model=3)", "mnist: model = 3 must be a text."),
+        ("task", "mnist(model=cnn(1))", "'mnist(model=cnn(1))': 'cnn(1)' is not a literal; "),
+        ("task", "quartic(dim=2.5)", "quartic: dim = 2.5 must be an integer."),
+        ("task", "quartic(shift_key=3)", "quartic: shift_key = 3: what it takes cannot be said in a specification"),
+        ("task", "shakespeare(compute_dtype=3)", "compute_dtype = 3 must be a text or None."),
+        ("method", "byz_nsgdm(decay=maybe)", "byz_nsgdm: decay = 'maybe' must be True or False."),
+        ("method", "byz_nsgdm(momentum=em)", "momentum = 'em' must be one of 'ema', 'heavy_ball'; nearest: ema."),
+        ("aggregator", "krum(f=None)", "krum: f = None must be a number."),
+        ("aggregator", "krum(f=[1])", r"krum: f = [1] must be a number."),
+        ("aggregator", "safeguard(windows=3)", "safeguard: windows = 3 must be a list like (1, 2)."),
+        ("aggregator", "safeguard(windows=(1, 2, 3))", "windows = (1, 2, 3) must be a list like (1, 2)."),
+        ("aggregator", "safeguard(windows=(1, 'b'))", "windows = (1, 'b') must be a list like (1, 2)."),
+        ("aggregator", "rfa(tolerance=1j)", "rfa: tolerance = 1j must be a number or None."),
+        ("attack", "ipm(scale=1if 2else 3)", "is not a literal"),
+        ("attack", "ipm('\\d')", "must be a number"),
+        ("attack", f"ipm({'x' * 500})", "…"),
+    ],
+)
+def test_literals_of_the_wrong_sort(part, text, message):
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
+        RunConfig(**{part: text}).calls()
+    assert len(str(caught.value)) < 400
+
+
+def test_literals_of_the_right_sort():
+    for part, text in {
+        "task": "mnist(alpha=1, scheme=dirichlet, test_size=None, equal_shards=False)",
+        "aggregator": "safeguard(windows=[3, 9], thresholds=(1.0, 2))",
+        "attack": "alie(z=auto)",
+        "method": "byz_nsgdm(decay=False, initial_momentum=0.0)",
+    }.items():
+        RunConfig(**{part: text}).calls()
+
+
+@pytest.mark.parametrize("name", ["cifar10", "CIFAR-10", "cifar"])
+def test_a_task_that_is_a_data_set(name):
+    with pytest.raises(ValueError, match=r"nearest: \"classification\('tfds:cifar10'\)\". Known: classification"):
+        specs.lookup(name, tasks.REGISTRY, "task")
+    with pytest.raises(ValueError, match="is not a data set; nearest: 'tfds:cifar10'"):
+        byzjax.data.load(name)
+    with pytest.raises(ValueError, match=r"nearest: mnist\. Known"):
+        specs.lookup("mnits", tasks.REGISTRY, "task")
 
 
 def test_options_are_neither_repeated_nor_dropped():
@@ -113,7 +181,7 @@ def test_f_is_filled_in_where_nothing_was_said():
     [
         ("nnm", "nnm is a pre-aggregation; add a rule"),
         ("krum,nnm,rfa", "krum is a rule and must come last"),
-        ("bucketing,krum", r"bucket_size is missing; write bucketing\(bucket_size=…\)"),
+        ("bucketing,krum", r"bucket_size is missing; write 'bucketing\(bucket_size=…\)'"),
         ("krum(f=-1)", "f = -1"),
         ("krum(f=None)", "krum: "),
     ],

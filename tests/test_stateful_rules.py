@@ -318,7 +318,7 @@ def test_stateful_rules_run_and_resume(name):
         "centered_clipping": {"tau": 1.0},
     }[name]
     method = methods.momentum_sgd(0.01, aggregator=agg.REGISTRY[name](**options))
-    task, byzantine = tasks.quartic(num_workers=n), jnp.arange(n) >= 6
+    task, byzantine = tasks.quartic(num_workers=n, num_byzantine=2), jnp.arange(n) >= 6
 
     def run(key, rounds=20, state=None):
         return byzjax.simulate(

@@ -192,6 +192,26 @@ def test_the_first_to_decide_decides(store):
     assert store.decided("size") in said
 
 
+@pytest.mark.parametrize("number", [errno.EPERM, errno.ENOTSUP, errno.ENOSYS])
+def test_a_file_system_without_hard_links_will_do(store, monkeypatch, number):
+    monkeypatch.setattr(os, "link", failing(number))
+    with ThreadPoolExecutor(8) as pool:
+        said = set(pool.map(lambda k: Store(store.path).decide("size", k), range(16)))
+    assert len(said) == 1
+    assert store.decided("size") in said
+    assert store.decide("size", 99) in said
+    assert list(store.path.rglob(".*")) == []
+
+
+def test_who_died_between_a_name_and_its_content_is_not_waited_for(store, monkeypatch):
+    monkeypatch.setattr(stores, "_PATIENCE", 2)
+    (store.path / "batches").mkdir(parents=True)
+    (store.path / MARKER).write_text(json.dumps({"format": 1}))
+    (store.path / "batches" / "size.json").touch()
+    assert store.decide("size", 4) == 4
+    assert store.decide("size", 8) == 4
+
+
 def test_a_new_version_of_the_source_is_another_version(tmp_path, monkeypatch):
     package = tmp_path / "byzjax"
     (package / "sub").mkdir(parents=True)
@@ -328,13 +348,13 @@ def test_ls_verify_gc(store):
     listed = call("ls", store.path)
     assert listed.exit_code == 0, listed.output
     assert re.search(r"quartic\s+1 seed\s+1/2\s+2\s+0.0\s+byzjax \w+ \(this\)", listed.output)
-    assert "1 sweeps; 0 chunks being computed, 2 of no sweep, 0 files set aside" in listed.output
+    assert "1 sweep; 0 chunks being computed, 2 of no sweep, 0 files set aside" in listed.output
 
     assert call("verify", store.path).exit_code == 0
     store.path_of("b" * 64).write_bytes(b"torn")
     found = call("verify", store.path)
     assert found.exit_code == 1
-    assert "2 chunks are sound, 1 were damaged" in found.output
+    assert "2 chunks are sound, 1 was damaged" in found.output
 
     dry = call("gc", store.path, "--dry-run")
     assert "would be removed" in dry.output

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from byzjax.testing import rule_cases, stress
+from byzjax.testing import stress
 from byzjax.theory import kappa_squared
 
 SHAPES = ((7, 6, 1), (11, 17, 2))
-CASES = [case for case in rule_cases() if case.name != "rfa"]
+CASES = stress.cases()
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)

@@ -162,6 +162,37 @@ def test_equal_cells_are_computed_once(tmp_path):
     np.testing.assert_array_equal(dataset["value"].sel(power="one"), dataset["value"].sel(power="also one"))
 
 
+@pytest.mark.parametrize(("given", "labels"), [([0, False, 5], ["0", "False", "5"]), ([True, 1], ["True", "1"])])
+def test_no_cell_is_lost(given, labels):
+    fn = lambda x, cell: {"value": x + 10 * int(cell), "flag": isinstance(cell, bool)}  # noqa: E731
+    dataset = sweep(fn, {"x": [1.0]}, cells={"cell": given})
+    assert dataset["cell"].values.tolist() == labels
+    assert dataset["value"].sel(x=1.0).values.tolist() == [1 + 10 * int(cell) for cell in given]
+    assert dataset["flag"].sel(x=1.0).values.tolist() == [isinstance(cell, bool) for cell in given]
+
+
+def test_labels_with_commas_are_cells_of_their_own():
+    cells = {"a": {"1, b=2": 1, "1": 2}, "b": {"3": 3, "2, b=3": 4}}
+    dataset = sweep(lambda x, a, b: {"value": x * (10 * a + b)}, {"x": [1.0]}, cells=cells)
+    assert dataset["value"].values.squeeze().tolist() == [[13, 14], [23, 24]]
+
+
+def test_scalars_of_numpy_are_what_they_are(tmp_path):
+    dataset = sweep(
+        lambda x, rate, size: {"value": x * rate + jnp.ones(size).sum(), "twice": np.int32(2 * size)},
+        {"x": [np.float32(1.0), np.float32(2.0)]},
+        cells={"rate": [np.float32(0.5), np.float32(0.25)], "size": [np.int64(2), np.int64(3)]},
+        config={"rule": "median", "f": np.int64(3), "rates": (np.float32(0.5),), "eval_every": np.int64(4)},
+        store=tmp_path / "store",
+    )
+    assert dataset["rate"].values.tolist() == [0.5, 0.25]
+    assert float(dataset["value"].sel(x=2.0, rate=0.25, size=3)) == 3.5
+    saved = results.load(results.save(dataset, tmp_path / "sweep.nc"))
+    assert saved.identical(dataset)
+    config = results.config_of(saved)
+    assert (config["f"], config["rates"], config["cells"]["rate"]) == (3, [0.5], [0.5, 0.25])
+
+
 def test_without_a_grid():
     assert sweep(lambda power: {"value": jnp.ones(2) * power}, {}, cells={"power": [2, 3]})["value"].shape == (2, 2)
 
@@ -286,6 +317,24 @@ def test_what_is_there_is_not_computed(tmp_path, monkeypatch):
     more = sweep(grid={"seed": range(8), "x": [0.5, 1.0, 2.0]}, store=tmp_path)
     assert len(counted) == 2, "seeds were added: only the chunks with new lanes are computed"
     np.testing.assert_array_equal(more["value"][:6], first["value"])
+
+
+def test_a_finished_sweep_is_put_into_its_store(tmp_path):
+    first = sweep(store=tmp_path, config={"kind": "first"})
+    assert results.load(tmp_path / "dataset.nc").identical(first)
+    sweep(store=tmp_path, config={"kind": "first"})
+    assert [path.name for path in tmp_path.glob("*.nc")] == ["dataset.nc"]
+    second = sweep(store=tmp_path, config={"kind": "second"})
+    assert results.load(tmp_path / "dataset.nc").identical(second)
+    (kept,) = tmp_path.glob("dataset-*.nc")
+    assert results.config_of(results.load(kept))["kind"] == "first"
+
+
+def test_a_file_that_is_no_data_set_is_not_written_over(tmp_path):
+    sweep(store=tmp_path)
+    (tmp_path / "dataset.nc").write_text("mine")
+    sweep(store=tmp_path)
+    assert [path.read_text() for path in tmp_path.glob("dataset-*.nc")] == ["mine"]
 
 
 def keys_of(folder, **options):
@@ -557,11 +606,65 @@ def test_silence(capsys, tmp_path):
         ({"fn": lambda seed, x, n: {"a": jnp.zeros(n)}, "cells": {"n": [1, 2]}}, "cells of one data set must agree"),
         ({"fn": lambda seed, x, n: {"a": x, **({"i": n} if n else {})}, "cells": {"n": [0, 1]}}, "no NaN to say so"),
         ({"config": {"rule": object()}}, "only what JSON can say"),
+        ({"config": {"seed": {"count": 3}}}, "attribute seed = .* which netCDF cannot hold"),
+        ({"cells": {"power": [1, 1.0]}}, "holds a value twice"),
+        ({"cells": {"power": [1, np.int64(1)]}}, "holds a value twice"),
+        ({"fn": lambda seed, x: {"train/loss": x}}, "'train/loss' cannot be the name .*'train_loss'"),
+        ({"fn": lambda seed, x: {"round": x}}, "'round' is a dimension of a data set"),
+        ({"fn": lambda **axes: {"value": 1.0}, "grid": {"a/b": [1.0]}}, "'a/b' cannot be the name of a variable"),
     ],
 )
-def test_bad_input_is_named(options, message):
+def test_bad_input_is_named(monkeypatch, options, message):
+    counted = counting(monkeypatch)
     with pytest.raises(ValueError, match=message):
         sweep(**options)
+    assert not counted
+
+
+def small_run(learning_rate=0.1, beta=0.9, f=1, shift=1, byzantine=0):
+    method = methods.byz_nsgdm(learning_rate, beta=beta, aggregator=byzjax.chain(agg.nnm(f), agg.multi_krum(f)))
+    mask = jnp.arange(N) >= N - byzantine
+    attack = attacks.label_flip(shift=shift) if shift != 1 else attacks.none()
+    return byzjax.simulate(TASK, method, attack, byzantine=mask, key=jax.random.key(0), num_rounds=2)
+
+
+@pytest.mark.parametrize(
+    ("grid", "message"),
+    [
+        (
+            {"learning_rate": [0.1, -0.1]},
+            r"learning_rate = -0\.1 must be a finite number > 0\. .*at learning_rate",
+        ),
+        ({"learning_rate": [0.1], "beta": [0.5, 1.5]}, r"beta = 1\.5 must be .*at learning_rate = 0\.1, beta = 1\.5"),
+        ({"f": [1, 4]}, r"f = 4 of n = 7 workers is not a minority \(2f ≥ n\); use f ≤ 3"),
+        ({"f": [0, -1]}, r"f = -1 must be an integer ≥ 0"),
+        ({"byzantine": [0, 7]}, "all workers are Byzantine; at least one must be honest. .*at byzantine = 7"),
+    ],
+)
+@pytest.mark.parametrize("wrap", [lambda fn: fn, jax.jit])
+def test_what_a_factory_refuses_is_refused_in_a_grid(monkeypatch, grid, message, wrap):
+    counted = counting(monkeypatch)
+    with pytest.raises(ValueError, match=message) as told:
+        sweep(wrap(small_run), grid)
+    assert "\n" not in str(told.value)
+    assert not counted
+
+
+def test_what_is_computed_from_an_axis_is_checked_too():
+    fn = lambda exponent: small_run(jnp.exp(exponent) - 1)  # noqa: E731
+    with pytest.raises(ValueError, match=r"learning_rate = -0\.6.* must be .*at exponent = -1"):
+        sweep(fn, {"exponent": [1.0, -1.0]})
+    assert not sweep(fn, {"exponent": [1.0]})["diverged"].any()
+
+
+def test_what_no_axis_changes_is_checked_once():
+    def fn(x, liars):
+        byzjax.round.check_byzantine(jnp.asarray(np.arange(N) >= N - liars), N)
+        return {"value": x}
+
+    assert sweep(fn, {"x": [1.0, 2.0, 3.0]}, cells={"liars": [1]})["value"].size == 3
+    with pytest.raises(ValueError, match="all workers are Byzantine"):
+        sweep(fn, {"x": [1.0, 2.0, 3.0]}, cells={"liars": [N]})
 
 
 def test_bad_meshes_are_named():

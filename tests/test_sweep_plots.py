@@ -363,6 +363,108 @@ def test_many_lines_of_one_axis_get_a_colour_each():
     assert len(looks) == len(ax.lines) == 24
 
 
+def test_figures_and_tables_say_what_was_fixed():
+    dataset = made().isel(num_byzantine=[0])
+    part = summaries.where(dataset, {"task": ["mnist(scheme=iid)"], "attack": ["alie"], "learning_rate": ["0.1"]})
+    same = {"task = MNIST (scheme iid)", "attack = ALIE", "b = 1", "γ₀ = 0.1"}
+    title = sweeps.curves(part, "test_accuracy").get_suptitle().replace("\n", " ")
+    assert title.startswith("Test accuracy, ")
+    assert set(title.split(", ")[1:]) == same
+    table = tables.table(part, choices.picture(part, "test_accuracy", shown=("num_byzantine", "aggregator")))
+    (said,) = [sentence for sentence in table.caption if "Test accuracy (%) by rule, " in sentence]
+    assert set(said[:-1].split(", ")[1:]) == same - {"b = 1"}
+    two = summaries.where(made(), {"task": ["mnist(scheme=iid)"], "learning_rate": ["0.1"]})
+    worst = choices.picture(two, "test_accuracy", shown=("aggregator", "num_byzantine"), worst="attack")
+    title = sweeps.heatmap(two, worst).get_suptitle().replace("\n", " ")
+    assert title.startswith("Test accuracy under the worst attack, ")
+    assert set(title.split(", ")[1:]) == {"task = MNIST (scheme iid)", "γ₀ = 0.1"}
+    assert sweeps.heatmap(two, worst, title="Mine").get_suptitle() == "Mine"
+
+
+def test_panels_and_lines_of_numbers_say_of_what():
+    dataset = made().isel(task=0, learning_rate=0, attack=[0])
+    figure = sweeps.curves(dataset, "test_accuracy", panels="num_byzantine")
+    assert [ax.get_title() for ax in figure.axes] == ["b = 1", "b = 4"]
+    scales = (
+        made()
+        .isel(task=0, learning_rate=0, num_byzantine=0)
+        .assign_coords(attack=[f"ipm(scale={scale})" for scale in (1, 2, 3)])
+    )
+    figure = sweeps.curves(scales, "test_accuracy", panels="attack")
+    assert [ax.get_title() for ax in figure.axes] == [f"IPM: scale = {scale}" for scale in (1, 2, 3)]
+
+
+def test_labels_that_are_no_specifications_are_shown_as_they_are():
+    labels = ["my rule", "1 + 1", "krum(", "a, b c", "é!", "BF / RFA"]
+    values = np.random.default_rng(0).uniform(size=(6, 2, 3))
+    places = {"rule": labels, "attack": ["theirs!", "alie"], "seed": [0, 1, 2]}
+    dataset = xarray.Dataset({"objective": (tuple(places), values)}, places)
+    figure = sweeps.heatmap(dataset, choices.picture(dataset, "objective", shown=("rule", "attack")))
+    assert [tick.get_text() for tick in figure.axes[0].get_yticklabels()] == labels
+    assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == ["theirs!", "ALIE"]
+    assert (
+        tables.table(dataset, choices.picture(dataset, "objective", shown=("rule", "attack"))).rows[0][0] == "my rule"
+    )
+    best = choices.picture(dataset, "objective", shown=("attack",), choose=("rule",), by="objective")
+    assert best.remarks(attack=0)[0] in labels
+    drawn = sweeps.curves(dataset, "objective", x="attack")
+    assert [line.get_label() for line in drawn.axes[0].lines] == labels
+    assert (
+        "rule = my rule"
+        in sweeps.curves(summaries.where(dataset, {"rule": ["my rule"]}), "objective", x="attack").get_suptitle()
+    )
+
+
+def test_ticks_are_whole_rounds_and_few_on_short_logarithmic_axes():
+    rounds = np.arange(1, 46)
+    for low, high in ((1.0, 1.3), (20.0, 70.0), (2e-6, 3e-5), (0.5, 900.0)):
+        values = np.geomspace(low, high, 45)[:, None]
+        dataset = xarray.Dataset({"loss": (("round", "seed"), values)}, {"round": rounds, "seed": [0]})
+        figure = sweeps.curves(dataset, "loss")
+        figure.canvas.draw()
+        (ax,) = figure.axes
+        assert all(float(tick).is_integer() for tick in ax.get_xticks())
+        (bottom, top), labels = ax.get_ylim(), ax.get_yticklabels() + ax.get_yticklabels(minor=True)
+        places = [*ax.get_yticks(), *ax.get_yticks(minor=True)]
+        written = [
+            tick for tick, place in zip(labels, places, strict=True) if tick.get_text() and bottom <= place <= top
+        ]
+        assert 2 <= len(written) <= 8, (low, high)
+
+
+def test_bands_of_accuracies_end_at_0_and_100_per_cent():
+    values = np.array([[0.99, 0.02], [0.95, 0.01], [0.999, 0.2]])
+    dataset = xarray.Dataset({"test_accuracy": (("seed", "eval"), values)}, {"seed": [0, 1, 2], "eval": [1, 2]})
+    (ax,) = sweeps.curves(dataset, "test_accuracy").axes
+    band = ax.collections[-1].get_paths()[0].vertices[:, 1]
+    assert (band.min(), band.max()) == (0.0, 100.0)
+
+
+def test_evaluations_that_nobody_dated_are_counted():
+    said = {"long_name": "evaluation, counted from 1"}
+    dataset = small().assign_coords(eval=("eval", [1, 2, 3], said))
+    assert sweeps.curves(dataset, "test_accuracy").axes[0].get_xlabel() == "evaluation"
+    picture = choices.picture(dataset, "test_accuracy", shown=("aggregator", "attack"))
+    assert picture.caption[0].startswith("Evaluation 3; mean over")
+
+
+def test_counts_and_flags_of_diverged_runs_are_missing():
+    dataset = small(diverged=[(0, 0, 0, 0, 0, seed) for seed in range(4)] + [(0, 1, 1, 0, 0, 2)])
+    lost = dataset["diverged"].expand_dims(eval=dataset["eval"], axis=-1)
+    count = dataset["test_accuracy"].copy(data=np.full(lost.shape, 7)).astype(np.int32)
+    dataset["count"] = count.where(~lost, np.iinfo(np.int32).min).astype(np.int32)
+    dataset["reached"] = lost  # true wherever the run diverged
+    for metric in ("count", "reached"):
+        picture = choices.picture(dataset, metric, shown=("aggregator", "attack"))
+        assert picture.number(aggregator=0, attack=0) == "diverged"
+        assert picture.remarks(aggregator=1, attack=1) == ["1 of 4 diverged"]
+        assert float(picture.summary.mean[1, 1]) == {"count": 7, "reached": 0}[metric]
+        sweeps.heatmap(dataset, picture).canvas.draw()
+        lines = sweeps.curves(dataset, metric).axes[0].lines
+        assert np.nanmin([line.get_ydata() for line in lines]) >= 0
+        assert np.nanmax([line.get_ydata() for line in lines]) <= 7
+
+
 @pytest.mark.parametrize(
     ("draw", "message"),
     [
@@ -375,6 +477,8 @@ def test_many_lines_of_one_axis_get_a_colour_each():
         (lambda d: choices.picture(d, "test_accuracy", shown=("eval", "task")), "eval cannot be shown"),
         (lambda d: summaries.metric_of(d, "tset_accuracy"), "no variable 'tset_accuracy' .*nearest: test_accuracy"),
         (lambda d: choices.layout(d.isel({axis: [0] for axis in AXES}), "test_accuracy"), "two axes with several"),
+        (lambda d: sweeps.curves({"a": d}, "test_accuracy"), "curves: dataset = .* is a dict, not a Dataset; pass"),
+        (lambda d: choices.layout(d["test_accuracy"], "test_accuracy"), "dataset = .* is a DataArray, not a Dataset"),
     ],
 )
 def test_what_cannot_be_drawn(draw, message):

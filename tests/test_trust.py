@@ -82,7 +82,7 @@ def test_noise_ends_what_can_be_told():
 def history(rule, names, attack=None, num_byzantine=3):
     n = 20
     return byzjax.run(
-        tasks.quartic(num_workers=n),
+        tasks.quartic(num_workers=n, num_byzantine=num_byzantine),
         methods.byz_nsgdm(0.1, aggregator=rule),
         attack or attacks.sign_flip(),
         byzantine=jnp.arange(n) >= n - num_byzantine,

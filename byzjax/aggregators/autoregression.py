@@ -24,6 +24,7 @@ from byzjax.base import (
     num_workers_of,
     promises,
 )
+from byzjax.loops import fori_loop
 from byzjax.spectrum import solve
 
 _ROUNDED = 8.0  # roundings of a system's trace: what keeps it positive definite
@@ -85,7 +86,7 @@ def flanders(
     name = "flanders"
     num_workers = check_integer(num_workers, "num_workers", name, least=1)
     check_f(f, name)
-    dropped = concrete(f)
+    dropped = concrete(f, lambda known: flanders(num_workers, f=known))
     if dropped is not None and dropped >= num_workers:
         raise ValueError(f"{name}: f = {f} of n = {num_workers} workers leaves nobody; use f ≤ {num_workers - 1}.")
     window = check_integer(window, "window", name, least=2)
@@ -201,7 +202,7 @@ def predict_rows(history: jax.Array, alpha: jax.Array, beta: jax.Array, num_iter
         a = fit_rows(state[1])
         return a, fit_columns(a)
 
-    a, mixed = jax.lax.fori_loop(0, num_iters, turn, (jnp.eye(n, dtype=dtype), jnp.eye(count * n, dtype=dtype)))
+    a, mixed = fori_loop(0, num_iters, turn, (jnp.eye(n, dtype=dtype), jnp.eye(count * n, dtype=dtype)))
     predicted = stacked.matmul(stacked.matmul(a, mixed[-n:]), rows)
     predicted = jnp.where(jnp.isfinite(predicted).all(), predicted, series[-1])  # no least squares: nothing changes
     # The unit last, or what is far from it is lost.

@@ -20,8 +20,10 @@ from byzjax.base import (
     Stacked,
     Trust,
     Weights,
+    check_key,
     num_workers_of,
 )
+from byzjax.compiled import Compiled
 from byzjax.stacked import Geometry, matmul
 
 Link = Aggregator | PreAggregator
@@ -116,7 +118,7 @@ def aggregate(rule: Link, updates: Stacked, *, key: jax.Array | None = None, ret
         raise ValueError(f"aggregate: rule is {rule!r}, not an Aggregator or PreAggregator; call its factory first.")
     updates = jax.tree.map(jnp.asarray, updates)
     num_workers_of(updates)
-    result, trust = _aggregate(rule, updates, key)
+    result, trust = _aggregate(updates, key, rule=rule)
     if not return_weights:
         return result
     weights = trust.weights if isinstance(rule, Aggregator) else trust.mixing
@@ -128,8 +130,8 @@ def aggregate(rule: Link, updates: Stacked, *, key: jax.Array | None = None, ret
     return result, weights
 
 
-@functools.partial(jax.jit, static_argnames=("rule",))
-def _aggregate(rule: Link, updates: Stacked, key: jax.Array | None) -> tuple[Params, Trust]:
+@functools.partial(Compiled, most=256)
+def _aggregate(updates: Stacked, key: jax.Array | None, *, rule: Link) -> tuple[Params, Trust]:
     """Compiled once per rule and shape: operation by operation, every call would compile the rule's loops again."""
     params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[1:], leaf.dtype), updates)
     result, _, trust = rule.weigh(updates, rule.init(params), params, key=key)
@@ -142,7 +144,7 @@ def _after(step: jax.Array | None, before: jax.Array | None) -> jax.Array | None
 
 
 def _fold_in(key: jax.Array | None, position: int) -> jax.Array | None:
-    return None if key is None else jax.random.fold_in(key, position)
+    return None if key is None else jax.random.fold_in(check_key(key, "chain"), position)
 
 
 def _stages(links: Sequence[Link]) -> list[Link]:
@@ -192,7 +194,7 @@ def _fused(run: list[tuple[int, Any]]) -> Link:
                 step = jnp.diag(jnp.where(geometry.finite, kernel.factors(geometry, own), 1.0))
             else:
                 step = kernel.matrix(geometry, own)
-            geometry = geometry.mix(step)
+            geometry = geometry.mix(step, isinstance(kernel, Mixing) and kernel.affine)
             total = step if total is None else matmul(step, total)
         assert total is not None
         return total

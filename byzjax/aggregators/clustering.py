@@ -120,7 +120,7 @@ def signguard(*, lower: Numeric = 0.1, upper: Numeric = 3.0) -> Aggregator:
     """
     check_number(lower, "lower", "signguard", least=0)
     check_number(upper, "upper", "signguard", least=1)
-    if (known := concrete(lower)) is not None and known > 1:
+    if (known := concrete(lower, lambda value: signguard(lower=value))) is not None and known > 1:
         raise ValueError(f"signguard: lower = {lower} must be at most 1: the median row is of ordinary length.")
 
     def weigh(updates: Stacked, state, params=None, *, key: jax.Array | None = None, **extra):

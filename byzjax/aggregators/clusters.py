@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from byzjax.aggregators.directions import exponents, shifted
 from byzjax.base import Numeric
+from byzjax.loops import fori_loop, while_loop
 
 _ROUNDED = 1e-5  # relative differences that may be rounding
 _LLOYD_TURNS = 100
@@ -41,7 +42,7 @@ def larger_cluster(distances: jax.Array, present: jax.Array, linkage: str) -> ja
         return between, jnp.where(label == j, i.astype(label.dtype), label), sizes, left - 1
 
     start = (distances, index, present.astype(distances.dtype), present.sum(dtype=jnp.int32))
-    _, label, sizes, _ = jax.lax.while_loop(lambda state: state[3] > 2, merge, start)
+    _, label, sizes, _ = while_loop(lambda state: state[3] > 2, merge, start)
     return (label == jnp.argmax(sizes)) & present
 
 
@@ -91,7 +92,7 @@ def ultrametric(distances: jax.Array, present: jax.Array) -> jax.Array:
         )
 
     start = (jnp.full((n,), far), jnp.zeros((n,), index.dtype), jnp.zeros((n,), bool), jnp.zeros((n, n), far.dtype))
-    return jnp.where(pairs, jax.lax.fori_loop(0, n, visit, start)[3], jnp.inf)
+    return jnp.where(pairs, fori_loop(0, n, visit, start)[3], jnp.inf)
 
 
 def hdbscan(
@@ -164,7 +165,7 @@ def hdbscan(
 
     nobody = jnp.full((n,), -1, jnp.int32)
     start = (jnp.asarray(-1.0, dtype), last, jnp.zeros((n,), dtype), nobody)
-    _, leave, share, label = jax.lax.while_loop(lambda s: (splits & (meets > s[0])).any(), judge, start)
+    _, leave, share, label = while_loop(lambda s: (splits & (meets > s[0])).any(), judge, start)
     if single:
         lasting = jnp.where(present, density(leave), 0.0)
         members = present & (density(last) >= lasting.max())
@@ -196,7 +197,7 @@ def densest_cluster(near: jax.Array, min_samples: Numeric) -> jax.Array:
         return jnp.where(core, first_reached(state[0]), n), state[0]
 
     # Labels are the first core of a cluster: cores take the least in reach until nothing changes.
-    label, _ = jax.lax.while_loop(lambda s: (s[0] != s[1]).any(), spread, (jnp.where(core, index, n), index - 1))
+    label, _ = while_loop(lambda s: (s[0] != s[1]).any(), spread, (jnp.where(core, index, n), index - 1))
     label = first_reached(label)
     sizes = (label[None, :] == index[:, None]).sum(1)
     return (label == jnp.argmax(sizes)) & (sizes.max() > 0)
@@ -237,7 +238,7 @@ def larger_of_two_means(points: jax.Array, present: jax.Array) -> jax.Array:
 
         start = (apart(points[second]) < (1.0 - _ROUNDED) * away).astype(points.dtype)
         changes = (1.0 - start, start, jnp.zeros((), jnp.int32))
-        _, label, _ = jax.lax.while_loop(lambda s: (s[0] != s[1]).any() & (s[2] < _LLOYD_TURNS), move, changes)
+        _, label, _ = while_loop(lambda s: (s[0] != s[1]).any() & (s[2] < _LLOYD_TURNS), move, changes)
         spread = jnp.where(label > 0, apart(mean(label)), apart(mean(1.0 - label)))
         return label > 0, jnp.where(present[first], (spread * there).sum(), jnp.inf)
 

@@ -1,5 +1,8 @@
 """Coordinate-wise rules: mean, median, trimmed mean, mean around the median, sign majority.
 
+A value that is not finite is lost: NaN and +inf sort last, −inf first, and where one would have to count the result is
+NaN, not inf.
+
 Yin, Chen, Ramchandran, Bartlett. Byzantine-robust distributed learning: towards optimal statistical rates. ICML 2018.
 """
 
@@ -22,7 +25,15 @@ from byzjax.base import (
     nan_unless_minority,
     promises,
 )
-from byzjax.sorting import MAX_NETWORK, lowest_sum, nan_last, order_statistic, rank_sum, sort_workers
+from byzjax.sorting import (
+    MAX_NETWORK,
+    finite_or_nan,
+    lowest_sum,
+    nan_last,
+    order_statistic,
+    rank_sum,
+    sort_workers,
+)
 
 
 @promises(robust=False)
@@ -43,8 +54,9 @@ def mean() -> Aggregator:
 def median(even: Literal["midpoint", "lower"] = "midpoint") -> Aggregator:
     """The coordinate-wise median.
 
-    ``median(x)_k`` is the middle one of the sorted ``x_1k, …, x_nk``; NaN sorts last. Definition 1 holds with
-    ``κ = 2 √d (1 + f/(n − 2f))`` for every f < n/2 (Proposition 2 of the Byz-NSGDM paper).
+    ``median(x)_k`` is the middle one of the sorted ``x_1k, …, x_nk``; NaN sorts last, and a median that is not finite,
+    since half of the values are lost, is NaN. Definition 1 holds with ``κ = 2 √d (1 + f/(n − 2f))`` for every f < n/2
+    (Proposition 2 of the Byz-NSGDM paper).
 
     Args:
       even: with an even n, the mean of the two middle values (``"midpoint"``: NumPy, ByzFL, Blades, the
@@ -58,6 +70,8 @@ def median(even: Literal["midpoint", "lower"] = "midpoint") -> Aggregator:
     >>> import byzjax
     >>> byzjax.aggregate(median(), jnp.array([[1.0], [2.0], [3.0], [jnp.nan]])).tolist()
     [2.5]
+    >>> byzjax.aggregate(median(), jnp.array([[1.0], [2.0], [jnp.nan], [jnp.nan]])).tolist()
+    [nan]
     >>> byzjax.aggregate(median(even="lower"), jnp.array([[1.0], [2.0], [3.0], [9.0]])).tolist()
     [2.0]
     """
@@ -72,9 +86,10 @@ def median(even: Literal["midpoint", "lower"] = "midpoint") -> Aggregator:
 def trimmed_mean(f: Numeric) -> Aggregator:
     """The coordinate-wise mean without the f smallest and the f largest values.
 
-    ``trimmed_mean(x)_k = (1/(n − 2f)) Σ_{r = f+1}^{n−f} x_(r)k`` with ``x_(1)k ≤ … ≤ x_(n)k``; NaN sorts last.
-    The convention of Yin et al., ByzFL (TrMean) and Blades; Flower's FedTrimmedAvg gives the fraction β = f/n. The
-    kept values are averaged, never "the sum minus the extremes", which one inf turns into NaN.
+    ``trimmed_mean(x)_k = (1/(n − 2f)) Σ_{r = f+1}^{n−f} x_(r)k`` with ``x_(1)k ≤ … ≤ x_(n)k``; NaN sorts last. NaN
+    where more than f values are lost at one end. The convention of Yin et al., ByzFL (TrMean) and Blades; Flower's
+    FedTrimmedAvg gives the fraction β = f/n. The kept values are averaged, never "the sum minus the extremes", which
+    one inf turns into NaN.
 
     Args:
       f: number of values cut at either end, 0 ≤ f < n/2; may be traced. f = 0 is the mean.
@@ -93,7 +108,8 @@ def trimmed_mean(f: Numeric) -> Aggregator:
     def reduce(x: jax.Array) -> jax.Array:
         n = x.shape[0]
         check_majority(f, n, "trimmed_mean")
-        return rank_sum(x, f, n - f) / jnp.asarray(n - 2 * f, x.dtype) * nan_unless_minority(f, n)
+        mean = rank_sum(x, f, n - f) / jnp.asarray(n - 2 * f, x.dtype)
+        return finite_or_nan(mean) * nan_unless_minority(f, n)
 
     return coordinate_rule(Coordinatewise(reduce))
 
@@ -102,7 +118,8 @@ def meamed(f: Numeric, *, even: Literal["midpoint", "lower"] = "midpoint") -> Ag
     """Mean around the median: in each coordinate, the mean of the n − f values nearest to the median.
 
     ``meamed(x)_k = (1/(n − f)) Σ_{i ∈ N_k} x_ik`` with ``N_k`` the n − f values nearest to the median of the k-th
-    coordinate; of two values at the same distance the smaller one is nearer. NaN sorts last.
+    coordinate; of two values at the same distance the smaller one is nearer. NaN sorts last; NaN where more than f
+    values are lost.
 
     Args:
       f: number of values left out, 0 ≤ f < n/2; may be traced. f = 0 is the mean.
@@ -156,7 +173,7 @@ def sign_majority() -> Aggregator:
 
 
 def middle(x: jax.Array, count: Numeric, even: str = "midpoint") -> jax.Array:
-    """The median of the ``count`` smallest of n values in each coordinate: ``[n, …] -> […]``.
+    """The median of the ``count`` smallest of n values in each coordinate, NaN if not finite: ``[n, …] -> […]``.
 
     Args:
       x: ``[n, …]``, NaN last.
@@ -168,15 +185,15 @@ def middle(x: jax.Array, count: Numeric, even: str = "midpoint") -> jax.Array:
     """
     low = order_statistic(x, (count - 1) // 2)
     if even == "lower" or (concrete(count) is not None and int(count) % 2):
-        return low
+        return finite_or_nan(low)
     high = order_statistic(x, count // 2)
-    return low + 0.5 * (high - low)  # their sum may overflow
+    return finite_or_nan(low + 0.5 * (high - low))  # their sum may overflow
 
 
 def mean_around_median(x: jax.Array, count: Numeric, kept: Numeric, even: str = "midpoint") -> jax.Array:
     """The mean of the ``kept`` values nearest to the median of the ``count`` smallest: ``[n, …] -> […]``.
 
-    Of two values at the same distance the smaller one is nearer.
+    Of two values at the same distance the smaller one is nearer. NaN where a value that is not finite would count.
 
     Args:
       x: ``[n, …]``, NaN last.
@@ -206,7 +223,7 @@ def mean_around_median(x: jax.Array, count: Numeric, kept: Numeric, even: str = 
         moves = (median - rows[start] > above - median) & (start < shifts)
         first = first + moves.astype(jnp.int32)
     inside = [jnp.where((r >= first) & (r < first + kept), value, 0.0) for r, value in enumerate(rows)]
-    return sum(inside[1:], inside[0]) / divisor
+    return finite_or_nan(sum(inside[1:], inside[0]) / divisor)
 
 
 def _check_even(even: str, name: str) -> None:

@@ -30,6 +30,7 @@ from byzjax.base import (
     num_workers_of,
     promises,
 )
+from byzjax.loops import fori_loop
 from byzjax.sorting import lowest
 from byzjax.stacked import Geometry
 
@@ -51,7 +52,7 @@ def krum(f: Numeric, *, power: Power = 2, neighbors: Neighbors = "n-f-2") -> Agg
       neighbors: size of ``N_i``: ``"n-f-2"`` in Blanchard et al., ``"n-f-1"`` in the quartic code of Byz-NSGDM and
         in ByzFL.
 
-    Shapes: ``f32[n, d] -> f32[d]``.
+    Shapes: ``f32[n, d] -> f32[d]``. NaN where so many rows have NaN or inf that a score lacks neighbours.
 
     Raises:
       ValueError: f < 0, 2f ≥ n, no neighbours left, or an unknown convention.
@@ -82,7 +83,7 @@ def multi_krum(
       power: see `krum`.
       neighbors: see `krum`.
 
-    Shapes: ``f32[n, d] -> f32[d]``.
+    Shapes: ``f32[n, d] -> f32[d]``. NaN as `krum`, or where fewer than m rows are finite.
 
     Raises:
       ValueError: as `krum`, or m outside 1 … n.
@@ -128,15 +129,11 @@ def bulyan(f: Numeric, *, power: Power = 2, neighbors: Neighbors = "n-f-2") -> A
     def update(updates: Stacked, state, params=None, *, key: jax.Array | None = None, **extra):
         del params, key, extra
         n = num_workers_of(updates)
-        known = concrete(f)
-        if known is not None and n < 4 * known + 3:
-            raise ValueError(
-                f"bulyan: f = {f} of n = {n} workers needs n ≥ 4f + 3; use f ≤ {max((n - 3) // 4, 0)} or more workers."
-            )
+        _check_bulyan(f, n)
         geometry, frame = stacked.measure(updates, origin=False)
         selected = _select_by_krum(geometry.distances, f, n - 2 * f, power, less)
         valid = nan_unless(~jnp.any(selected & ~frame.finite))
-        if known is None:
+        if concrete(f) is None:
             valid = valid * nan_unless((f >= 0) & (4 * f + 3 <= n))
 
         def reduce(x: jax.Array) -> jax.Array:
@@ -166,7 +163,7 @@ def _select_by_krum(distances: jax.Array, f: Numeric, count: Numeric, power: int
         return jnp.where(k < count, left & (jnp.arange(n) != chosen), left)
 
     most = n if concrete(count) is None else int(count)
-    return ~jax.lax.fori_loop(0, most, select, jnp.ones((n,), bool))
+    return ~fori_loop(0, most, select, jnp.ones((n,), bool))
 
 
 def _krum(f: Numeric, m: Numeric | None, power: int, neighbors: str, name: str) -> Aggregator:
@@ -177,25 +174,41 @@ def _krum(f: Numeric, m: Numeric | None, power: int, neighbors: str, name: str) 
         n = geometry.num_workers
         check_majority(f, n, name)
         count = n - f - less
-        declared = concrete(f)
-        if declared is not None and n - declared - less < 1:
-            raise ValueError(
-                f"{name}: {neighbors} = {count} with n = {n} and f = {f}, but a score needs at least one neighbour; "
-                f"use f ≤ {n - less - 1} or more workers."
-            )
+        _check_neighbors(f, n, neighbors, less, name)
         selected = n - f if m is None else m
-        chosen = concrete(selected)
-        if chosen is not None and not 1 <= chosen <= n:
-            raise ValueError(f"{name}: m = {selected} rows to average must be between 1 and n = {n}.")
+        _check_selected(selected, n, name)
         scores = krum_scores(geometry.distances, count, power)
         # A far row's score may overflow, and must still come before that of a lost row.
         scores = jnp.where(geometry.finite, jnp.minimum(scores, jnp.finfo(scores.dtype).max), jnp.inf)
-        valid = nan_unless_minority(f, n)
-        if declared is None or chosen is None:
+        valid = nan_unless_minority(f, n) * nan_unless(geometry.finite.sum() > count)
+        if concrete(f) is None or concrete(selected) is None:
             valid = valid * nan_unless((count >= 1) & (selected >= 1) & (selected <= n))
         return mean_of_lowest(scores, selected) * valid
 
     return weights_rule(Weights(weights, affine=True, picks=m is not None and concrete(m) == 1))
+
+
+def _check_bulyan(f: Numeric, n: int) -> None:
+    known = concrete(f, lambda value: _check_bulyan(value, n))
+    if known is not None and n < 4 * known + 3:
+        raise ValueError(
+            f"bulyan: f = {f} of n = {n} workers needs n ≥ 4f + 3; use f ≤ {max((n - 3) // 4, 0)} or more workers."
+        )
+
+
+def _check_neighbors(f: Numeric, n: int, neighbors: str, less: int, name: str) -> None:
+    known = concrete(f, lambda value: _check_neighbors(value, n, neighbors, less, name))
+    if known is not None and n - known - less < 1:
+        raise ValueError(
+            f"{name}: {neighbors} = {n - known - less} with n = {n} and f = {f}, but a score needs at least one "
+            f"neighbour; use f ≤ {n - less - 1} or more workers."
+        )
+
+
+def _check_selected(m: Numeric, n: int, name: str) -> None:
+    known = concrete(m, lambda value: _check_selected(value, n, name))
+    if known is not None and not 1 <= known <= n:
+        raise ValueError(f"{name}: m = {m} rows to average must be between 1 and n = {n}.")
 
 
 def _check_scores(f: Numeric, power: int, neighbors: str, name: str) -> int:

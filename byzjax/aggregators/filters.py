@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from byzjax import stacked
+from byzjax.aggregators.kernels import mean_of
 from byzjax.aggregators.noise import add_noise
 from byzjax.base import (
     Aggregator,
@@ -106,7 +107,7 @@ def byzantine_sgd(
         good = state.good & (jnp.abs(along - middle) <= diameter * total_reach)
         good = good & (sums[_majority_centre(sums)] <= 2.0 * total_reach)
         good = good & (now[_majority_centre(now)] <= 4.0 * v) & frame.finite
-        weights = good.astype(dtype) / good.sum().astype(dtype)
+        weights = mean_of(good, dtype)
         aggregate = stacked.combine(weights, updates, frame)
         return aggregate, ByzantineSGDState(along, total, good, start, state.rounds + 1), Trust(weights)
 
@@ -211,7 +212,7 @@ def safeguard(
         low, high = fixed if fixed is not None else (None, None)
         good = before & near(long, before, high) & near(short, before, low)
         trusted = before & frame.finite
-        weights = trusted.astype(dtype) / trusted.sum().astype(dtype)
+        weights = mean_of(trusted, dtype)
         aggregate = stacked.combine(weights, updates, frame)
         state = SafeguardState(long, short, good, state.rounds + 1)
         if concrete(noise_std) == 0:

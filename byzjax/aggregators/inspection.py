@@ -26,6 +26,7 @@ from byzjax.base import (
     num_workers_of,
     promises,
 )
+from byzjax.loops import scan
 from byzjax.sorting import median_of
 
 _MOST_INPUTS = 500  # that are predicted at a time, which bounds the memory
@@ -239,7 +240,7 @@ def probability_ratios(
             f"deepsight: predict makes {shape} of inputs {[size, *input_shape]}; it must make logits [{size}, P]."
         )
     start = jnp.zeros((num_workers_of(updates), shape[1]), dtype)
-    return jax.lax.scan(turn, start, jax.random.split(key, turns))[0]
+    return scan(turn, start, jax.random.split(key, turns))[0]
 
 
 def _broad(shares: jax.Array, factor: Numeric) -> jax.Array:

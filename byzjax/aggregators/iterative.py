@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from byzjax.aggregators.kernels import weights_rule
 from byzjax.base import Aggregator, Numeric, Weights, check_integer, check_number, promises
+from byzjax.loops import fori_loop, while_loop
 from byzjax.sorting import ranks
 from byzjax.stacked import Geometry, Lengths
 
@@ -22,12 +23,14 @@ def geometric_median(
 ) -> Aggregator:
     """The geometric median by the smoothed Weiszfeld iteration (RFA).
 
-    ``z ← Σ_i w_i x_i / Σ_i w_i`` with ``w_i = 1 / max(‖x_i − z‖, ν)``, ``num_iters`` times. In the limit
-    ``z = argmin Σ_i ‖x_i − z‖``, for which Definition 1 holds with ``κ = 2 (1 + f/(n − 2f))`` (Proposition 1 of the
-    Byz-NSGDM paper).
+    ``z ← Σ_i w_i x_i / Σ_i w_i`` with ``w_i = 1 / max(‖x_i − z‖, ν)``, ``num_iters`` times. As ν → 0 the limit is
+    ``argmin_z Σ_i ‖x_i − z‖``, for which Definition 1 holds with ``κ = 2 (1 + f/(n − 2f))`` (Proposition 1 of the
+    Byz-NSGDM paper). For ν > 0 it is the minimiser of a smoothed sum, which satisfies Definition 1 for no κ: where all
+    honest rows are equal, liars still move it, by at most ``n ν/(2 (n − 2f))`` once it has converged.
 
     ν is an absolute length: once all rows lie within ν of z, the result is their plain mean. Choose it far below the
-    spread of honest updates. The iteration runs on the Gram matrix and reads the data twice in all.
+    spread of honest updates. The iteration runs in worker space and reads the data twice in all. An iterate is measured
+    about the row that it is nearest to, so that no row can hold it by rounding.
 
     Args:
       num_iters: Weiszfeld steps, static. 8 in the Byz-NSGDM code, 3 in ByzFL, FLPoison and Pillutla et al.; the
@@ -66,9 +69,10 @@ def geometric_median(
     def weights(geometry: Geometry, key: jax.Array | None) -> jax.Array:
         del key
         uniform = geometry.finite.astype(geometry.gram.dtype)
-        start = _distances_from(geometry, init)
+        start = _start(geometry, init)
         limit = None if tolerance is None else jnp.asarray(tolerance, start.dtype) / geometry.unit
-        return _weiszfeld(geometry, uniform, start, num_iters, smoothing, limit)[0]
+        point, _ = _weiszfeld(geometry, uniform, start, geometry.distances_from(start), num_iters, smoothing, limit)
+        return point[: geometry.num_workers]
 
     return weights_rule(Weights(weights))
 
@@ -129,22 +133,24 @@ def auto_gm(
         def middle(away: jax.Array) -> jax.Array:
             return jnp.where(ranks(away) == n // 2, away, 0.0).sum()
 
-        start = _distances_from(geometry, "median")
-        limit = jnp.asarray(tolerance, dtype) * middle(start)
+        start = _start(geometry, "median")
+        away = geometry.distances_from(start)
+        limit = jnp.asarray(tolerance, dtype) * middle(away)
         solve = functools.partial(_weiszfeld, geometry, num_iters=weiszfeld_iters, smoothing=smoothing, tolerance=limit)
         uniform = geometry.finite.astype(dtype)
         # A row on which the iteration starts would hold it: no row is nearer than the median one at first.
-        found, away = solve(uniform, jnp.maximum(start, middle(start)))
+        found, away = solve(uniform, start, jnp.maximum(away, middle(away)))
         strength = n * middle(away) if regularization is None else jnp.asarray(regularization, dtype) / geometry.unit
         strength = jnp.maximum(strength, 1e-18)
 
         def turn(state):
             turns, found, away, _ = state
-            target, away = solve(_leaning_weights(away, strength, geometry.finite), away)
-            return turns + 1, target, away, _length(target - found, geometry.rows) > limit
+            target, away = solve(_leaning_weights(away, strength, geometry.finite), found, away)
+            return turns + 1, target, away, geometry.distance_between(target, found) > limit
 
         state = (jnp.zeros((), jnp.int32), found, away, jnp.ones((), bool))
-        return jax.lax.while_loop(lambda state: state[3] & (state[0] < num_iters), turn, state)[1]
+        found = while_loop(lambda state: state[3] & (state[0] < num_iters), turn, state)[1]
+        return found[:n]
 
     return weights_rule(Weights(weights))
 
@@ -204,95 +210,76 @@ def centered_clipping(
         radius = jnp.asarray(tau, dtype) / {"none": 1.0, "linear": growth, "sqrt": jnp.sqrt(growth)}[scaling]
         radius = radius / geometry.unit
 
-        def step(point: jax.Array, away: jax.Array) -> jax.Array:
-            """A combination of the rows and the point started from, and one step on."""
-            pull = jnp.where(geometry.finite, jnp.minimum(1.0, radius / jnp.where(away > 0, away, 1.0)), 0.0)
-            pull = jnp.where(geometry.finite & (away == 0), 1.0, pull) / n
-            return (1.0 - pull.sum()) * point + jnp.append(pull, jnp.zeros((), dtype))
+        def pulls(away: jax.Array) -> jax.Array:
+            """``min(1, τ/‖x_i − v‖)/n``, f32[n]."""
+            clipped = jnp.minimum(1.0, radius / jnp.where(away > 0, away, 1.0))
+            return jnp.where(geometry.finite, jnp.where(away > 0, clipped, 1.0), 0.0) / n
 
-        rows = jnp.append(geometry.finite.astype(dtype), jnp.zeros((), dtype))
-        first = rows / rows.sum() if start == "mean" else jnp.zeros((n + 1,), dtype).at[n].set(1.0)
-        away = jnp.sqrt(geometry.squared_norms(about)) if about else _distances_from(geometry, start)  # type: ignore[arg-type]
-        found = step(first, away)
-        if num_iters > 1:
-            assert isinstance(geometry, Geometry)
-            # The median is where the Gram matrix has its own centre, zero.
-            gram = jnp.pad(geometry.rows, (0, 1))
-            if start != "median":
-                points = jnp.append(jnp.arange(n), n + 1 if start == "previous" else n)
-                gram = geometry.gram[points][:, points]
-            found = jax.lax.fori_loop(1, num_iters, lambda _, point: step(point, distance_to(point, gram)[:n]), found)
-        return found if anchor is not None else found[:n]
+        if isinstance(geometry, Lengths):
+            pull = pulls(jnp.sqrt(geometry.squares))
+            return jnp.append(pull, 1.0 - pull.sum()) if anchor is not None else pull
+
+        def step(_, point: jax.Array) -> jax.Array:
+            pull = pulls(geometry.distances_from(point))
+            return (1.0 - pull.sum()) * point + jnp.pad(pull, (0, geometry.num_points - n))
+
+        found = fori_loop(0, num_iters, step, _start(geometry, start))
+        return found[:n] if anchor is None else jnp.append(found[:n], found[geometry.index_of(start)])
 
     return weights_rule(Weights(weights, anchor, about if num_iters == 1 else None))
 
 
-def distance_to(point: jax.Array, gram: jax.Array) -> jax.Array:
-    """``‖p_i − Σ_j a_j p_j‖`` of every point i to a combination of points, from inner products.
-
-    Args:
-      point: f32[k], the coefficients a; what they lack to 1 lies on the centre of the products.
-      gram: f32[k, k], inner products about a centre near the points that matter.
-
-    >>> distance_to(jnp.array([0.5, 0.5]), jnp.array([[0.0, 0.0], [0.0, 4.0]])).tolist()
-    [1.0, 1.0]
-    """
-    inner = (gram * point[None]).sum(-1)
-    squared = jnp.diagonal(gram) - 2.0 * inner + (inner * point).sum()
-    return jnp.sqrt(jnp.maximum(squared, 0.0))
-
-
-def _length(combination: jax.Array, gram: jax.Array) -> jax.Array:
-    """``‖Σ_i a_i x_i‖``, from the centre of the inner products."""
-    squared = (combination[:, None] * gram * combination[None, :]).sum()
-    return jnp.sqrt(jnp.maximum(squared, 0.0))
-
-
-def _distances_from(geometry: Geometry, init: str) -> jax.Array:
-    """The distance of every row from where an iteration starts, in units; +inf for lost rows."""
-    if init == "zero":
-        return jnp.sqrt(geometry.squared_norms())
-    if init == "median":
-        away = jnp.sqrt(jnp.diagonal(geometry.rows))
-    else:
+def _start(geometry: Geometry, start: str) -> jax.Array:
+    """Where an iteration begins, as a combination of the points: f32[n + p]."""
+    if start == "mean":
         rows = geometry.finite.astype(geometry.gram.dtype)
-        away = distance_to(rows / rows.sum(), geometry.rows)
-    return jnp.where(geometry.finite, away, jnp.inf)
+        return jnp.pad(rows / rows.sum(), (0, geometry.num_points - geometry.num_workers))
+    place = geometry.index_of("origin" if start == "zero" else start)
+    return jnp.zeros((geometry.num_points,), geometry.gram.dtype).at[place].set(1.0)
 
 
 def _weiszfeld(
     geometry: Geometry,
     alpha: jax.Array,
+    start: jax.Array,
     away: jax.Array,
     num_iters: int,
     smoothing: Numeric,
     tolerance: jax.Array | None,
 ) -> tuple[jax.Array, jax.Array]:
-    """Weiszfeld steps for rows with weights ``alpha``, from distances ``away``: coefficients and distances f32[n]."""
-    gram = geometry.rows
+    """Weiszfeld steps for rows with weights ``alpha``.
+
+    Args:
+      geometry: of the rows.
+      alpha: f32[n].
+      start: f32[n + p], the point that the first step leaves.
+      away: f32[n], the distances that it takes.
+      num_iters, smoothing, tolerance: as in `geometric_median`, the tolerance in units.
+
+    Returns:
+      The last point f32[n + p], and the distances from it f32[n].
+    """
+    dtype, fixed = geometry.gram.dtype, geometry.num_points - geometry.num_workers
     # The sum of all 1/ν must not overflow.
-    least = 16.0 * len(gram) / float(jnp.finfo(gram.dtype).max)
-    nu = jnp.maximum(jnp.asarray(smoothing, gram.dtype) / geometry.unit, max(least, float(jnp.finfo(gram.dtype).tiny)))
+    least = 16.0 * geometry.num_workers / float(jnp.finfo(dtype).max)
+    nu = jnp.maximum(jnp.asarray(smoothing, dtype) / geometry.unit, max(least, float(jnp.finfo(dtype).tiny)))
 
     def step(away: jax.Array) -> jax.Array:
         pull = jnp.where(geometry.finite, alpha / jnp.maximum(away, nu), 0.0)
-        return pull / pull.sum()
-
-    def measured(point: jax.Array) -> jax.Array:
-        return jnp.where(geometry.finite, distance_to(point, gram), jnp.inf)
+        return jnp.pad(pull / pull.sum(), (0, fixed))
 
     if tolerance is None:
-        point = jax.lax.fori_loop(1, num_iters, lambda _, point: step(measured(point)), step(away))
-        return point, measured(point)
+        point = fori_loop(1, num_iters, lambda _, point: step(geometry.distances_from(point)), step(away))
+        return point, geometry.distances_from(point)
 
     def move(state):
         done, point, away, _ = state
         target = step(away)
-        return done + 1, target, measured(target), _length(target - point, gram) > tolerance
+        moved = geometry.distance_between(target, point)
+        return done + 1, target, geometry.distances_from(target), moved > tolerance
 
-    first = step(away)
-    start = (jnp.ones((), jnp.int32), first, measured(first), jnp.ones((), bool))
-    _, point, away, _ = jax.lax.while_loop(lambda state: state[3] & (state[0] < num_iters), move, start)
+    state = (jnp.zeros((), jnp.int32), start, away, jnp.ones((), bool))
+    _, point, away, _ = while_loop(lambda state: state[3] & (state[0] < num_iters), move, state)
     return point, away
 
 

@@ -68,7 +68,7 @@ def trusting_rule(kernel: Weights, mixing: Mixing | None) -> Aggregator:
             geometry, frame = stacked.measure(updates, previous, origin=not affine)
         if mixing is not None:
             matrix = mixing.matrix(geometry, key)
-            geometry = geometry.mix(matrix)  # type: ignore[union-attr]
+            geometry = geometry.mix(matrix, mixing.affine)  # type: ignore[union-attr]
         answer = kernel.weights(geometry, key)
         m = geometry.num_workers
         weights = answer[:m] if matrix is None else stacked.matmul(answer[:m], matrix)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from byzjax import stacked
-from byzjax.aggregators.kernels import mean_of, mean_of_lowest, mixing_rule
+from byzjax.aggregators.kernels import mean_of_lowest, mixing_rule
 from byzjax.base import (
     Mixing,
     Numeric,
@@ -20,6 +20,7 @@ from byzjax.base import (
     check_integer,
     check_key,
     check_majority,
+    nan_unless,
     nan_unless_minority,
     num_workers_of,
     promises,
@@ -153,10 +154,19 @@ def finite_guard(replace: Literal["mean", "zero"] = "mean") -> PreAggregator:
     if replace not in ("mean", "zero"):
         raise ValueError(f"finite_guard: replace = {replace!r} must be 'mean' or 'zero'.")
 
-    def matrix(geometry: Geometry, key: jax.Array | None) -> jax.Array:
-        del key
-        n, dtype = geometry.num_workers, geometry.gram.dtype
-        instead = mean_of(geometry.finite, dtype) if replace == "mean" else jnp.zeros((n,), dtype)
-        return jnp.where(geometry.finite[:, None], jnp.eye(n, dtype=dtype), instead[None, :])
+    def weigh(updates: Stacked, state, params=None, *, key: jax.Array | None = None, **extra):
+        del params, key, extra
+        num_workers_of(updates)
+        largest = stacked.largest_coordinates(updates)  # not a geometry: there a lost majority takes all rows with it
+        finite = jnp.isfinite(largest)
+        instead, share = stacked.masked_mean(updates, finite), finite.astype(largest.dtype)
+        if replace == "mean":
+            known = nan_unless(finite.any())
+            instead = jax.tree.map(lambda x: x * known.astype(x.dtype), instead)
+            share = share / jnp.maximum(share.sum(), 1.0) * known
+        else:
+            instead, share = jax.tree.map(jnp.zeros_like, (instead, share))
+        matrix = jnp.where(finite[:, None], jnp.eye(len(finite), dtype=share.dtype), share[None, :])
+        return stacked.replace_rows(updates, ~finite, instead), state, Trust(mixing=matrix)
 
-    return mixing_rule(Mixing(matrix, affine=replace == "mean"))
+    return PreAggregator.weighing(optax.init_empty_state, weigh)

@@ -156,7 +156,7 @@ def adaptive_clipping(
     name = "adaptive_clipping"
     check_number(initial_norm, "initial_norm", name, least=0, open_below=True)
     check_number(quantile, "quantile", name, least=0)
-    if (known := concrete(quantile)) is not None and known > 1:
+    if (known := concrete(quantile, lambda value: adaptive_clipping(quantile=value))) is not None and known > 1:
         raise ValueError(f"{name}: quantile = {quantile} must be at most 1; it is a share of the workers.")
     check_number(learning_rate, "learning_rate", name, least=0, open_below=True)
     check_number(count_noise_std, "count_noise_std", name, least=0)

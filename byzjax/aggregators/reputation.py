@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from byzjax import stacked
 from byzjax.aggregators.directions import cosine_distances
-from byzjax.base import Aggregator, Params, Stacked, Trust, check_integer, num_workers_of, promises
+from byzjax.base import Aggregator, Params, Stacked, Trust, check_integer, nan_unless, num_workers_of, promises
 
 Reduce = Literal["mean", "sum"]
 
@@ -36,7 +36,7 @@ def foolsgold(num_workers: int, *, reduce: Reduce = "mean") -> Aggregator:
       reduce: ``"sum"`` is ``Σ_i α_i g_i``, as in the paper, whose step grows with the number of workers.
 
     Shapes: ``f32[n, d] -> f32[d]``. State: n × d numbers. A row with NaN or inf has no weight and is not remembered;
-    nor is one with which its sum would leave the range of float32.
+    nor is one with which its sum would leave the range of float32. NaN where no row is finite.
 
     Raises:
       ValueError: updates with another n, or an unknown ``reduce``.
@@ -69,6 +69,7 @@ def foolsgold(num_workers: int, *, reduce: Reduce = "mean") -> Aggregator:
         alpha = jnp.where(lengths.finite, _unlike(cosine_distances(total)), 0.0)
         if reduce == "mean":
             alpha = alpha / jnp.where(alpha.sum() > 0, alpha.sum(), 1.0)
+        alpha = alpha * nan_unless(lengths.finite.any())
         return stacked.combine(alpha, updates, frame), FoolsGoldState(total), Trust(alpha)
 
     return Aggregator.weighing(init, weigh)

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 
 from byzjax import stacked
-from byzjax.aggregators.kernels import mean_of, weights_rule
+from byzjax.aggregators.kernels import weights_rule
 from byzjax.base import (
     Aggregator,
     Numeric,
@@ -26,6 +26,7 @@ from byzjax.base import (
     num_workers_of,
     promises,
 )
+from byzjax.loops import while_loop
 from byzjax.sorting import lowest
 from byzjax.spectrum import eigh
 from byzjax.stacked import Geometry
@@ -44,7 +45,7 @@ def caf(f: Numeric) -> Aggregator:
     Args:
       f: number of Byzantine workers to tolerate; may be traced.
 
-    Shapes: ``f32[n, d] -> f32[d]``.
+    Shapes: ``f32[n, d] -> f32[d]``. Rows with NaN or inf are among the f: NaN where there are more of them.
 
     Raises:
       ValueError: f < 0, or 2f ≥ n.
@@ -89,9 +90,9 @@ def caf(f: Numeric) -> Aggregator:
             return c, c.sum() > least, best
 
         # Lost rows start without weight: they are among the f.
-        start = (finite, finite.sum() > least, (mean_of(geometry.finite, dtype), jnp.asarray(jnp.inf, dtype)))
-        _, _, (mean, _) = jax.lax.while_loop(lambda state: state[1], step, start)
-        return mean * nan_unless_minority(f, n)
+        start = (finite, finite.sum() > least, (finite / finite.sum(), jnp.asarray(jnp.inf, dtype)))
+        _, _, (mean, _) = while_loop(lambda state: state[1], step, start)
+        return mean * nan_unless_minority(f, n) * nan_unless(geometry.finite.sum() >= n - f)
 
     return weights_rule(Weights(weights, affine=True))
 
@@ -139,9 +140,7 @@ def dnc(f: Numeric, *, num_iters: int = 1, sub_dim: int = 10_000, filter_frac: N
         check_majority(f, n, "dnc")
         key = check_key(key, "dnc")
         dropped = jnp.ceil(jnp.asarray(filter_frac, jnp.float32) * jnp.asarray(f, jnp.float32)).astype(jnp.int32)
-        known = None if concrete(f) is None else concrete(filter_frac)
-        if known is not None and np.ceil(known * f) >= n:
-            raise ValueError(f"dnc: filter_frac = {filter_frac} times f = {f} drops all n = {n} rows; use less.")
+        _check_drops(filter_frac, f, n)
 
         def good(key: jax.Array) -> jax.Array:
             geometry, _ = stacked.measure(stacked.sample_coordinates(updates, sub_dim, key), origin=False)
@@ -160,6 +159,13 @@ def dnc(f: Numeric, *, num_iters: int = 1, sub_dim: int = 10_000, filter_frac: N
         return stacked.combine(weights, updates, frame), state, Trust(weights)
 
     return Aggregator.weighing(optax.init_empty_state, weigh)
+
+
+def _check_drops(filter_frac: Numeric, f: Numeric, n: int) -> None:
+    share = concrete(filter_frac, lambda known: _check_drops(known, f, n))
+    count = concrete(f, lambda known: _check_drops(filter_frac, known, n))
+    if share is not None and count is not None and np.ceil(share * count) >= n:
+        raise ValueError(f"dnc: filter_frac = {filter_frac} times f = {f} drops all n = {n} rows; use less.")
 
 
 def _about(gram: jax.Array, mean: jax.Array) -> jax.Array:

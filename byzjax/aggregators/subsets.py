@@ -16,6 +16,7 @@ import numpy as np
 
 from byzjax.aggregators.kernels import weights_rule
 from byzjax.base import Aggregator, Weights, check_f, check_majority, concrete, promises
+from byzjax.loops import while_loop
 from byzjax.spectrum import eigvalsh, largest_ritz_value
 from byzjax.stacked import Geometry, matmul, only_if
 
@@ -159,7 +160,7 @@ def _search(
     state = look((least, jnp.asarray(jnp.inf, least.dtype), jnp.zeros((), jnp.int32)))
     for bound in tighter:
         state = only_if(promising(state).sum() > turn, functools.partial(tighten, bound=bound), state)
-    return jax.lax.while_loop(lambda state: promising(state).any(), look, state)[2]
+    return while_loop(lambda state: promising(state).any(), look, state)[2]
 
 
 def _chunks(masks: np.ndarray) -> np.ndarray:

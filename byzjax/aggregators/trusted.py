@@ -113,6 +113,6 @@ def fltrust(*, reference: Numeric = 0) -> Aggregator:
 
 
 def _check_reference(reference: Numeric, num_workers: int, name: str) -> None:
-    index = concrete(reference)
+    index = concrete(reference, lambda known: _check_reference(known, num_workers, name))
     if index is not None and not 0 <= index < num_workers:
         raise ValueError(f"{name}: reference = {reference} must be the index of a worker, 0 to {num_workers - 1}.")

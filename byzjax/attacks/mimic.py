@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import typing
 from typing import Literal, NamedTuple
 
 import jax
@@ -10,6 +11,8 @@ import jax.numpy as jnp
 from byzjax import stacked
 from byzjax.attacks.simple import no_state
 from byzjax.base import Attack, Numeric, Params, Stacked, concrete, promises
+from byzjax.checks import check_choice
+from byzjax.transforms.accumulating import widened
 from byzjax.transforms.normalize import normalized
 
 Variant = Literal["reverse", "copy", "fixed"]
@@ -36,12 +39,14 @@ def mimic(
     *,
     warmup: Numeric | None = None,
     scale: Numeric = 2.0,
+    of: Literal["momentum", "gradient"] = "momentum",
     worker: Numeric = 0,
 ) -> Attack:
     """Mimic, in one of the three meanings of the word. There is no default: say which you mean.
 
-    * ``"reverse"`` (the text of the Byz-NSGDM paper): honest for ``warmup`` rounds (50), then
-      ``v_b = −scale · (1/G) Σ_{i honest} v_i`` with scale 2.
+    * ``"reverse"`` (Byz-NSGDM): honest for ``warmup`` rounds (50), then ``v_b = −scale · (1/G) Σ_{i honest} v_i`` with
+      scale 2, of the momenta v_i that honest workers send (``of="momentum"``: its language-model code), or
+      ``v_b = −scale · (1/G) Σ_{i honest} g_i`` of their raw gradients (``of="gradient"``: the text of the paper).
     * ``"copy"`` (Karimireddy et al.): for ``warmup`` rounds (1 in their code and in the MNIST code of Byz-NSGDM) follow
       the direction z of largest spread among honest rows by a power iteration, and copy the honest worker with the
       largest ``⟨v_i, z⟩``; from then on copy that worker for good, so that its data count b + 1 times.
@@ -51,10 +56,11 @@ def mimic(
       variant: which attack.
       warmup: rounds before it begins or settles, may be traced; for "reverse" and "copy".
       scale: for "reverse", may be traced.
+      of: for "reverse", the mean of what is turned round.
       worker: for "fixed", the index of the copied worker, may be traced.
 
     Raises:
-      ValueError: an unknown variant, a negative warmup (for "copy", less than 1) or worker.
+      ValueError: an unknown variant or ``of``, a negative warmup (for "copy", less than 1) or worker.
 
     Karimireddy, He, Jaggi. Byzantine-robust learning on heterogeneous datasets via bucketing. ICLR 2022.
 
@@ -63,30 +69,41 @@ def mimic(
     >>> updates.tolist()
     [[1.0], [3.0], [3.0]]
     """
+    check_choice(variant, typing.get_args(Variant), "variant", "mimic")
+    check_choice(of, ("momentum", "gradient"), "of", "mimic")
     if variant == "reverse":
-        return _reverse(_check_warmup(50 if warmup is None else warmup, 0), scale)
+        return _reverse(_check_warmup(50 if warmup is None else warmup, 0), scale, of)
     if variant == "copy":
         return _copy(_check_warmup(1 if warmup is None else warmup, 1))
-    if variant == "fixed":
-        return _fixed(worker)
-    raise ValueError(f"mimic: variant = {variant!r} must be 'reverse', 'copy' or 'fixed'; see its docstring.")
+    return _fixed(worker)
 
 
 def _check_warmup(warmup: Numeric, least: int) -> Numeric:
-    rounds = concrete(warmup)
+    rounds = concrete(warmup, lambda known: _check_warmup(known, least))
     if rounds is not None and rounds < least:
         raise ValueError(f"mimic: warmup = {warmup} must be at least {least} rounds.")
     return warmup
 
 
-def _reverse(warmup: Numeric, scale: Numeric) -> Attack:
+def _reverse(warmup: Numeric, scale: Numeric, of: str) -> Attack:
     def init(params: Params, num_workers: int) -> ReverseState:
         del params, num_workers
         return ReverseState(jnp.zeros((), jnp.int32))
 
-    def update(updates: Stacked, state: ReverseState, params=None, *, byzantine: jax.Array, **extra):
+    def update(
+        updates: Stacked,
+        state: ReverseState,
+        params=None,
+        *,
+        byzantine: jax.Array,
+        grads: Stacked | None = None,
+        **extra,
+    ):
         del params, extra
-        honest = stacked.masked_mean(updates, ~byzantine)
+        turned = grads if of == "gradient" else updates
+        if turned is None:
+            raise ValueError("mimic: of = 'gradient' needs grads=…; use of='momentum' for the updates.")
+        honest = stacked.masked_mean(turned, ~byzantine)
         forged = jax.tree.map(lambda m: -jnp.asarray(scale, m.dtype) * m, honest)
         active = byzantine & (state.count >= warmup)
         return stacked.replace_rows(updates, active, forged), ReverseState(state.count + 1)
@@ -95,7 +112,7 @@ def _reverse(warmup: Numeric, scale: Numeric) -> Attack:
 
 
 def _fixed(worker: Numeric) -> Attack:
-    index = concrete(worker)
+    index = concrete(worker, _fixed)
     if index is not None and index < 0:
         raise ValueError(f"mimic: worker = {worker} must be the index of a worker, 0 … n − 1.")
 
@@ -112,14 +129,14 @@ def _fixed(worker: Numeric) -> Attack:
 def _copy(warmup: Numeric) -> Attack:
     def init(params: Params, num_workers: int) -> CopyState:
         del num_workers
-        zeros = jax.tree.map(jnp.zeros_like, params)
+        zeros = jax.tree.map(jnp.zeros_like, widened(params))  # averages of 16 bits would stall
         return CopyState(jnp.zeros((), jnp.int32), zeros, zeros, jnp.zeros((), jnp.int32))
 
     def update(updates: Stacked, state: CopyState, params=None, *, byzantine: jax.Array, key: jax.Array, **extra):
         del params, extra
         honest = ~byzantine
         spying = state.count < warmup
-        watched = _watch(updates, state, honest, key)
+        watched = _watch(widened(updates), state, honest, key)
         target = jnp.argmax(jnp.where(honest, _inner(updates, watched.direction), -jnp.inf)).astype(jnp.int32)
         watched = watched._replace(target=target)
         new = jax.tree.map(lambda a, b: jnp.where(spying, a, b), watched, state._replace(count=watched.count))

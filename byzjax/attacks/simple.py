@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from byzjax import stacked
-from byzjax.base import Attack, Numeric, Params, Stacked, check_number, promises
+from byzjax.base import Attack, Numeric, Params, Stacked, check_number, promises, unchanged_updates
+from byzjax.checks import check_choice
 
 
 def no_state(params: Params, num_workers: int) -> tuple:
@@ -25,12 +26,7 @@ def none() -> Attack:
     >>> updates.tolist()
     [[1.0], [1.0]]
     """
-
-    def update(updates: Stacked, state, params=None, **extra):
-        del params, extra
-        return updates, state
-
-    return Attack(no_state, update)
+    return Attack(no_state, unchanged_updates)
 
 
 def bit_flip(of: Literal["gradient", "momentum"] = "gradient") -> Attack:
@@ -50,8 +46,7 @@ def bit_flip(of: Literal["gradient", "momentum"] = "gradient") -> Attack:
     >>> updates.tolist()
     [[1.0], [-2.0]]
     """
-    if of not in ("gradient", "momentum"):
-        raise ValueError(f"bit_flip: of = {of!r} must be 'gradient' or 'momentum'.")
+    check_choice(of, ("gradient", "momentum"), "of", "bit_flip")
 
     def update(updates: Stacked, state, params=None, *, byzantine: jax.Array, grads: Stacked | None = None, **extra):
         del params, extra

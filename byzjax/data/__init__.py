@@ -7,6 +7,7 @@
 
 import difflib
 import inspect
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -22,6 +23,18 @@ REGISTRY: dict[str, Callable[..., Dataset | Text]] = {
     "shakespeare": text.load_shakespeare,
     "tiny_shakespeare": text.load_tiny_shakespeare,
 }
+
+
+def nearest(name: str) -> str:
+    """What `load` knows that is most like a name: of the package, or usual in tensorflow-datasets.
+
+    >>> nearest("mnst"), nearest("CIFAR-10")
+    ('mnist', 'tfds:cifar10')
+    """
+    by_letters = {known.replace("_", ""): known for known in (*REGISTRY, *gateway.USUAL)}
+    letters = re.sub(r"[^a-z0-9]", "", name.lower())
+    near = by_letters[difflib.get_close_matches(letters, by_letters, n=1, cutoff=0.0)[0]]
+    return near if near in REGISTRY else gateway.PREFIX + near
 
 
 @overload
@@ -67,7 +80,7 @@ def load(name: str, data_dir: str | Path | None = None, *, path: str | Path | No
             raise ValueError(f"path={str(path)!r}: {name} is not read from a path; use data_dir.")
         return gateway.load(name, data_dir)
     if name not in REGISTRY:
-        near = difflib.get_close_matches(str(name).lower(), REGISTRY, n=1, cutoff=0.0)[0]
+        near = nearest(str(name))
         known = ", ".join(sorted(REGISTRY))
         raise ValueError(f"name={name!r} is not a data set; nearest: {near!r}. Known: {known}, tfds:NAME.")
     loader = REGISTRY[name]

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from byzjax.files import expanded
+
 VARIABLE = "BYZJAX_DATA_DIR"
 _ARRAYS = "byzjax-arrays"
 _DIGITS = 16  # of the SHA-256 that are in a file's name
@@ -20,8 +22,8 @@ def folder(data_dir: str | Path | None = None) -> Path:
     """Where data sets are kept: ``data_dir``, else ``$BYZJAX_DATA_DIR``, else ``byzjax`` in the user's cache folder."""
     given = data_dir or os.environ.get(VARIABLE)
     if given:
-        return Path(given).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "byzjax"
+        return expanded(given, f"data_dir or {VARIABLE}")
+    return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache", f"data cache (set {VARIABLE})") / "byzjax"
 
 
 def read(root: Path, name: str, version: str | None, kind: str) -> dict[str, np.ndarray] | None:

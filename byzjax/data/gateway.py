@@ -27,6 +27,9 @@ PREFIX = "tfds:"
 TEST_SPLITS = ("test", "validation", "valid", "val")  # the first that a data set has is its test set
 _TEXT_SPLITS = ("train", "validation", "valid", "val", "test")
 _NAME = re.compile(r"(?P<base>\w+)(/(?P<config>[\w.=,+-]+))?(:(?P<version>\d+\.\d+\.\d+))?")
+_VERSION = re.compile(r"\d+\.\d+\.\d+")
+# What is asked for most, for messages that must not wait for tensorflow-datasets; the gateway takes many more.
+USUAL = ("cifar10", "cifar100", "emnist", "fashion_mnist", "kmnist", "svhn_cropped", "imagenet_resized", "eurosat")
 
 
 class Name(NamedTuple):
@@ -124,9 +127,11 @@ def _tfds() -> Any:
 def _prepared(name: Name, root: Path, anywhere: bool, features: Any) -> Any:
     """A builder whose data are on disk; prepares them in ``root`` if they are nowhere."""
     tfds = _tfds()
-    usual = Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    usual = Path(os.path.expanduser(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"))
     for place in [root, usual] if anywhere else [root]:
-        found = [path.parent for path in (place / name.plain).glob(f"{name.version or '*.*.*'}/dataset_info.json")]
+        paths = (place / name.plain).glob(f"{name.version or '*.*.*'}/dataset_info.json")
+        # What an interrupted preparation leaves has a folder beside them, incomplete.XYZ_1.2.0.
+        found = [path.parent for path in paths if _VERSION.fullmatch(path.parent.name)]
         if found:
             return _opened(lambda found=found: tfds.builder_from_directory(str(cache.newest(found))), name, root)
     builder = _opened(lambda: tfds.builder(name.in_tfds, data_dir=str(root), file_format="array_record"), name, root)

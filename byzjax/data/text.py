@@ -15,6 +15,7 @@ import numpy as np
 
 from byzjax.data import gateway
 from byzjax.data.base import read_xz
+from byzjax.files import expanded
 
 PLAYS = Path(__file__).parent / "files" / "shakespeare" / "plays.txt.xz"
 PLAYS_SHA256 = "0537bb496cb5ddc7e19127a14e9e2b62b12ea83e201451045c14865725b1fb2d"  # of the compressed file
@@ -141,7 +142,7 @@ def load_tiny_shakespeare(path: str | Path | None = None, data_dir: str | Path |
 
 def _read(path: str | Path) -> str:
     try:
-        return Path(path).read_text("utf-8")
+        return expanded(path, "path").read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise ValueError(f"path={str(path)!r} cannot be read as a text ({why}); name a text file.") from error

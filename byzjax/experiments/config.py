@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     import xarray
 
 
+_COUNTS = ("num_workers", "num_byzantine", "f", "num_rounds", "eval_every")
+
+
 class Parts(NamedTuple):
     """What `byzjax.run` wants."""
 
@@ -39,7 +42,7 @@ class RunConfig:
       task, method, attack: specifications of one registry entry each, see `byzjax.specs`.
       aggregator: pre-aggregations and a rule, with commas between them.
       num_workers: n.
-      num_byzantine: b; the last b workers are Byzantine.
+      num_byzantine: b; the last b workers are Byzantine, unless the task says who.
       f: how many the rule is told to tolerate; ``num_byzantine`` by default.
       learning_rate: γ₀.
       beta: the workers' momentum; the method's own default by default.
@@ -65,6 +68,9 @@ class RunConfig:
         Raises:
           ValueError: whatever does not parse or fit; see `specs.bind`.
         """
+        for name in _COUNTS:
+            if (getattr(self, name) or 0) >= 2**31:
+                raise ValueError(f"{name} = {getattr(self, name)} must be less than 2³¹: counts are of 32 bits.")
         counts = {"num_workers": self.num_workers, "num_byzantine": self.num_byzantine}
         options = {"learning_rate": self.learning_rate, "aggregator": None}
         if self.beta is not None:
@@ -93,11 +99,13 @@ class RunConfig:
         calls = self.calls()
         rule = specs.build_rule(calls["aggregator"])
         (method,), (attack,) = calls["method"], calls["attack"]
+        built = calls["task"][0].build() if task is None else task
+        last = np.arange(self.num_workers) >= self.num_workers - self.num_byzantine
         return Parts(
-            calls["task"][0].build() if task is None else task,
+            built,
             method._replace(arguments={**method.arguments, "aggregator": rule}).build(),
             attack.build(),
-            jnp.arange(self.num_workers) >= self.num_workers - self.num_byzantine,
+            jnp.array(last if built.byzantine is None else built.byzantine),
         )
 
     def as_dict(self) -> dict[str, Any]:

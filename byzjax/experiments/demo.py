@@ -17,11 +17,13 @@ from byzjax import methods, results, specs
 from byzjax.base import Task
 from byzjax.experiments.config import RunConfig, Stopwatch
 from byzjax.experiments.program import Program
+from byzjax.files import check_room, expanded, shortened
 from byzjax.progress import Progress
 
 if TYPE_CHECKING:
     import xarray
 
+_ROOM = 1 << 22  # bytes of results and figures
 ROBUST, MEAN = "nnm,rfa", "mean"
 BASELINE, DECAY, NSGDM = "momentum_sgd", "momentum_sgd(decay=True)", "byz_nsgdm"
 NONE, BIT_FLIP, IPM = "none", "bit_flip", "ipm(scale=10.0)"
@@ -91,7 +93,9 @@ class Demo:
         """Where a run is kept: under a name that its whole configuration determines."""
         content = results.encode(self.config(entry).as_dict()) + byzjax.__version__
         slug = re.sub(r"[^\w.=+-]+", "_", "-".join([entry.method, entry.aggregator.replace(",", "+"), entry.attack]))
-        return out / "runs" / f"{slug}-{hashlib.sha256(content.encode()).hexdigest()[:10]}.nc"
+        return (
+            expanded(out, "demo") / "runs" / f"{shortened(slug)}-{hashlib.sha256(content.encode()).hexdigest()[:10]}.nc"
+        )
 
 
 QUICK = Demo(num_rounds=100, eval_every=20)
@@ -122,6 +126,7 @@ def run(demo: Demo, out: Path, *, progress: bool = True, say: Callable[[str], No
         kept = len(demo.entries) - len(missing)
         say(f"{kept} of {len(demo.entries)} runs are already in {out}; remove it to make them again")
     if missing:
+        check_room(expanded(out, "demo") / "runs", _ROOM)
         _run_missing(demo, missing, found, out, progress)
     return {entry: dataset for entry, dataset in found.items() if dataset is not None}
 

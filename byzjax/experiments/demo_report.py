@@ -11,6 +11,7 @@ import numpy as np
 
 from byzjax import plotting, results
 from byzjax.experiments.demo import BIT_FLIP, IPM, MEAN, NONE, NSGDM, ROBUST, Demo, Entry, Runs
+from byzjax.files import expanded
 from byzjax.plotting import Style, display_name
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ LEGEND = (
     "test: accuracy at the last evaluation; best val.: where validation accuracy was best; worst: the worst class and "
     "its accuracy; κ̂: aggregation error / honest spread, mean over rounds. γ₀ was chosen per run, on validation data."
 )
-_SMOOTH = 50  # rounds
+_SMOOTH = 50  # rounds, and no more than a tenth of all
 _LOST = 0.5  # a class below this accuracy is called lost
 
 
@@ -246,18 +247,20 @@ def kappa_figure(demo: Demo, runs: Runs) -> Figure | None:
     attacks = [attack for attack in (NONE, BIT_FLIP, IPM) if any(entry.attack == attack for entry in own)]
     if not attacks:
         return None
+    smooth = max(1, min(_SMOOTH, demo.num_rounds // 10))
     figure, axes = plotting.new_figure(1, len(attacks), width=3.7 * len(attacks), height=4.4, sharey=True)
     color = plotting.styles({"": next(iter(own.values()))})[""].color
     style = {display_name(e.aggregator): Style(color, {MEAN: "--"}.get(e.aggregator, "-")) for e in own}
     for ax, attack in zip(axes[0], attacks, strict=True):
         shown = {display_name(e.aggregator): dataset for e, dataset in own.items() if e.attack == attack}
-        plotting.draw_curves(ax, shown, "empirical_kappa", style=style, smooth=_SMOOTH)
+        plotting.draw_curves(ax, shown, "empirical_kappa", style=style, smooth=smooth)
         ax.set_title(display_name(attack))
     axes[0, 0].set_ylabel("aggregation error / honest spread")
     for ax in axes[0, 1:]:
         ax.set_ylabel("")
     plotting.legend_below(figure, axes[0, -1])
-    figure.suptitle(f"Empirical κ of {display_name(NSGDM)}'s aggregate (running mean over {_SMOOTH} rounds)")
+    mean = f" (running mean over {smooth} rounds)" if smooth > 1 else ""
+    figure.suptitle(f"Empirical κ of {display_name(NSGDM)}'s aggregate{mean}")
     return figure
 
 
@@ -272,7 +275,7 @@ def write(demo: Demo, runs: Runs, out: Path) -> list[Path]:
     Returns:
       The files.
     """
-    paths = []
+    paths, out = [], expanded(out, "demo")
     for name, text in (("table.md", markdown(demo, runs)), ("table.csv", comma_separated(runs))):
         with results.writing(out / name) as temporary:
             temporary.write_text(text, encoding="utf-8")

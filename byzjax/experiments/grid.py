@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from byzjax import specs
 from byzjax.experiments.config import RunConfig
+from byzjax.files import expanded
 from byzjax.specs import nearest
 
 TRACED = ("learning_rate", "beta", "seed")  # lanes of one program; every other axis is compiled anew per value
@@ -22,6 +23,7 @@ FIELDS: dict[str, type] = {
     name: next(member for member in typing.get_args(hint) or (hint,) if member is not types.NoneType)
     for name, hint in typing.get_type_hints(RunConfig).items()
 }
+AXES = {"method": "optimizer"}  # what an axis of a data set is called, where that is not its field's name
 _LEAST = {"num_workers": 1, "num_byzantine": 0, "f": 0, "num_rounds": 1, "eval_every": 0, "seed": 0}
 _OPTIONS = ("store", "batch_size", "skip_invalid", "select")
 _LENGTHS = ("num_rounds", "eval_every")
@@ -111,7 +113,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> GridConfig:
       FileNotFoundError: there is no such file.
       ValueError: it is not TOML; and see `parse`.
     """
-    path = Path(path)
+    path = expanded(path, "grid")
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist.")
     try:
@@ -158,7 +160,7 @@ def parse(document: Mapping[str, Any], *, name: str = "grid") -> GridConfig:
     return GridConfig(
         {field: given for field, (given, *_) in values.items() if field not in several},
         axes,
-        store=_text(store, "sweep.store"),
+        store=str(expanded(_text(store, "sweep.store"), "sweep.store")),
         batch_size="auto" if batch_size == "auto" else _integer(batch_size, "sweep.batch_size", least=1),
         skip_invalid=_flag(options.get("skip_invalid", False), "sweep.skip_invalid"),
         select=_selection(_table(options, "select", "sweep."), axes) if "select" in options else None,
@@ -283,7 +285,7 @@ def _override(document: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
     *tables, key = (part.strip() for part in path.split("."))
     if not equals or not tables or not all((*tables, key)):
-        raise ValueError(f"--set {override}: write table.key=value, as in run.learning_rate=[0.1, 0.2].")
+        raise ValueError(f"--set {override}: write table.key=value, as in 'run.learning_rate=[0.1, 0.2]'.")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -17,7 +17,8 @@ import byzjax
 from byzjax import axes, batching, lanes
 from byzjax.base import Task
 from byzjax.experiments.config import RunConfig
-from byzjax.experiments.grid import GridConfig, describe
+from byzjax.experiments.grid import AXES, GridConfig, describe
+from byzjax.programs import Kept
 from byzjax.progress import SweepProgress
 from byzjax.simulate import Result, simulate
 from byzjax.specs import nearest
@@ -138,8 +139,8 @@ def _rehearse(grid: GridConfig, result: Result) -> None:
         raise ValueError(f"sweep.select.by: {by!r} is not reported by these runs; {nearest(by, leading)}.")
     shape = {**result.history, **result.evals}[by].shape
     sizes = [len(values) for values in grid.axes.values()]
-    dims = *grid.axes, *dims_of(by, len(shape), leading[by])
-    coordinates = {axis: list(values) for axis, values in grid.axes.items()}
+    coordinates: dict[str, Any] = {axis: list(values) for axis, values in named(grid.axes).items()}
+    dims = *coordinates, *dims_of(by, len(shape), leading[by])
     coordinates |= {dim: np.arange(size) for dim, size in zip(dims[len(sizes) :], shape, strict=True)}
     nothing = xarray.Dataset({by: (dims, np.zeros((*sizes, *shape)))}, coordinates)
     with warnings.catch_warnings():
@@ -150,7 +151,13 @@ def _rehearse(grid: GridConfig, result: Result) -> None:
 def choose(grid: GridConfig, dataset: xarray.Dataset) -> xarray.Dataset:
     """A grid's data set at the hyperparameters that its ``[sweep.select]`` chooses; see `byzjax.select`."""
     assert grid.select is not None
-    return byzjax.select(dataset, **{**dataclasses.asdict(grid.select), "over": list(grid.select.over)})
+    over = list(named(dict.fromkeys(grid.select.over)))
+    return byzjax.select(dataset, **{**dataclasses.asdict(grid.select), "over": over})
+
+
+def named(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of runs under the names that axes of a data set have."""
+    return {AXES.get(field, field): value for field, value in fields.items()}
 
 
 def function(grid: GridConfig, tasks: Tasks, skipped: Iterable[Invalid] = ()) -> Callable[..., Result]:
@@ -163,7 +170,10 @@ def function(grid: GridConfig, tasks: Tasks, skipped: Iterable[Invalid] = ()) ->
     """
     left_out = [invalid.cell for invalid in skipped]
 
+    fields = {axis: field for field, axis in AXES.items()}
+
     def run(**point: Any) -> Result:
+        point = {fields.get(name, name): value for name, value in point.items()}
         if {name: point[name] for name in grid.cells} in left_out:
             return Result(None, {"finite": jnp.ones(grid.config().num_rounds, bool)}, {})  # type: ignore[arg-type]
         config = grid.config(**point)
@@ -207,7 +217,7 @@ def execute(
     dataset = byzjax.sweep(
         function(grid, tasks, skipped),
         grid=grid.lanes,
-        cells=grid.cells,
+        cells=named(grid.cells),
         batch_size=grid.batch_size,
         store=grid.store,
         progress=progress,
@@ -217,7 +227,7 @@ def execute(
     left_out = [invalid.cell for invalid in skipped]
     ran = np.array([cell not in left_out for cell in grid.points()]).reshape([len(v) for v in grid.cells.values()])
     dataset.attrs["skipped"] = json.dumps([invalid._asdict() for invalid in skipped])
-    return dataset.assign_coords(ran=(tuple(grid.cells), ran, {"long_name": "the cell was run", "units": "1"}))
+    return dataset.assign_coords(ran=(tuple(named(grid.cells)), ran, {"long_name": "the cell was run", "units": "1"}))
 
 
 class Plan(NamedTuple):
@@ -262,12 +272,12 @@ def plan(grid: GridConfig, *, progress: bool = True) -> Plan:
     """
     tasks, points = Tasks(), axes.flatten(axes.grid_values(grid.lanes))
     traced: list[tuple[dict[str, Any], lanes.Program]] = []
-    digests: dict[int, str] = {}
+    seen: dict[int, Kept] = {}
     with SweepProgress(grid.name, shown=progress) as bar:
 
         def trace(cell: dict[str, Any]) -> None:
             bar.note(f"tracing {describe(cell)}")
-            traced.append((cell, lanes.trace(function(grid, tasks), cell, points, digests)))
+            traced.append((cell, lanes.trace(function(grid, tasks), cell, points, seen)))
 
         invalid = invalid_cells(grid, tasks, trace)
         if not traced:

@@ -11,6 +11,7 @@ from byzjax import attacks, stacked, tasks
 from byzjax.base import Attack, Params, Stacked
 from byzjax.experiments.common import BASE, DECAY, OURS, algorithm_1, frozen_masks, rules
 from byzjax.experiments.experiment import Experiment, Metric, Tuning, Variant
+from byzjax.keys import drawable
 
 N, B = 20, 3
 RECORD = ("loss", "aggregate_norm", "honest_norm", "aggregation_error", "attackers_kept", "worker_kept")
@@ -120,6 +121,6 @@ def mimicked(seed: jax.Array) -> jax.Array:
     2
     """
     known, targets = jnp.asarray(list(MIMICKED), jnp.uint32), jnp.asarray(list(MIMICKED.values()), jnp.int32)
-    other = jax.random.randint(jax.random.key(seed), (), 0, N - B)
+    other = jax.random.randint(drawable(jax.random.key(seed)), (), 0, N - B)
     found = known == jnp.asarray(seed, jnp.uint32)
     return jnp.where(found.any(), targets[jnp.argmax(found)], other)

@@ -41,10 +41,11 @@ def either(attacks: Sequence[Attack], which: jax.Array) -> Attack:
 
         return jax.lax.switch(which, [branch(index) for index in range(len(attacks))], updates, state)
 
-    def poison(batch, **extra):
+    def poison(batch, *, num_classes: int | None = None, **extra):
+        extra["num_classes"] = num_classes
         if len({attack.poison for attack in attacks}) == 1:
-            return attacks[0].poison(batch, **extra)
-        return jax.lax.switch(which, [lambda b, a=attack: a.poison(b, **extra) for attack in attacks], batch)
+            return attacks[0].poisoned(batch, **extra)
+        return jax.lax.switch(which, [lambda b, a=attack: a.poisoned(b, **extra) for attack in attacks], batch)
 
     return Attack(init, update, poison)
 
@@ -116,4 +117,5 @@ class Program:
                     evals.append(part.evals)
                 advance(length, {key: value[0] for key, value in part.evals.items()})
         join: Any = lambda *leaves: jnp.concatenate(leaves)  # noqa: E731
-        return Result(state, jax.tree.map(join, *histories), jax.tree.map(join, *evals) if evals else {})
+        eval_rounds = self._every * jnp.arange(1, whole + 1)
+        return Result(state, jax.tree.map(join, *histories), jax.tree.map(join, *evals) if evals else {}, eval_rounds)

@@ -16,6 +16,8 @@ from byzjax.experiments import published, report_figures, report_sections, repor
 from byzjax.experiments.experiment import VARIANTS
 from byzjax.experiments.report_text import count, grid
 from byzjax.experiments.studies import Study
+from byzjax.files import expanded
+from byzjax.metric_names import is_test
 from byzjax.plotting import tables
 
 FIELDS = (
@@ -57,7 +59,7 @@ def report(store: str | Path, out: str | Path) -> list[Path]:
     Raises:
       FileNotFoundError, ValueError: see `byzjax.experiments.studies.load`.
     """
-    found, out = studies.load(store), Path(out)
+    found, out = studies.load(store), expanded(out, "report")
     made = [report_table1.table(study) for study in found if _in_table1(study)]
     text = "\n".join(map(tables.markdown, made)) or "None of the experiments of Table 1 is in the store.\n"
     paths = [
@@ -102,9 +104,9 @@ def _rows(study: Study) -> Iterator[dict[str, Any]]:
     dataset = study.dataset
     last = dataset[study.metric.name].isel(eval=-1).where(~dataset["diverged"])
     betas = list(range(dataset.sizes["beta"])) if "beta" in dataset.dims else [None]
-    shape = (dataset.sizes["case"], dataset.sizes["method"], len(betas), dataset.sizes["learning_rate"])
+    shape = (dataset.sizes["case"], dataset.sizes["optimizer"], len(betas), dataset.sizes["learning_rate"])
     for case, method, beta, rate in np.ndindex(shape):
-        at = {"case": case, "method": method, "learning_rate": rate}
+        at = {"case": case, "optimizer": method, "learning_rate": rate}
         at |= {} if betas == [None] else {"beta": beta}
         if not bool(dataset["tried"].isel(at).any()):
             continue
@@ -199,7 +201,7 @@ def _how_chosen(found: list[Study]) -> str:
         after = "the last round" if tuning["after"] is None else f"round {tuning['after']}"
         what = "largest" if tuning["best"] == "max" else "smallest"
         sentence = f"- {study.title}: the {what} mean of `{tuning['by']}` over {seeds} after {after}"
-        if tuning["by"].startswith("test"):
+        if is_test(tuning["by"]):
             sentence += (
                 "; **this is test data**, as in the released experiments, so the reported numbers are optimistic"
             )

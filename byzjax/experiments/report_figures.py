@@ -11,14 +11,14 @@ from byzjax import plotting
 from byzjax.experiments import published, verdicts
 from byzjax.experiments.report_text import count
 from byzjax.experiments.studies import Study
+from byzjax.metric_names import is_share
 from byzjax.plotting import ablation, paper
-from byzjax.plotting.style import capitalized, is_share, long_name
+from byzjax.plotting.style import capitalized, long_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _NUMBERS = {"ablation": "figure1", "mnist": "figure2", "quartic": "figure3", "shakespeare": "figure4"}
-_LINEAR = ("accuracy",)
 
 
 class Saved(NamedTuple):
@@ -48,10 +48,10 @@ def _drawn(study: Study) -> list[tuple[str, Figure, str]]:
         return [(number, _ablation(study), f"Figure 1 of the paper, variant {study.variant}: β and γ₀, {over}.")]
     if not study.in_table:
         return []
-    log = not any(word in metric.name for word in _LINEAR)
+    log = not is_share(metric.name)
     label = _label(study)
     dotted = _dotted(study)
-    behind = " Dotted: the authors' runs, at their rates." if dotted else ""
+    behind = " Dotted: the authors' runs, at their rates, said after ⋯ where ours is another." if dotted else ""
     name = f"{number[:-1].capitalize()} {number[-1]}" if number.startswith("figure") else number
     made = [
         (
@@ -99,19 +99,22 @@ def _dotted(study: Study) -> paper.Dotted | None:
     if study.variant != "released":
         return None
     made = {
-        (place.attack, place.aggregator, place.method): (
+        place: (
             np.array([point.round for point in points]),
             np.array([point.values[study.metric.name] for point in points]),
         )
         for place, points in published.curves(study.name).items()
         if study.metric.name in points[0].values
     }
-    last = study.config["num_rounds"]
-    return {key: (rounds[rounds <= last], values[rounds <= last]) for key, (rounds, values) in made.items()} or None
+    last, cells = study.config["num_rounds"], published.table1(study.name)
+    return {
+        place: paper.Behind(cells[place].learning_rate, rounds[rounds <= last], values[rounds <= last])
+        for place, (rounds, values) in made.items()
+    } or None
 
 
 def _ablation(study: Study) -> Figure:
-    at = {"method": 0, "case": 0}
+    at = {"optimizer": 0, "case": 0}
     where = f"{study.methods[0]}, {', '.join(study.cases[0])}"
     return ablation.figure(
         study.dataset.isel(at),

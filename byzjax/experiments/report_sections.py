@@ -12,6 +12,7 @@ from byzjax.experiments import published, verdicts
 from byzjax.experiments.published import Place
 from byzjax.experiments.report_text import case_names, count, grid, number, spread
 from byzjax.experiments.studies import Study
+from byzjax.metric_names import words
 from byzjax.plotting.style import capitalized, long_name
 
 _LOST = 0.5  # a class below this accuracy is called lost
@@ -29,7 +30,7 @@ def references(study: Study) -> str:
     digits = study.metric.digits
 
     def row(place: int) -> list[str]:
-        values = final.isel(case=place).transpose("method", "seed")
+        values = final.isel(case=place).transpose("optimizer", "seed")
         return [*case_names(*study.cases[place]), *(spread(one, digits) for one in np.asarray(values, float))]
 
     order = sorted(range(len(study.cases)), key=lambda place: (_attack_order(study, place), place))
@@ -52,14 +53,14 @@ def rates(study: Study) -> str:
     for place, case in enumerate(study.cases):
         line = list(case_names(*case))
         for method in range(len(study.methods)):
-            one = chosen.isel({"case": place, "method": method})
+            one = chosen.isel(case=place, optimizer=method)
             edge = _EDGE.get(str(one["at_edge"].item()), "")
             rate = float(one["learning_rate"])
             line.append(f"{rate:g}{edge}" if np.isfinite(rate) else "all diverged")
         lines.append(line)
     grids = [
         f"{name} at {', '.join(f'{rate:g}' for rate in tried['learning_rate'].values[np.asarray(one)])}"
-        for name, one in zip(study.methods, tried.transpose("method", "learning_rate"), strict=True)
+        for name, one in zip(study.methods, tried.transpose("optimizer", "learning_rate"), strict=True)
     ]
     edges = int((chosen["at_edge"] != "").sum())
     several = int((chosen["num_tried"] > 1).sum())
@@ -80,8 +81,8 @@ def sensitivity(study: Study) -> str:
     values = [float(rate) for rate in study.dataset["learning_rate"].values]
     lines = []
     for place, method in _cells(study):
-        one = final.isel({"case": place, "method": method}).transpose("learning_rate", "seed")
-        tried = np.asarray(study.dataset["tried"].isel({"case": place, "method": method}).any("seed"), bool)
+        one = final.isel(case=place, optimizer=method).transpose("learning_rate", "seed")
+        tried = np.asarray(study.dataset["tried"].isel(case=place, optimizer=method).any("seed"), bool)
         texts = [_short(runs, digits) if there else "" for runs, there in zip(np.asarray(one), tried, strict=True)]
         lines.append([*case_names(*study.cases[place]), study.methods[method], *texts])
     heads = ["attack", "rule", "method", *(f"{rate:g}" for rate in values)]
@@ -96,22 +97,22 @@ def _usable(study: Study, final: xarray.DataArray) -> str:
     tried = study.dataset["tried"].any("seed")
     mean = final.mean("seed", skipna=False).where(tried)
     if study.metric.best == "max":
-        good, words = mean >= mean.max("learning_rate") - study.metric.factor * _POINTS, "within five points"
-    elif "perplexity" in study.metric.name:
-        good, words = mean <= _PERPLEXITY * mean.min("learning_rate"), "within ten per cent"
+        good, said = mean >= mean.max("learning_rate") - study.metric.factor * _POINTS, "within five points"
+    elif "perplexity" in words(study.metric.name):
+        good, said = mean <= _PERPLEXITY * mean.min("learning_rate"), "within ten per cent"
     else:
-        good, words = mean <= _FACTOR * mean.min("learning_rate"), "within a factor of two"
+        good, said = mean <= _FACTOR * mean.min("learning_rate"), "within a factor of two"
     places = study.in_table or list(range(len(study.cases)))
     counts = [
         f"{name} {float(few.sum('learning_rate').mean()):.1f} of {int(many.sum('learning_rate').max())}"
         for name, few, many in zip(
             study.methods,
-            good.isel(case=places).transpose("method", ...),
-            tried.isel(case=places).transpose("method", ...),
+            good.isel(case=places).transpose("optimizer", ...),
+            tried.isel(case=places).transpose("optimizer", ...),
             strict=True,
         )
     ]
-    return f"Rates {words} of the best one, on average over attacks and rules: {', '.join(counts)}."
+    return f"Rates {said} of the best one, on average over attacks and rules: {', '.join(counts)}."
 
 
 def _short(runs: np.ndarray, digits: int) -> str:
@@ -132,7 +133,7 @@ def best_and_final(study: Study) -> str:
     last = values.isel(eval=-1)
     lines = []
     for place, method in _cells(study):
-        at = {"case": place, "method": method}
+        at = {"case": place, "optimizer": method}
         if verdicts.is_reference(*study.cases[place]):
             continue
         shown = (spread(np.asarray(one.isel(at), float), metric.digits) for one in (last, late, best))
@@ -153,7 +154,7 @@ def norms(study: Study) -> str:
     theirs = published.seeds(study.name, true) if study.variant == "released" else {}
     lines = []
     for place, method in _cells(study):
-        one = last.isel({"case": place, "method": method})
+        one = last.isel(case=place, optimizer=method)
         hidden, seen = (np.asarray(one[name], float) for name in (true, "aggregate_norm"))
         ratio = seen.mean() / hidden.mean() if hidden.mean() else math.nan
         where = Place(*study.cases[place], study.methods[method])
@@ -179,7 +180,7 @@ def losses(study: Study) -> str:
     last = study.chosen[["test_accuracy", "test_loss"]].where(~study.chosen["diverged"])
     lines, ends = [], []
     for place, method in _cells(study):
-        one = last.isel({"case": place, "method": method})
+        one = last.isel(case=place, optimizer=method)
         loss = np.asarray(one["test_loss"].transpose("seed", "eval"), float)
         accuracy = 100 * np.asarray(one["test_accuracy"].isel(eval=-1), float)
         ends.append(loss[:, -1].mean())
@@ -202,7 +203,7 @@ def classes(study: Study) -> str:
     last = study.chosen["test_accuracy_per_class"].isel(eval=-1)
     lines = []
     for place, method in _cells(study):
-        one = np.asarray(last.isel({"case": place, "method": method}).transpose("seed", "class"), float)
+        one = np.asarray(last.isel(case=place, optimizer=method).transpose("seed", "class"), float)
         runs = one[np.isfinite(one).all(1)]
         lost = (runs < _LOST).sum(0)
         named = [f"{label} ({amount} of {len(runs)})" for label, amount in enumerate(lost) if amount]
@@ -222,7 +223,7 @@ def attackers(study: Study) -> str:
     kept = study.chosen["attackers_kept"].where(~study.chosen["diverged"])
     lines = []
     for place, method in _cells(study):
-        one = np.asarray(kept.isel({"case": place, "method": method}).transpose("seed", "eval"), float)
+        one = np.asarray(kept.isel(case=place, optimizer=method).transpose("seed", "eval"), float)
         if np.isnan(one).all():
             continue
         tenth = max(1, one.shape[1] // _TENTHS)
@@ -241,7 +242,7 @@ def _dropped(study: Study, place: int, method: int) -> str:
     """Honest workers that are often missing, the rarest first; three at most."""
     if not study.has("worker_kept"):
         return "–"
-    kept = study.chosen["worker_kept"].isel({"case": place, "method": method})
+    kept = study.chosen["worker_kept"].isel(case=place, optimizer=method)
     honest = kept.sizes["worker"] - study.config["num_byzantine"]
     share = np.asarray(kept.mean(["seed", "eval"]), float)[:honest]
     often = [worker for worker in np.argsort(share) if share[worker] < 2 / 3][:3]
@@ -253,8 +254,8 @@ def divergence(study: Study) -> str:
     diverged, tried = study.dataset["diverged"], study.dataset["tried"]
     lines = []
     for method, name in enumerate(study.methods):
-        lost = np.asarray((diverged & tried).isel({"method": method}).sum(["case", "seed"]))
-        ran = np.asarray(tried.isel({"method": method}).sum(["case", "seed"]))
+        lost = np.asarray((diverged & tried).isel(optimizer=method).sum(["case", "seed"]))
+        ran = np.asarray(tried.isel(optimizer=method).sum(["case", "seed"]))
         cells = [f"{a}/{b}" if b else "" for a, b in zip(lost.tolist(), ran.tolist(), strict=True)]
         lines.append([name, *cells, f"{lost.sum()}/{ran.sum()}"])
     rates = [f"{float(rate):g}" for rate in study.dataset["learning_rate"].values]
@@ -277,7 +278,7 @@ def _folded(summary: str, text: str) -> str:
 
 def ablation(study: Study) -> str:
     """β × rate after the last round."""
-    final = verdicts.final(study.dataset).isel({"case": 0, "method": 0})
+    final = verdicts.final(study.dataset).isel(case=0, optimizer=0)
     values = final.transpose("beta", "learning_rate", "seed")
     rates = [f"{float(rate):g}" for rate in values["learning_rate"].values]
     digits = study.metric.digits
@@ -296,7 +297,7 @@ def ablation(study: Study) -> str:
         if bool(mean.notnull().any())
         else "A run diverged in every combination."
     )
-    best_rates = study.chosen.isel({"case": 0, "method": 0})[["learning_rate", "at_edge"]]
+    best_rates = study.chosen.isel(case=0, optimizer=0)[["learning_rate", "at_edge"]]
     picked = [
         f"{float(one['learning_rate']):g} at β = {float(one['beta']):g}{_EDGE.get(str(one['at_edge'].item()), '')}"
         for one in (best_rates.isel(beta=place) for place in range(best_rates.sizes["beta"]))

@@ -19,6 +19,7 @@ from byzjax.base import Task
 from byzjax.claims import Claims
 from byzjax.experiments.common import METHODS
 from byzjax.experiments.experiment import MEAN, NONE, Experiment
+from byzjax.files import expanded
 from byzjax.simulate import Result, simulate
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def reproduce(
     A store has one data set of an experiment, and it grows: what an earlier call added and this one does not run stays.
 
     Returns:
-      A data set with the dimensions ``method``, ``case`` (with the coordinates ``attack`` and ``aggregator``),
+      A data set with the dimensions ``optimizer``, ``case`` (with the coordinates ``attack`` and ``aggregator``),
       ``learning_rate``, ``seed``, and ``eval``. A method is NaN at learning rates that it was not tried at; ``tried``
       says so.
 
@@ -89,7 +90,7 @@ def reproduce(
 
 def path_of(experiment: Experiment, store: str | Path) -> Path:
     """Where the data set of an experiment is put."""
-    return Path(store) / f"{experiment.name}-{experiment.variant}.nc"
+    return expanded(store, "store") / f"{experiment.name}-{experiment.variant}.nc"
 
 
 def lane(experiment: Experiment, task: Task, method: str) -> Callable[..., Result]:
@@ -113,7 +114,7 @@ def lane(experiment: Experiment, task: Task, method: str) -> Callable[..., Resul
             record=metrics.record(*_recordable(experiment, case[1])),
         )
         kept = {name: values[every - 1 :: every] for name, values in result.history.items()}
-        return Result(result.state, {}, {**result.evals, **kept})
+        return Result(result.state, {}, {**result.evals, **kept}, result.eval_rounds)
 
     return run
 
@@ -183,8 +184,8 @@ def _grown(dataset: xarray.Dataset, before: xarray.Dataset) -> xarray.Dataset:
     both = dataset.combine_first(before)
     for name in ("diverged", "tried"):
         both[name] = both[name].fillna(False).astype(bool).assign_attrs(dataset[name].attrs)
-    methods = sorted(map(str, both["method"].values), key=lambda label: _rank(label, METHODS))
-    both = both.sel({"method": methods, "case": sorted(map(str, both["case"].values), key=_place)})
+    methods = sorted(map(str, both["optimizer"].values), key=lambda label: _rank(label, METHODS))
+    both = both.sel(optimizer=methods, case=sorted(map(str, both["case"].values), key=_place))
     attack, rule = zip(*(str(case).split(" / ") for case in both["case"].values), strict=True)
     both = both.assign_coords(attack=("case", list(attack)), aggregator=("case", list(rule)))
     seconds = {name: dataset.attrs[name] + before.attrs[name] for name in ("compile_seconds", "run_seconds")}
@@ -215,7 +216,7 @@ def _joined(experiment: Experiment, config: dict[str, Any], parts: list[xarray.D
         xarray.Dataset({name: _on(part[name], rates, fill.get(str(name), np.nan)) for name in part.data_vars})
         for part in parts
     ]
-    dataset = xarray.concat(aligned, xarray.IndexVariable("method", labels), coords="minimal", compat="override")
+    dataset = xarray.concat(aligned, xarray.IndexVariable("optimizer", labels), coords="minimal", compat="override")
     attack, rule = zip(*experiment.cases, strict=True)
     dataset = dataset.assign_coords(attack=("case", list(attack)), aggregator=("case", list(rule)))
     for part in parts:

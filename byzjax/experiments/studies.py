@@ -12,6 +12,7 @@ from byzjax import results
 from byzjax.experiments.choice import chosen
 from byzjax.experiments.experiment import VARIANTS
 from byzjax.experiments.verdicts import is_reference
+from byzjax.files import expanded
 
 if TYPE_CHECKING:
     import xarray
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 NAMES = ("quartic", "mnist", "shakespeare", "ablation")
 TITLES = {"quartic": "Synthetic quartic", "mnist": "MNIST", "shakespeare": "Language model", "ablation": "Ablation"}
 _NEEDED = ("experiment", "variant", "num_rounds", "metric", "tuning", "precision", "notes")
-_AXES = ("method", "case", "learning_rate", "seed", "eval")
+_AXES = ("optimizer", "case", "learning_rate", "seed", "eval")
 
 
 class Metric(NamedTuple):
@@ -68,7 +69,7 @@ class Study:
     @property
     def methods(self) -> list[str]:
         """Their labels."""
-        return [str(label) for label in self.dataset["method"].values]
+        return [str(label) for label in self.dataset["optimizer"].values]
 
     @property
     def cases(self) -> list[tuple[str, str]]:
@@ -101,7 +102,7 @@ def load(store: str | Path) -> list[Study]:
       FileNotFoundError: there is no such folder.
       ValueError: it is none, or holds no study, or one of the files is damaged or something else.
     """
-    store = Path(store)
+    store = expanded(store, "store")
     if not store.exists():
         raise FileNotFoundError(f"{store} does not exist; byzjax reproduce makes a store.")
     if not store.is_dir():

@@ -136,15 +136,15 @@ def _table_cells(dataset: xarray.Dataset) -> Iterator[xarray.Dataset]:
     for case in range(dataset.sizes["case"]):
         one = dataset.isel(case=case)
         if not is_reference(str(one["attack"].item()), str(one["aggregator"].item())):
-            yield from (one.isel({"method": method}) for method in range(dataset.sizes["method"]))
+            yield from (one.isel(optimizer=method) for method in range(dataset.sizes["optimizer"]))
 
 
 def _row(part: xarray.Dataset, config: dict, cells: dict[Place, Cell], whole: xarray.Dataset | None) -> Row:
-    place = Place(*(str(part[name].item()) for name in ("attack", "aggregator", "method")))
+    place = Place(*(str(part[name].item()) for name in ("attack", "aggregator", "optimizer")))
     (kept, diverged), cell = _split(final(part)), cells.get(place)
     compared, lost = kept, diverged
     if cell is not None and whole is not None:
-        same = whole.sel({"method": place.method, "case": part["case"].item()})
+        same = whole.sel(optimizer=place.method, case=part["case"].item())
         rates = np.asarray(same["learning_rate"])
         near = np.flatnonzero(np.isclose(rates, cell.learning_rate, rtol=1e-5))
         if near.size and bool(same["tried"].isel(learning_rate=near[0]).all()):
@@ -285,13 +285,13 @@ def rankings(dataset: xarray.Dataset) -> list[Ranking]:
     sign = 1.0 if config["metric"]["best"] == "max" else -1.0
     cells = published.table1(config["experiment"])
     values = sign * final(dataset)
-    labels = [str(label) for label in dataset["method"].values]
+    labels = [str(label) for label in dataset["optimizer"].values]
     made = []
     for case in range(dataset.sizes["case"]):
         attack, rule = (str(dataset[name].values[case]) for name in ("attack", "aggregator"))
         if is_reference(attack, rule) or len(labels) < 2:
             continue
-        runs = np.asarray(values.isel(case=case).transpose("method", "seed"), float)
+        runs = np.asarray(values.isel(case=case).transpose("optimizer", "seed"), float)
         scores = np.where(np.isfinite(runs).all(1), runs.mean(1), -np.inf)
         order = np.argsort(-scores, kind="stable")
         means = {label: cells[place].mean for label in labels if (place := Place(attack, rule, label)) in cells}

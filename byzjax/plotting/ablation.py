@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from byzjax.plotting.style import is_share, new_figure, set_title
+from byzjax.metric_names import is_share
+from byzjax.plotting.style import band, count_from, new_figure, set_title
 
 if TYPE_CHECKING:
     import xarray
@@ -45,7 +46,7 @@ def figure(
     left.set_yticks(range(len(betas)), [f"{beta:g}" for beta in betas])
     left.set_xlabel("learning rate γ₀")
     left.set_ylabel("momentum β")
-    middle_value = np.nanmean([np.nanmin(values), np.nanmax(values)]) if np.isfinite(values).any() else 0.0
+    middle_value = (np.nanmin(values) + np.nanmax(values)) / 2 if np.isfinite(values).any() else 0.0
     for (row, column), value in np.ndenumerate(values):
         text = f"{value:.{digits}f}" if np.isfinite(value) else "div."
         tone = "white" if value < middle_value else "black"
@@ -58,13 +59,14 @@ def figure(
         one = chosen.isel(beta=place)
         rate = float(one["learning_rate"])
         runs = factor * np.asarray(one[variable].transpose("seed", "eval"), float)
-        if np.isfinite(rate):
+        if not np.isfinite(rate):
+            middle.plot([], [], color=tone, label=f"β = {beta:g}, diverged")
+        else:
             middle.plot(one["eval"], runs.mean(0), color=tone, lw=1.6, label=f"β = {beta:g}, γ₀ = {rate:g}")
-            middle.fill_between(
-                one["eval"], runs.mean(0) - runs.std(0), runs.mean(0) + runs.std(0), color=tone, alpha=0.15, lw=0
-            )
+            middle.fill_between(one["eval"], *band(runs.mean(0), runs.std(0), variable), color=tone, alpha=0.15, lw=0)
     middle.set_title("each β at its chosen rate, mean ± std")
     middle.set_xlabel("round")
+    count_from(middle)
     middle.set_ylabel(label)
     below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.14), "fontsize": 7, "frameon": False}
     middle.legend(**below, ncols=3)

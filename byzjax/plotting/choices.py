@@ -7,17 +7,22 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from byzjax.plotting.style import capitalized, is_logarithmic, is_share, long_name
+from byzjax.datasets import believed, check_dataset
+from byzjax.metric_names import Best, direction, is_share
+from byzjax.plotting.style import capitalized, long_name
 from byzjax.plotting.summaries import (
     AXES,
     LEVEL,
-    SYMBOLS,
     TIME,
     Summary,
-    axis_labels,
+    axis_name,
     axis_of,
+    default_score,
+    fixed,
     metric_of,
     plus_minus,
+    scores,
+    speaking_labels,
     summarize,
 )
 from byzjax.selection import select
@@ -25,6 +30,7 @@ from byzjax.selection import select
 if TYPE_CHECKING:
     import xarray
 
+_SEEN = {"round eval": "evaluated in round", "evaluation eval": "evaluation", "round round": "seen in round"}
 HYPERPARAMETERS = ("learning_rate", "beta")
 
 
@@ -39,7 +45,8 @@ class Picture(NamedTuple):
       chosen: axis -> label of the value that was chosen, with the dimensions ``shown``.
       worst: label of the worst attack, likewise; None if none was looked for.
       runs: how many there are behind every cell.
-      caption: sentences that say all this.
+      fixed: what is the same in all cells, as ``axis = value``.
+      caption: sentences that say all this, but for what is fixed.
     """
 
     metric: str
@@ -48,6 +55,7 @@ class Picture(NamedTuple):
     chosen: dict[str, xarray.DataArray]
     worst: xarray.DataArray | None
     runs: int
+    fixed: tuple[str, ...]
     caption: tuple[str, ...]
 
     def number(self, digits: int = 1, **place: int) -> str:
@@ -109,7 +117,8 @@ def layout(
     Raises:
       ValueError: an axis that is not there; no axes to show.
     """
-    known = [str(axis) for axis in dataset[metric].dims if axis not in (over, *TIME)]
+    check_dataset(dataset, "layout")
+    known = [str(axis) for axis in dataset[metric_of(dataset, metric)].dims if axis not in (over, *TIME)]
     for argument, axes in (("x", [x] if x else []), ("y", y or []), ("choose", choose or [])):
         for axis in axes:
             axis_of(dataset[metric], axis, argument)
@@ -119,7 +128,7 @@ def layout(
         x = first("attack") if table else first("num_byzantine", "f", "attack")
         free = [axis for axis in free if axis != x]
     if y is None and not table:
-        y = [axis for axis in [first("task", "aggregator", "method")] if axis]
+        y = [axis for axis in [first("task", "aggregator", "optimizer")] if axis]
         free = [axis for axis in free if axis not in y]
     if worst is None and "attack" in free and not table:
         worst = "attack"
@@ -147,6 +156,7 @@ def picture(
     worst: str | None = None,
     choose: Sequence[str] = (),
     by: str | None = None,
+    best: Best | None = None,
     last: int = 1,
 ) -> Picture:
     """The last evaluation of a metric, over the axes ``shown``.
@@ -161,11 +171,14 @@ def picture(
       choose: axes whose value is chosen by ``by``, apart for every cell, but not for every attack: what is best at its
         worst over the axis ``worst``. A defender does not know the attack.
       by: what to choose by, e.g. ``"val_accuracy"``; never a test metric.
+      best: whether much or little of it is good, see `byzjax.select`.
       last: choose by the mean over so many last evaluations.
 
     Raises:
       ValueError: an axis that is not there, used twice or left over; nothing to choose by.
     """
+    dataset = believed(check_dataset(dataset, "picture"))
+    metric_of(dataset, metric)
     for argument, axes in (("shown", shown), ("worst", [worst] if worst else []), ("choose", choose)):
         for axis in axes:
             axis_of(dataset[metric], axis, argument)
@@ -186,7 +199,7 @@ def picture(
     whole, runs = dataset, dataset.sizes.get(over, 1) * (dataset.sizes[worst] if worst else 1)
     if choose:
         by = by or default_score(dataset)
-        dataset = at_best(dataset, metric, choose=choose, by=by, worst=worst, over=over, last=last)
+        dataset = at_best(dataset, metric, choose=choose, by=by, best=best, worst=worst, over=over, last=last)
     values = dataset[metric]
     values = values.isel({axis: -1 for axis in values.dims if axis in TIME})
     values = values.squeeze([axis for axis in values.dims if axis not in used])
@@ -197,7 +210,8 @@ def picture(
         at_worst = _labels(whole, worst, whole[worst].isel({worst: place}))
     summary = Summary(*(part.transpose(*shown) for part in summary))
     sentences = _sentences(whole, metric, over, worst, choose, by, last, int(summary.diverged.sum()))
-    return Picture(metric, tuple(shown), summary, chosen, at_worst, runs, tuple(sentences))
+    same = fixed(whole, metric, (*used, *(axis for axis in whole[metric].dims if axis in TIME)))
+    return Picture(metric, tuple(shown), summary, chosen, at_worst, runs, tuple(same), tuple(sentences))
 
 
 def at_best(
@@ -206,6 +220,7 @@ def at_best(
     *,
     choose: Sequence[str],
     by: str,
+    best: Best | None = None,
     worst: str | None = None,
     over: str = "seed",
     last: int = 1,
@@ -217,6 +232,7 @@ def at_best(
       metric: the one variable that is kept.
       choose: the axes; what was chosen stays as their coordinates.
       by: the score, averaged over ``over`` and the last evaluations. A candidate of which a run diverged has none.
+      best: see `byzjax.select`.
       worst: a candidate's score is the one that it has at its worst over this axis.
       over: the axis of the mean.
       last: evaluations.
@@ -227,10 +243,12 @@ def at_best(
     Warns:
       EdgeWarning, DivergedWarning: see `byzjax.select`.
     """
+    dataset = believed(check_dataset(dataset, "at_best"))
     metric_of(dataset, by)
     for axis in choose:
         axis_of(dataset[by], axis, "choose")
-    scores = dataset[by].where(~dataset["diverged"]) if "diverged" in dataset else dataset[by]
+    scores = dataset[by].astype(float) if dataset[by].dtype.kind in "iub" else dataset[by]
+    scores = scores.where(~dataset["diverged"]) if "diverged" in dataset else scores
     reduced = [axis for axis in (over, worst) if axis in scores.dims]
     for axis in TIME:
         if axis in scores.dims and reduced:  # before the worst is looked for
@@ -239,32 +257,40 @@ def at_best(
     if over in reduced:
         scores = scores.mean(over, skipna=False)
     if worst in reduced:
-        scores = (scores.min if higher_is_better(by) else scores.max)(worst, skipna=False)
+        sign = _sign(by, best, "say --best max or --best min.")
+        scores = sign * (sign * scores).min(worst, skipna=False)
     table = scores.to_dataset(name=by)
     if "ran" in dataset.coords:
         table = table.assign_coords(ran=dataset["ran"].any([axis for axis in reduced if axis in dataset["ran"].dims]))
-    best = select(table, over=list(choose), by=by, reduce=None, last=last)
-    return dataset[[metric]].sel({axis: best[axis] for axis in choose})
+    chosen = select(table, over=list(choose), by=by, reduce=None, best=best, last=last)
+    return dataset[[metric]].sel({axis: chosen[axis] for axis in choose})
 
 
 def chosen_lines(
-    dataset: xarray.Dataset, metric: str, *, choose: Sequence[str], by: str | None, over: str = "seed", last: int = 1
+    dataset: xarray.Dataset,
+    metric: str,
+    *,
+    choose: Sequence[str],
+    by: str | None,
+    best: Best | None = None,
+    over: str = "seed",
+    last: int = 1,
 ) -> tuple[xarray.Dataset, str]:
     """A data set for curves, where every line has the best values of some axes, and a sentence that says so.
 
     Args:
       dataset: of a sweep.
       metric: the one variable that is kept.
-      choose, by, over, last: as in `at_best`.
+      choose, by, best, over, last: as in `at_best`.
     """
-    by = by or default_score(dataset)
-    best = at_best(dataset, metric, choose=choose, by=by, over=over, last=last)
-    return best, f"Per line: {_chosen(dataset, choose, by, last)}."
+    by = by or default_score(check_dataset(dataset, "chosen_lines"))
+    lines = at_best(dataset, metric, choose=choose, by=by, best=best, over=over, last=last)
+    return lines, f"Per line: {_chosen(dataset, choose, by, last)}."
 
 
 def _worst(summary: Summary, axis: str, metric: str) -> tuple[Summary, xarray.DataArray]:
     """A summary where the mean is worst, and where that is; no finite run at all is worse than any."""
-    sign = 1.0 if higher_is_better(metric) else -1.0
+    sign = _sign(metric, None, f"show the {axis} (--x, --y), fix it (--where), or say --worst none.")
     ran = summary.finite + summary.diverged > 0
     order = (sign * summary.mean).fillna(-np.inf).where(ran, np.inf)
     place = order.argmin(axis)
@@ -272,27 +298,22 @@ def _worst(summary: Summary, axis: str, metric: str) -> tuple[Summary, xarray.Da
     return Summary(mean, half, finite, summary.diverged.sum(axis)), place
 
 
-def judged(metric: str) -> bool:
-    """Whether it is known which end of a metric is the good one."""
-    return is_share(metric) or is_logarithmic(metric)
-
-
-def higher_is_better(metric: str) -> bool:
-    """Which end of a metric is the good one: the high one of accuracies, the low one of losses, norms and distances.
+def _sign(metric: str, best: Best | None, fix: str) -> float:
+    """1 where much of a metric is good, −1 where little is.
 
     Raises:
-      ValueError: nobody knows.
+      ValueError: neither its name nor anybody says.
     """
-    if not judged(metric):
-        raise ValueError(f"{metric}: whether high or low is good is known of accuracies, losses, norms and distances.")
-    return is_share(metric)
+    known = best or direction(metric)
+    if known is None:
+        raise ValueError(f"{metric}: it is not known whether much or little of it is good; {fix}")
+    return 1.0 if known == "max" else -1.0
 
 
 def _labels(dataset: xarray.Dataset, axis: str, values: xarray.DataArray) -> xarray.DataArray:
-    """Values, or places, of an axis by their labels; numbers with their symbols."""
-    names = dict(zip(dataset[axis].values.tolist(), axis_labels(dataset, axis)[1], strict=True))
-    label = lambda value: SYMBOLS.get(axis, "") + names[value]  # noqa: E731
-    flat = [label(value) for value in values.values.ravel().tolist()]
+    """Values of an axis by their labels."""
+    names = dict(zip(dataset[axis].values.tolist(), speaking_labels(dataset, axis), strict=True))
+    flat = [names[value] for value in values.values.ravel().tolist()]
     return values.copy(data=np.array(flat, object).reshape(values.shape)).drop_vars(axis, errors="ignore")
 
 
@@ -309,7 +330,7 @@ def _sentences(
     """What a caption says."""
     number = dataset.sizes.get(over, 1)
     time = next((axis for axis in TIME if axis in dataset[metric].dims), None)
-    what = [f"{'Evaluated' if time == 'eval' else 'Seen'} in round {int(dataset[time][-1])}"] if time else []
+    what = [f"{_SEEN[f'{axis_name(dataset, time)} {time}']} {int(dataset[time][-1])}"] if time else []
     if number > 1:
         what.append(f"mean over {number} {over}s ± half the {100 * LEVEL:.0f} % confidence interval (Student's t)")
     lines = [capitalized("; ".join(what)) + "."] if what else []
@@ -326,20 +347,3 @@ def _sentences(
 def _chosen(dataset: xarray.Dataset, choose: Sequence[str], by: str, last: int) -> str:
     mean = f", mean of the last {last} evaluations" if last > 1 else ""
     return f"the {' and '.join(AXES.get(axis, axis) for axis in choose)} of the best {long_name(dataset, by)}{mean}"
-
-
-def default_score(dataset: xarray.Dataset) -> str:
-    """What hyperparameters are chosen by where nothing is said.
-
-    Raises:
-      ValueError: there is neither a validation accuracy nor a validation perplexity.
-    """
-    known = scores(dataset)
-    if not known:
-        raise ValueError("by: there is no val_accuracy to choose hyperparameters by; say by what, e.g. --by objective.")
-    return known[0]
-
-
-def scores(dataset: xarray.Dataset) -> list[str]:
-    """What a model is worth on validation data."""
-    return [name for name in ("val_accuracy", "val_perplexity") if name in dataset]

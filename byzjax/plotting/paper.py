@@ -8,24 +8,43 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from byzjax.plotting.style import METHOD_COLORS, OTHER_COLORS, is_share, long_name, new_figure, set_title
+from byzjax.metric_names import is_share
+from byzjax.plotting.style import (
+    METHOD_COLORS,
+    OTHER_COLORS,
+    band,
+    count_from,
+    long_name,
+    new_figure,
+    set_title,
+    ticks_of_powers,
+)
 
 if TYPE_CHECKING:
     import xarray
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Dotted = Mapping[tuple[str, str, str], tuple[np.ndarray, np.ndarray]]  # attack, rule, method -> rounds, values
+
+class Behind(NamedTuple):
+    """A curve of others."""
+
+    learning_rate: float
+    rounds: np.ndarray
+    values: np.ndarray
+
+
+Dotted = Mapping[tuple[str, str, str], Behind]  # by attack, rule, method
 _METHODS = {
     "Base": METHOD_COLORS["momentum_sgd"],
     "Decay": METHOD_COLORS["momentum_sgd(decay=True)"],
     "Byz-NSGDM": METHOD_COLORS["byz_nsgdm"],
 }
-_AUTHORS = "the authors' runs"
+_AUTHORS = "the authors' runs (⋯: at another rate)"
 _REFERENCES = ("none", "mean")
 _PER_CENT = 100.0
 _ENTRY = 1.5  # inches that an entry of a legend takes
@@ -44,26 +63,26 @@ def curves(
       title: of the figure.
       label: of the vertical axis.
       log: logarithmic axis.
-      dotted: curves of others, to be drawn behind.
+      dotted: curves of others, to be drawn behind; their rate is said where it is not ours.
     """
 
     def draw(ax: Axes, part: xarray.Dataset) -> None:
         behind = dotted or {}
         for one in _methods(part):
-            name = str(one["method"].item())
+            name = str(one["optimizer"].item())
             key = (str(one["attack"].item()), str(one["aggregator"].item()), name)
             if key in behind:
-                rounds, values = behind[key]
-                ax.plot(rounds, _units(values, variable), ":", color="#555555", linewidth=1.4, zorder=1.5)
-                ax.plot(rounds, _units(values, variable), ":", color=color(name), linewidth=1.4, zorder=1.6)
-            _line(ax, one, variable, color(name), _rate(one), log=log)
+                values = _units(behind[key].values, variable)
+                ax.plot(behind[key].rounds, values, ":", color="#555555", linewidth=1.4, zorder=1.5)
+                ax.plot(behind[key].rounds, values, ":", color=color(name), linewidth=1.4, zorder=1.6)
+            _line(ax, one, variable, color(name), _rate(one) + _other_rate(one, behind.get(key)), log=log)
         above = {"loc": "lower center", "bbox_to_anchor": (0.5, 0.99), "borderaxespad": 0.1}
         ax.legend(**above, ncols=3, fontsize=7, frameon=False, handlelength=1.2, columnspacing=1.2, handletextpad=0.5)
 
     figure, axes = _panels(chosen, draw, label=label, xlabel="round", log=log, title_pad=16)
     if not log and is_share(variable):
         _zoom(axes)
-    entries = {name: {"color": color(name)} for name in map(str, chosen["method"].values)}
+    entries = {name: {"color": color(name)} for name in map(str, chosen["optimizer"].values)}
     if dotted:
         entries[_AUTHORS] = {"color": "#555555", "linestyle": ":"}
     return _finished(figure, axes, entries, title)
@@ -81,12 +100,12 @@ def two_norms(chosen: xarray.Dataset, true: str, seen: str, *, title: str) -> Fi
 
     def draw(ax: Axes, part: xarray.Dataset) -> None:
         for one in _methods(part):
-            name = str(one["method"].item())
-            _line(ax, one, true, color(name), name, log=True, band=False)
-            _line(ax, one, seen, color(name), name, log=True, band=False, linestyle=(0, (2, 1.2)), linewidth=1.0)
+            name = str(one["optimizer"].item())
+            _line(ax, one, true, color(name), name, log=True, with_band=False)
+            _line(ax, one, seen, color(name), name, log=True, with_band=False, linestyle=(0, (2, 1.2)), linewidth=1.0)
 
     figure, axes = _panels(chosen, draw, label="norm", xlabel="round", log=True)
-    entries: dict[str, dict[str, Any]] = {name: {"color": color(name)} for name in map(str, chosen["method"].values)}
+    entries: dict[str, dict[str, Any]] = {name: {"color": color(name)} for name in map(str, chosen["optimizer"].values)}
     entries[long_name(chosen, true)] = {"color": "#555555"}
     entries[long_name(chosen, seen)] = {"color": "#555555", "linestyle": (0, (2, 1.2)), "linewidth": 1.0}
     return _finished(figure, axes, entries, title)
@@ -101,8 +120,8 @@ def sensitivity(
 
     Args:
       dataset: with all rates.
-      values: of every run, NaN where it diverged; axes method, case, learning_rate and seed.
-      rates: the chosen rates; axes method and case.
+      values: of every run, NaN where it diverged; axes optimizer, case, learning_rate and seed.
+      rates: the chosen rates; axes optimizer and case.
       title: of the figure.
       label: of the vertical axis.
       log: logarithmic vertical axis.
@@ -113,7 +132,7 @@ def sensitivity(
 
     def draw(ax: Axes, part: xarray.Dataset) -> None:
         for number, one in enumerate(_methods(part)):
-            name = str(one["method"].item())
+            name = str(one["optimizer"].item())
             x = np.asarray(one["learning_rate"], float)
             runs = np.asarray(one["value"].transpose("learning_rate", "seed"), float)
             there = np.asarray(one["tried"]) & np.isfinite(runs).all(1)
@@ -126,9 +145,10 @@ def sensitivity(
             high = 0.97 - 0.06 * number
             ax.plot(lost, np.full(len(lost), high), "x", color=color(name), transform=ax.get_xaxis_transform())
         ax.set_xscale("log")
+        ticks_of_powers(ax.xaxis, *ax.get_xlim())
 
     figure, axes = _panels(every, draw, label=label, xlabel="learning rate γ₀", log=log)
-    entries: dict[str, dict[str, Any]] = {name: {"color": color(name)} for name in map(str, every["method"].values)}
+    entries: dict[str, dict[str, Any]] = {name: {"color": color(name)} for name in map(str, every["optimizer"].values)}
     entries["chosen"] = {"color": "#555555", "linestyle": "", "marker": "o", "markersize": 9, "markerfacecolor": "none"}
     if bool(every["lost"].any()):
         entries["a run diverged"] = {"color": "#555555", "linestyle": "", "marker": "x"}
@@ -148,13 +168,13 @@ def classes(chosen: xarray.Dataset, variable: str, *, title: str) -> Figure:
         f"{_attack(str(attack))}, {_rule(str(rule))}"
         for attack, rule in zip(chosen["attack"].values, chosen["aggregator"].values, strict=True)
     ]
-    methods = [str(label) for label in chosen["method"].values]
+    methods = [str(label) for label in chosen["optimizer"].values]
     figure, axes = new_figure(
         1, len(methods), width=2.0 + 3.7 * len(methods), height=1.5 + 0.27 * len(labels), sharey=True
     )
     image = None
     for place, (ax, name) in enumerate(zip(axes[0], methods, strict=True)):
-        values = np.asarray(last.isel({"method": place}).transpose("case", "class"), float)
+        values = np.asarray(last.isel(optimizer=place).transpose("case", "class"), float)
         image = ax.imshow(values, vmin=0, vmax=100, cmap="cividis", aspect="auto")
         _written(ax, values, lambda value: f"{value:.0f}", dark=lambda value: value < 55)
         ax.set_xticks(range(values.shape[1]))
@@ -204,23 +224,18 @@ def _panels(
             ax.set_ylabel(label)
         if row == len(attacks) - 1:
             ax.set_xlabel(xlabel)
+        if xlabel == "round":
+            count_from(ax)
     if log:
         _logarithmic(axes)
     return figure, axes
 
 
 def _logarithmic(axes: np.ndarray) -> None:
-    """A logarithmic vertical axis, with plain numbers at more places than powers of ten if it spans little."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
-
     for ax in axes.flat:
         ax.set_yscale("log")
-    low, high = axes.flat[0].get_ylim()
-    if high < 100 * low:
-        for ax in axes.flat:
-            ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 1.2, 1.5, 2.0, 3.0, 5.0, 7.0)))
-            ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            ax.yaxis.set_minor_locator(NullLocator())
+    for ax in axes.flat:
+        ticks_of_powers(ax.yaxis, *ax.get_ylim())
 
 
 def _finished(figure: Figure, axes: np.ndarray, entries: Mapping[str, Mapping[str, Any]], title: str) -> Figure:
@@ -235,8 +250,8 @@ def _finished(figure: Figure, axes: np.ndarray, entries: Mapping[str, Mapping[st
 
 
 def _methods(part: xarray.Dataset) -> Iterator[xarray.Dataset]:
-    for place in range(part.sizes["method"]):
-        yield part.isel({"method": place})
+    for place in range(part.sizes["optimizer"]):
+        yield part.isel(optimizer=place)
 
 
 def _line(
@@ -247,7 +262,7 @@ def _line(
     label: str,
     *,
     log: bool,
-    band: bool = True,
+    with_band: bool = True,
     linestyle: Any = "-",
     linewidth: float = 1.6,
 ) -> None:
@@ -260,22 +275,19 @@ def _line(
         return
     mean, deviation = runs.mean(0), runs.std(0)
     ax.plot(rounds, mean, linestyle=linestyle, linewidth=linewidth, color=paint, label=label, zorder=2.5)
-    if band and len(runs) > 1:
-        low = mean - deviation
+    if with_band and len(runs) > 1:
+        low, high = band(mean, deviation, variable)
         low = np.where(low > 0, low, runs.min(0)) if log else low
-        ax.fill_between(rounds, low, mean + deviation, color=paint, alpha=0.2, linewidth=0, zorder=2)
+        ax.fill_between(rounds, low, high, color=paint, alpha=0.2, linewidth=0, zorder=2)
 
 
 def _zoom(axes: np.ndarray) -> None:
     """Of accuracies, leave out the first quarter's climb."""
-    ends = [
-        np.nanmin(np.asarray(line.get_ydata(), float)[len(line.get_ydata()) // 4 :])  # type: ignore[arg-type]
-        for ax in axes.flat
-        for line in ax.lines
-        if len(line.get_ydata())  # type: ignore[arg-type]
-    ]
-    if ends:
-        axes.flat[0].set_ylim(max(-2.0, min(ends) - 8.0), 101.0)
+    drawn = [np.asarray(line.get_ydata(), float) for ax in axes.flat for line in ax.lines]
+    late = np.concatenate([np.empty(0), *(values[len(values) // 4 :] for values in drawn)])
+    late = late[np.isfinite(late)]
+    if late.size:
+        axes.flat[0].set_ylim(max(-2.0, late.min() - 8.0), 101.0)
 
 
 def _written(ax: Axes, values: np.ndarray, text: Callable[[float], str], dark: Callable[[float], bool]) -> None:
@@ -290,6 +302,13 @@ def _written(ax: Axes, values: np.ndarray, text: Callable[[float], str], dark: C
 def _rate(one: xarray.Dataset) -> str:
     rate = float(one["learning_rate"])
     return f"γ₀ = {rate:g}" if np.isfinite(rate) else "no rate"
+
+
+def _other_rate(one: xarray.Dataset, behind: Behind | None) -> str:
+    """Of the dotted curve, where that is another one."""
+    if behind is None or np.isclose(behind.learning_rate, float(one["learning_rate"]), rtol=1e-5):
+        return ""
+    return f" (⋯ {behind.learning_rate:g})"
 
 
 def _units(values: Any, variable: str) -> np.ndarray:

@@ -10,18 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from byzjax.checks import check_kind
+from byzjax.datasets import believed, check_dataset
+from byzjax.metric_names import is_share
 from byzjax.plotting.style import (
     LINES,
     METHOD_COLORS,
     OTHER_COLORS,
     Style,
     describe,
-    is_share,
     legend_below,
     long_name,
     new_figure,
     set_title,
 )
+from byzjax.plotting.summaries import axis_name
 from byzjax.results import config_of
 
 if TYPE_CHECKING:
@@ -32,9 +35,17 @@ if TYPE_CHECKING:
     Runs = Mapping[str, xarray.Dataset]
 
 
+def check_runs(runs: Any, where: str) -> Runs:
+    """Reject what does not map labels to data sets; returns it."""
+    check_kind(runs, Mapping, "runs", where, fix="pass a dict: label -> data set.")
+    for label, dataset in runs.items():
+        check_dataset(dataset, where, f"runs[{label!r}]")
+    return runs
+
+
 def method_of(dataset: xarray.Dataset) -> str:
-    """The method of a run, as it was specified."""
-    return config_of(dataset)["method"]
+    """The method of a run, as it was specified; empty where its configuration does not say."""
+    return config_of(dataset).get("method", "")
 
 
 def styles(runs: Runs) -> dict[str, Style]:
@@ -43,7 +54,8 @@ def styles(runs: Runs) -> dict[str, Style]:
     Args:
       runs: label -> data set.
     """
-    configs = {label: config_of(dataset) for label, dataset in runs.items()}
+    said = {label: config_of(dataset) for label, dataset in check_runs(runs, "styles").items()}
+    configs = {label: {"method": label, "aggregator": "", "attack": "", **config} for label, config in said.items()}
     others = [c["method"] for c in configs.values() if c["method"] not in METHOD_COLORS]
     spare = {method: OTHER_COLORS[i % len(OTHER_COLORS)] for i, method in enumerate(dict.fromkeys(others))}
     settings = list(dict.fromkeys((c["aggregator"], c["attack"]) for c in configs.values()))
@@ -72,7 +84,7 @@ def curves(
     Raises:
       ValueError: no runs, or a run without that variable.
     """
-    if not runs:
+    if not check_runs(runs, "curves"):
         raise ValueError("curves: there are no runs to draw.")
     figure, axes = new_figure(height=4.4)
     draw_curves(axes[0, 0], runs, variable, style=style or styles(runs), log=log)
@@ -95,16 +107,22 @@ def draw_curves(
       smooth: show the running mean over so many entries.
 
     Raises:
-      ValueError: a run without that variable.
+      ValueError: a run without that variable, or with fewer entries than the running mean.
     """
+    runs = {label: believed(dataset) for label, dataset in check_runs(runs, "draw_curves").items()}
     for label, dataset in runs.items():
         if variable not in dataset:
             raise ValueError(f"curves: {label!r} has no variable {variable!r}; it has {', '.join(map(str, dataset))}.")
         values = dataset[variable]
+        if smooth > max(1, len(values)):
+            raise ValueError(
+                f"curves: smooth = {smooth} entries are more than the {len(values)} of {variable!r} that {label!r} has."
+            )
         y = np.asarray(values, float) * (100 if is_share(variable) else 1)
         ax.plot(np.asarray(values[values.dims[0]]), _running_mean(y, smooth), label=label, **style[label]._asdict())
     first = next(iter(runs.values()))
-    describe(ax, variable, long_name(first, variable), first[variable].attrs.get("units", "1"), log)
+    units = first[variable].attrs.get("units", "1")
+    describe(ax, variable, long_name(first, variable), units, log, axis_name(first, str(first[variable].dims[0])))
 
 
 def per_class(
@@ -120,7 +138,7 @@ def per_class(
     Raises:
       ValueError: no runs, or a run without that variable or without an evaluation.
     """
-    if not runs:
+    if not check_runs(runs, "per_class"):
         raise ValueError("per_class: there are no runs to draw.")
     for label, dataset in runs.items():
         if variable not in dataset or not dataset.sizes.get("eval"):
@@ -160,13 +178,14 @@ def _draw_table(ax: Axes, rows: Sequence[str], values: np.ndarray) -> Any:
 _YLABELS = {"gradient_norm": "norm", "test_accuracy": "accuracy (%)", "val_perplexity": "perplexity"}
 
 
-def overview(dataset: xarray.Dataset, *, title: str) -> Figure:
+def overview(dataset: xarray.Dataset, *, title: str = "One run at a glance") -> Figure:
     """One run at a glance: what its model is worth, what the server saw, and what the attack achieved.
 
     Args:
       dataset: of one run.
       title: of the figure.
     """
+    dataset = believed(check_dataset(dataset, "overview"))
     figure, axes = new_figure(1, 2, width=10.0, height=4.2)
     left, right = axes[0]
     known = ("test_accuracy", "gradient_norm", "val_perplexity")  # a text may have no part for tests
@@ -213,7 +232,8 @@ def _draw_several(ax: Axes, dataset: xarray.Dataset, shown: Mapping[str, tuple[s
         ax.plot(np.asarray(values[values.dims[0]]), y, label=label, linewidth=1.6, **how)
     if drawn:
         variable = next(iter(drawn.values()))[0]
-        describe(ax, variable, long_name(dataset, variable), dataset[variable].attrs.get("units", "1"))
+        units, time = dataset[variable].attrs.get("units", "1"), str(dataset[variable].dims[0])
+        describe(ax, variable, long_name(dataset, variable), units, xlabel=axis_name(dataset, time))
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, frameon=False)
     else:
         ax.set_axis_off()
@@ -223,5 +243,5 @@ def _running_mean(values: np.ndarray, length: int) -> np.ndarray:
     """Centred, over what there is at the ends."""
     if length <= 1:
         return values
-    half = length // 2
-    return np.array([np.mean(values[max(0, i - half) : i + half + 1]) for i in range(len(values))])
+    before, after = (length - 1) // 2, length // 2
+    return np.array([np.mean(values[max(0, i - before) : i + after + 1]) for i in range(len(values))])

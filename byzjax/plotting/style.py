@@ -12,12 +12,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from byzjax.files import expanded
+from byzjax.metric_names import is_logarithmic, is_share
 from byzjax.results import writing
 
 if TYPE_CHECKING:
     import xarray
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
+
+    from byzjax.specs import Spec
 
 METHOD_COLORS = {"byz_nsgdm": "#0072B2", "momentum_sgd": "#D55E00", "momentum_sgd(decay=True)": "#009E73"}
 OTHER_COLORS = ("#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
@@ -55,7 +60,6 @@ _NAMES = {
     "cge": "CGE",
     "arc": "ARC",
 }
-_LOGARITHMIC = ("norm", "loss", "error", "spread", "objective", "distance", "kappa", "perplexity")
 _WIDTH = 2.0
 _LETTERS = 9  # of a title in an inch
 
@@ -69,21 +73,31 @@ class Style(NamedTuple):
 
 
 def display_name(spec: str) -> str:
-    """A specification in words for readers.
+    """A specification in words for readers; a label that is none as it is.
 
     >>> display_name("nnm,rfa"), display_name("ipm(scale=10.0)"), display_name("momentum_sgd(decay=True)")
     ('NNM + RFA', 'IPM (scale 10)', 'Baseline-Decay')
+    >>> display_name("my rule")
+    'my rule'
     """
-    from byzjax.specs import parse_chain
-
     if spec in _NAMES:
         return _NAMES[spec]
     words = []
-    for part in parse_chain(spec):
+    for part in calls_of(spec) or ():
         given = [plain(value) for value in part.args]
         given += [f"{name.replace('_', ' ')} {plain(value)}" for name, value in part.kwargs.items()]
         words.append(_NAMES.get(part.name, part.name.replace("_", " ")) + (f" ({', '.join(given)})" if given else ""))
-    return " + ".join(words)
+    return " + ".join(words) or spec
+
+
+def calls_of(label: str) -> list[Spec] | None:
+    """What a label specifies; None where it is a name of its own."""
+    from byzjax.specs import parse_chain
+
+    try:
+        return parse_chain(label)
+    except ValueError:
+        return None
 
 
 def plain(value: Any) -> str:
@@ -115,9 +129,12 @@ def new_figure(
     return figure, axes
 
 
-def describe(ax: Axes, variable: str, long_name: str, units: str, log: bool | None = None) -> None:
+def describe(
+    ax: Axes, variable: str, long_name: str, units: str, log: bool | None = None, xlabel: str = "round"
+) -> None:
     """Label both axes, and choose the scale of the vertical one."""
-    ax.set_xlabel("round")
+    ax.set_xlabel(xlabel)
+    count_from(ax)
     if is_share(variable):
         ax.set_ylim(-2, 102)
         ax.set_ylabel(f"{long_name} (%)")
@@ -126,6 +143,51 @@ def describe(ax: Axes, variable: str, long_name: str, units: str, log: bool | No
     positive = any((np.asarray(line.get_ydata(), float) > 0).any() for line in ax.lines)
     if positive and (is_logarithmic(variable) if log is None else log):
         ax.set_yscale("log")
+        ticks_of_powers(ax.yaxis, *ax.get_ylim())
+
+
+def count_from(ax: Axes) -> None:
+    """Whole numbers along the horizontal axis: there is no round 22.5."""
+    from matplotlib.ticker import MaxNLocator
+
+    ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 2.5, 5, 10]))
+
+
+def ticks_of_powers(axis: Axis, low: float, high: float) -> None:
+    """Ticks of a logarithmic axis: powers of ten, and where it spans less than two of them, numbers between.
+
+    Args:
+      axis: ``ax.xaxis`` or ``ax.yaxis``.
+      low, high: its ends.
+    """
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+
+    axis.set_minor_formatter(NullFormatter())
+    if high >= 100 * low:
+        return
+    if high >= 5 * low:
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    else:
+        axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+        axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: _plain_or_power(value)))
+
+
+def _plain_or_power(value: float) -> str:
+    """
+    >>> _plain_or_power(0.02), _plain_or_power(2e-6)
+    ('0.02', '$2\\\\times10^{-6}$')
+    """
+    if value == 0 or 1e-3 <= abs(value) < 1e5:
+        return f"{value:.6g}"
+    digits, power = f"{value:.3e}".split("e")
+    return rf"${float(digits):g}\times10^{{{int(power)}}}$"
+
+
+def band(middle: np.ndarray, half: np.ndarray, variable: str) -> tuple[np.ndarray, np.ndarray]:
+    """The ends of a band, in the units of a figure: no accuracy is below 0 or above 100 per cent."""
+    ends = middle - half, middle + half
+    return (np.clip(ends[0], 0.0, 100.0), np.clip(ends[1], 0.0, 100.0)) if is_share(variable) else ends
 
 
 def legend_below(figure: Figure, ax: Axes, columns: int | None = None) -> None:
@@ -181,7 +243,7 @@ def save(figure: Figure, path_without_suffix: str | Path) -> list[Path]:
     Returns:
       The two paths.
     """
-    paths = [Path(f"{path_without_suffix}{suffix}") for suffix in (".png", ".pdf")]
+    paths = [expanded(f"{path_without_suffix}{suffix}") for suffix in (".png", ".pdf")]
     for path in paths:
         metadata = {"CreationDate": None} if path.suffix == ".pdf" else None  # the same figure is the same file
         with writing(path) as temporary:
@@ -192,16 +254,6 @@ def save(figure: Figure, path_without_suffix: str | Path) -> list[Path]:
 def capitalized(text: str) -> str:
     """With a capital letter at the start, and all others as they are."""
     return text[:1].upper() + text[1:]
-
-
-def is_share(variable: str) -> bool:
-    """Whether a variable lies between 0 and 1 and is shown in per cent."""
-    return "accuracy" in variable
-
-
-def is_logarithmic(variable: str) -> bool:
-    """Whether a variable is a size that spans powers of ten: a norm, a loss, an error, a distance."""
-    return any(word in variable for word in _LOGARITHMIC)
 
 
 def long_name(dataset: xarray.Dataset, variable: str) -> str:

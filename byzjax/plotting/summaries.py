@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from byzjax.plotting.style import display_name, is_share, long_name, plain
+from byzjax.metric_names import is_share
+from byzjax.plotting.style import calls_of, display_name, long_name, plain
 from byzjax.specs import nearest
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ LEVEL = 0.95
 TIME = ("round", "eval")
 AXES = {
     "aggregator": "rule",
+    "optimizer": "method",
     "num_workers": "workers n",
     "num_byzantine": "Byzantine workers b",
     "f": "declared f",
@@ -93,6 +95,23 @@ def metric_of(dataset: xarray.Dataset, metric: str | None = None) -> str:
     return metric
 
 
+def default_score(dataset: xarray.Dataset) -> str:
+    """What hyperparameters are chosen by where nothing is said.
+
+    Raises:
+      ValueError: there is neither a validation accuracy nor a validation perplexity.
+    """
+    known = scores(dataset)
+    if not known:
+        raise ValueError("by: there is no val_accuracy to choose hyperparameters by; say by what, e.g. --by objective.")
+    return known[0]
+
+
+def scores(dataset: xarray.Dataset) -> list[str]:
+    """What a model is worth on validation data."""
+    return [name for name in ("val_accuracy", "val_perplexity") if name in dataset]
+
+
 def axis_of(data: xarray.Dataset | xarray.DataArray, axis: str, argument: str) -> str:
     """Check that data have an axis.
 
@@ -146,11 +165,58 @@ def axis_labels(dataset: xarray.Dataset, axis: str) -> tuple[str, list[str]]:
     ('MNIST: scheme', ['iid', 'label sorted'])
     """
     values = dataset[axis].values
-    said = AXES.get(axis, axis.replace("_", " "))
+    said = axis_name(dataset, axis)
     if values.dtype.kind in "iufb":
         return said, _distinct([f"{value:g}" for value in values.astype(float)], values)
     texts = [str(value) for value in values]
     return _difference(texts) or (said, _distinct([display_name(text) for text in texts], texts))
+
+
+def speaking_labels(dataset: xarray.Dataset, axis: str) -> list[str]:
+    """What values of an axis are called where the axis itself is not named: numbers and flags say what they are.
+
+    >>> import xarray
+    >>> axes = xarray.Dataset(coords={"f": [1, 3], "tau": [0.5], "rule": ["krum"]})
+    >>> [speaking_labels(axes, axis) for axis in axes.coords]
+    [['f = 1', 'f = 3'], ['tau = 0.5'], ['Krum']]
+    """
+    said, labels = axis_labels(dataset, axis)
+    return labels if all(map(_speaks, labels)) else [f"{SYMBOLS.get(axis, f'{said} = ')}{label}" for label in labels]
+
+
+def _speaks(label: str) -> bool:
+    try:
+        float(label)
+    except ValueError:
+        return label not in ("True", "False", "None")
+    return False
+
+
+def fixed(dataset: xarray.Dataset, metric: str, shown: Collection[str]) -> list[str]:
+    """What is the same in all of a picture, as ``axis = value``: axes at one value that are not shown.
+
+    Args:
+      dataset: of a sweep, or the part of it that `where` gave.
+      metric: which variable.
+      shown: axes that are shown, averaged or chosen.
+    """
+    values = dataset[metric]
+    alone = [str(name) for name in values.coords if values[name].size == 1 and name not in (*shown, "ran")]
+    if "case" in alone:
+        alone = [name for name in alone if name not in ("attack", "aggregator")]  # which it is made of
+    said = []
+    for axis in alone:
+        one = dataset[[]].assign_coords({axis: (axis, np.atleast_1d(values[axis].values), values[axis].attrs)})
+        name, (label,) = axis_labels(one, axis)
+        said.append(f"{SYMBOLS.get(axis, f'{name} = ')}{label}")
+    return said
+
+
+def axis_name(dataset: xarray.Dataset, axis: str) -> str:
+    """What readers call an axis."""
+    if axis == "eval" and dataset[axis].attrs.get("long_name", "").startswith("evaluation"):
+        return "evaluation"  # of which nobody said after which round it was
+    return AXES.get(axis, axis.replace("_", " "))
 
 
 def _distinct(labels: list[str], values: Sequence[Any] | np.ndarray) -> list[str]:
@@ -160,10 +226,8 @@ def _distinct(labels: list[str], values: Sequence[Any] | np.ndarray) -> list[str
 
 def _difference(texts: list[str]) -> tuple[str, list[str]] | None:
     """The one argument in which calls of one factory differ, and its values."""
-    from byzjax.specs import parse_chain
-
-    chains = [parse_chain(text) for text in texts]
-    calls = [chain[0] for chain in chains if len(chain) == 1]
+    chains = [calls_of(text) for text in texts]
+    calls = [chain[0] for chain in chains if chain is not None and len(chain) == 1]
     kinds = {(call.name, repr(call.args), tuple(sorted(call.kwargs))) for call in calls}
     if len(calls) < max(2, len(texts)) or len(kinds) > 1:
         return None

@@ -10,29 +10,36 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from byzjax.datasets import believed, check_dataset
+from byzjax.metric_names import is_logarithmic, is_share
 from byzjax.plotting.choices import Picture
 from byzjax.plotting.style import (
     LINES,
     METHOD_COLORS,
     OTHER_COLORS,
     Style,
+    band,
     capitalized,
-    is_logarithmic,
-    is_share,
+    count_from,
     long_name,
     new_figure,
     set_title,
     small_print,
+    ticks_of_powers,
 )
 from byzjax.plotting.summaries import (
+    AXES,
     LEVEL,
     SYMBOLS,
     TIME,
     Summary,
     axis_labels,
     axis_of,
+    fixed,
     in_units,
     metric_label,
+    metric_of,
+    speaking_labels,
     summarize,
 )
 
@@ -78,7 +85,8 @@ def curves(
     Raises:
       ValueError: an axis that is not there, or more lines than can be told apart.
     """
-    values = dataset[metric]
+    dataset = believed(check_dataset(dataset, "curves"))
+    values = dataset[metric_of(dataset, metric)]
     time = next((axis for axis in TIME if axis in values.dims), None)
     x = axis_of(values, x or time or "round", "x")
     if panels:
@@ -90,7 +98,7 @@ def curves(
     drawn = line_styles(dataset, lined)  # what was chosen is in coordinates
     summary = summarize(values, over)
 
-    names = axis_labels(dataset, panels)[1] if panels else [""]
+    names = speaking_labels(dataset, panels) if panels else [""]
     columns = min(len(names), 3)
     rows = math.ceil(len(names) / columns)
     figure, axes = new_figure(
@@ -108,7 +116,8 @@ def curves(
     for ax in axes.flat[: len(names)]:
         _describe(ax, dataset, metric, x, summary, log)
         ax.label_outer()
-    set_title(figure, title or capitalized(long_name(dataset, metric)))
+    same = fixed(dataset, metric, (x, over, str(panels)))
+    set_title(figure, title or ", ".join([capitalized(long_name(dataset, metric)), *same]))
     notes = [_band_note(values, over, every_seed), _diverged_note(summary, values, x in TIME, drawn), note]
     small_print(figure, notes, axes.flat[0] if len(drawn) > 1 else None)
     return figure
@@ -128,7 +137,7 @@ def line_styles(dataset: xarray.Dataset, axes: Sequence[str]) -> dict[str, tuple
     if not axes:
         return {"": ({}, Style(_COLORS[0]))}
     number = math.prod(dataset.sizes[axis] for axis in axes)
-    coloured = "method" if "method" in axes else axes[0]
+    coloured = "optimizer" if "optimizer" in axes else axes[0]
     if number > dataset.sizes[coloured] * len(LINES):
         coloured = max(axes, key=lambda axis: dataset.sizes[axis])
     palette = _palette(dataset[coloured].values)
@@ -139,12 +148,12 @@ def line_styles(dataset: xarray.Dataset, axes: Sequence[str]) -> dict[str, tuple
             f"curves: {number} lines ({', '.join(f'{dataset.sizes[a]} × {a}' for a in axes)}) cannot be told apart: "
             "fix axes with --where, choose hyperparameters with --choose, or use --panels."
         )
-    names = {axis: axis_labels(dataset, axis) for axis in axes}
+    names = {axis: speaking_labels(dataset, axis) for axis in axes}
     lines = {}
     for places in itertools.product(*(range(dataset.sizes[axis]) for axis in axes)):
         place = dict(zip(axes, places, strict=True))
         dash = dashes.index(tuple(place[axis] for axis in others))
-        said = [_label(dataset, names, axis, place[axis]) for axis in axes] + _chosen(dataset, place)
+        said = [names[axis][place[axis]] for axis in axes] + _chosen(dataset, place)
         lines[", ".join(said)] = place, Style(palette[place[coloured]], LINES[dash % len(LINES)], 1.8)
     return lines
 
@@ -154,13 +163,6 @@ def _chosen(dataset: xarray.Dataset, place: dict[str, int]) -> list[str]:
     names = [name for name in SYMBOLS if name in dataset.coords and name not in dataset.dims]
     values = [dataset[name].isel(place) for name in names if set(dataset[name].dims) == set(place)]
     return [f"{SYMBOLS[str(value.name)]}{float(value):g}" for value in values]
-
-
-def _label(dataset: xarray.Dataset, names: dict[str, tuple[str, list[str]]], axis: str, place: int) -> str:
-    """Numbers say what they are; names speak for themselves."""
-    said, values = names[axis]
-    numeric = dataset[axis].dtype.kind in "iuf"
-    return (SYMBOLS.get(axis, f"{said} = ") if numeric else "") + values[place]
 
 
 def _palette(values: np.ndarray) -> list[Any]:
@@ -179,7 +181,7 @@ def _draw_line(ax: Axes, summary: Summary, metric: str, x: str, label: str, styl
     mean, half = (in_units(np.asarray(part, float), metric) for part in (summary.mean, summary.half_width))
     how: dict[str, Any] = {"marker": "o", "markersize": 3.5} if len(at) <= 12 else {}
     ax.plot(at, mean, label=label, **style._asdict(), **how)
-    ax.fill_between(at, mean - half, mean + half, color=style.color, alpha=0.18, linewidth=0)
+    ax.fill_between(at, *band(mean, half, metric), color=style.color, alpha=0.18, linewidth=0)
 
 
 def _draw_seeds(ax: Axes, values: xarray.DataArray, metric: str, x: str, over: str, style: Style) -> None:
@@ -193,8 +195,6 @@ def _positions(values: xarray.Dataset | xarray.DataArray, x: str) -> np.ndarray:
 
 
 def _describe(ax: Axes, dataset: xarray.Dataset, metric: str, x: str, summary: Summary, log: bool | None) -> None:
-    from matplotlib.ticker import LogLocator
-
     label, names = axis_labels(dataset, x)
     at = _positions(dataset, x)
     ax.set_xlabel(label)
@@ -203,6 +203,9 @@ def _describe(ax: Axes, dataset: xarray.Dataset, metric: str, x: str, summary: S
         ax.set_xticks(at, names)
     elif x == "learning_rate" and len(at) > 1 and at.min() > 0 and at.max() / at.min() >= 10:
         ax.set_xscale("log")
+        ticks_of_powers(ax.xaxis, at.min(), at.max())
+    elif dataset[x].dtype.kind in "iu":
+        count_from(ax)
     if is_share(metric):
         ax.set_ylim(-2, 102)
         return
@@ -211,10 +214,7 @@ def _describe(ax: Axes, dataset: xarray.Dataset, metric: str, x: str, summary: S
     if positive.size and (is_logarithmic(metric) if log is None else log):
         ax.set_yscale("log")
         ax.set_ylim(0.5 * positive.min(), 2 * positive.max())  # a band may reach below 0, which this axis does not have
-        if positive.max() < 10 * positive.min():  # no or one power of ten in sight
-            ax.yaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
-            ax.yaxis.set_major_formatter("{x:g}")
-            ax.yaxis.set_minor_formatter("{x:g}")
+        ticks_of_powers(ax.yaxis, *ax.get_ylim())
 
 
 def _band_note(values: xarray.DataArray, over: str, every_seed: bool) -> str:
@@ -251,6 +251,7 @@ def heatmap(dataset: xarray.Dataset, picture: Picture, *, title: str | None = No
     Raises:
       ValueError: a picture of one axis, or of more than two.
     """
+    check_dataset(dataset, "heatmap")
     if len(picture.shown) != 2:
         raise ValueError(f"heatmap: two axes are wanted, not {', '.join(picture.shown)}; a table can show more.")
     (y_label, rows), (x_label, columns) = (axis_labels(dataset, axis) for axis in picture.shown)
@@ -286,7 +287,8 @@ def heatmap(dataset: xarray.Dataset, picture: Picture, *, title: str | None = No
 def heading(dataset: xarray.Dataset, picture: Picture) -> str:
     """What a picture shows, in a few words."""
     what = capitalized(long_name(dataset, picture.metric))
-    return f"{what}{'' if picture.worst is None else ' under the worst attack'}"
+    worst = "" if picture.worst is None else f" under the worst {AXES.get(str(picture.worst.name), picture.worst.name)}"
+    return ", ".join([what + worst, *picture.fixed])
 
 
 def _draw_cells(ax: Axes, picture: Picture, texts: dict[tuple[int, int], list[str]]) -> Any:

@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from byzjax.plotting.choices import Picture, higher_is_better, judged
+from byzjax.datasets import check_dataset
+from byzjax.files import expanded
+from byzjax.metric_names import direction
+from byzjax.plotting.choices import Picture
 from byzjax.plotting.style import capitalized
 from byzjax.plotting.summaries import AXES, axis_labels, metric_label
 from byzjax.results import writing
@@ -17,7 +20,7 @@ from byzjax.results import writing
 if TYPE_CHECKING:
     import xarray
 
-_COMPETING = ("method", "aggregator", "f", "learning_rate", "beta")  # what a defender chooses; the rest is given
+_COMPETING = ("optimizer", "aggregator", "f", "learning_rate", "beta")  # what a defender chooses; the rest is given
 _LATEX = {
     "\\": r"\textbackslash{}",
     **{character: f"\\{character}" for character in "%&_#${}"},
@@ -61,6 +64,7 @@ def table(dataset: xarray.Dataset, picture: Picture) -> Table:
       dataset: of a sweep.
       picture: what `byzjax.plotting.choices.picture` made of it.
     """
+    check_dataset(dataset, "table")
     *down, across = picture.shown
     named = {axis: axis_labels(dataset, axis) for axis in picture.shown}
     columns = named[across][1]
@@ -72,7 +76,8 @@ def table(dataset: xarray.Dataset, picture: Picture) -> Table:
         rows.append([named[axis][1][index] for axis, index in place.items()] + cells)
         marked |= {(row, len(down) + int(column)) for column in np.flatnonzero(best.isel(place))}
     heads = [named[axis][0] for axis in down] + columns
-    said = f"{capitalized(metric_label(dataset, picture.metric))} by {named[across][0]}."
+    same = "".join(f", {one}" for one in picture.fixed)
+    said = f"{capitalized(metric_label(dataset, picture.metric))} by {named[across][0]}{same}."
     bold = (f"Bold: the best {' and '.join(AXES.get(axis, axis) for axis in competing)}.",) if marked else ()
     return Table(heads, rows, marked, (said, *picture.caption, *bold))
 
@@ -81,9 +86,9 @@ def _best(picture: Picture) -> tuple[xarray.DataArray, list[str]]:
     """Which cells are the best of those that they compete with, and along which axes they do."""
     competing = [axis for axis in picture.shown if axis in _COMPETING and picture.summary.mean.sizes[axis] > 1]
     mean = picture.summary.mean.where(picture.summary.diverged == 0)
-    if not competing or not judged(picture.metric):
+    if not competing or direction(picture.metric) is None:
         return mean.isnull() & False, competing
-    signed = mean if higher_is_better(picture.metric) else -mean
+    signed = mean if direction(picture.metric) == "max" else -mean
     return signed == signed.max(competing), competing
 
 
@@ -161,7 +166,7 @@ def save(table: Table, path_without_suffix: str | Path) -> list[Path]:
     """
     paths = []
     for suffix, text in ((".md", markdown(table)), (".tex", latex(table))):
-        paths.append(Path(f"{path_without_suffix}{suffix}"))
+        paths.append(expanded(f"{path_without_suffix}{suffix}"))
         with writing(paths[-1]) as temporary:
             temporary.write_text(text, encoding="utf-8")
     return paths

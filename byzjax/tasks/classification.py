@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import typing
 from typing import Any, Literal
 
 import jax
@@ -10,20 +11,27 @@ import numpy as np
 import optax
 
 from byzjax import data as datasets
-from byzjax.base import Task
-from byzjax.tasks.models import MODELS, Model
+from byzjax.arrays import as_array
+from byzjax.base import Task, check_integer, check_number
+from byzjax.checks import check_choice, check_kind
+from byzjax.keys import drawable
+from byzjax.masks import Liars
+from byzjax.tasks.models import MODELS, Model, check_model
 from byzjax.tasks.partitions import ByzantineData, Partition, partition
-from byzjax.tasks.quartic import check_workers
 from byzjax.tasks.sampling import Sampling, sampler
+from byzjax.tasks.workers import who_lies
 from byzjax.transforms.normalize import global_norm
 
 Dropout = Literal["fresh", "frozen"]
+
+_CHANNELS = (1, 3)  # grey and colour: an axis of this length is not an image's height or width
 
 
 def mnist(
     num_workers: int = 20,
     num_byzantine: int = 0,
     *,
+    byzantine: Liars | None = None,
     model: str | Model = "mlp",
     batch_size: int = 64,
     sampling: Sampling = "replacement",
@@ -48,17 +56,19 @@ def mnist(
 
     Args:
       num_workers: n.
-      num_byzantine: b. The first n − b workers share the whole training set.
+      num_byzantine: b. The first n − b workers share the whole training set, the last b lie.
+      byzantine: who lies, instead of the last b: a mask bool[n], or the numbers of those who do. A run whose mask marks
+        others is refused.
       model: ``"mlp"`` (784-128-64-10), ``"cnn"`` (see `byzjax.tasks.models`; with dropout), or any `Model`.
       batch_size: B.
       sampling: ``"replacement"``, or ``"epochs"``: through a shard in a new order every epoch.
       rounds_per_epoch, order_seed: see `byzjax.tasks.sampling.sampler`.
       scheme: ``"label_sorted"``, ``"iid"``, ``"dirichlet"`` with ``alpha``, or ``"gamma_similarity"`` with ``gamma``:
         see `byzjax.tasks.partitions`.
-      alpha: α > 0; the smaller, the more heterogeneous.
+      alpha: α > 0; the smaller, the more heterogeneous. ``inf`` gives every worker an equal share of every class.
       gamma: γ in [0, 1]: the fraction of the data that is dealt IID, the rest is sorted by label.
       equal_shards: repeat the first samples of the order so that all shards are equally large.
-      byzantine_data: what the last b workers hold: ``"iid"``, a draw of the whole set (the released code), or
+      byzantine_data: what the b workers who lie hold: ``"iid"``, a draw of the whole set (the released code), or
         ``"shard"``, their part of an n-way split. Label-sorted, the latter silently removes whole classes from the
         honest objective (at n = 20, b = 3: all of the 9s and half of the 8s).
       val_size: training images held out for validation, a uniform draw. Tune on it, never on the test set. 0 trains on
@@ -73,7 +83,8 @@ def mnist(
         the honest workers, each f_i the mean loss over all images of worker i, without dropout. Costs several times as
         much as the rest of the evaluation.
 
-    Evaluation: ``test_accuracy``, ``test_loss``, ``test_accuracy_per_class`` [10], and the same with ``val_``.
+    Evaluation: ``test_accuracy``, ``test_loss``, ``test_accuracy_per_class`` [10], and the same with ``val_``. The
+    accuracy of a class without images is NaN.
 
     Raises:
       ValueError: no honest worker, an empty shard, a size out of range, an unknown, missing or superfluous option.
@@ -86,6 +97,7 @@ def mnist(
         datasets.load("mnist"),
         num_workers,
         num_byzantine,
+        byzantine=byzantine,
         model=model,
         batch_size=batch_size,
         sampling=sampling,
@@ -112,6 +124,7 @@ def classification(
     num_workers: int = 20,
     num_byzantine: int = 0,
     *,
+    byzantine: Liars | None = None,
     model: str | Model = "mlp",
     batch_size: int = 64,
     sampling: Sampling = "replacement",
@@ -134,8 +147,9 @@ def classification(
     """Classification of any uint8 image data set; see `mnist` for the options.
 
     Args:
-      dataset: images uint8 ``[N, …]`` and labels ``[N]``, for training and test; or a name that `byzjax.data.load`
-        knows, e.g. ``"tfds:fashion_mnist"``.
+      dataset: images uint8 ``[N, height, width]`` or ``[N, height, width, channels]`` and labels ``[N]``, for training
+        and test; or a name that `byzjax.data.load` knows, e.g. ``"tfds:fashion_mnist"``. A `Model` of one's own may
+        take images of any shape.
       mean, std: of the pixels in units of 255.
       name: what reports call the task; the data set's name by default.
 
@@ -148,21 +162,25 @@ def classification(
     """
     name = name or (dataset if isinstance(dataset, str) else "classification")
     dataset = _checked(datasets.load(dataset) if isinstance(dataset, str) else dataset, name)
-    check_workers(num_workers, num_byzantine, name)
-    total = len(dataset.train_labels)
-    if batch_size < 1:
-        raise ValueError(f"{name}: batch_size = {batch_size} must be at least 1.")
-    if not 0 <= val_size < total:
+    liars = who_lies(num_workers, num_byzantine, byzantine, where=name)
+    num_workers, total = len(liars), len(dataset.train_labels)
+    batch_size = check_integer(batch_size, "batch_size", name, least=1)
+    val_size = check_integer(val_size, "val_size", name, least=0)
+    split_seed = check_integer(split_seed, "split_seed", name, least=0)
+    check_number(mean, "mean", name)
+    check_number(std, "std", name, least=0, open_below=True)
+    if val_size >= total:
         raise ValueError(f"{name}: val_size = {val_size} must be between 0 and {total - 1}.")
     net = _model(model, dataset, name)
     frozen = _frozen(dropout, net, name)
 
+    check_integer(split_seed, "split_seed", name, least=0)
     order = np.random.default_rng(split_seed).permutation(total)
     val, train = np.sort(order[:val_size]), np.sort(order[val_size:])
     table, sizes = partition(
         dataset.train_labels[train],
         num_workers,
-        num_byzantine,
+        byzantine=liars,
         scheme=scheme,
         alpha=alpha,
         gamma=gamma,
@@ -179,6 +197,7 @@ def classification(
         where=name,
     )
     test = _test(dataset.test_labels, test_size, name)
+    # An index copies; what a slice or the whole gives, the device would share with whoever handed it in.
     data = {
         "images": jnp.asarray(dataset.train_images[train]),
         "labels": jnp.asarray(dataset.train_labels[train], jnp.int32),
@@ -194,7 +213,7 @@ def classification(
     if frozen:
         data["dropout_key"] = jax.random.key_data(jax.random.key(0))
     if gradient_norm:
-        data["honest_share"] = jnp.asarray(_honest_share(table, sizes, num_workers - num_byzantine, len(train)))
+        data["honest_share"] = jnp.asarray(_honest_share(table[~liars], sizes[~liars], len(train)))
 
     def logits(params, images: jax.Array, **extra) -> jax.Array:
         scaled = (images.astype(jnp.float32) * jnp.float32(1 / 255) - mean) * jnp.float32(1 / std)
@@ -210,7 +229,7 @@ def classification(
 
     def loss(params, batch: dict, key: jax.Array) -> jax.Array:
         if frozen:
-            key = jax.random.wrap_key_data(batch["dropout_key"])
+            key = drawable(jax.random.wrap_key_data(batch["dropout_key"]), name)
         extra = {"key": key} if net.stochastic else {}
         values = logits(params, batch["image"], **extra)
         return optax.softmax_cross_entropy_with_integer_labels(values, batch["label"]).mean()
@@ -225,6 +244,7 @@ def classification(
             scores |= {
                 f"{split}_accuracy": hit.mean(),
                 f"{split}_loss": optax.softmax_cross_entropy_with_integer_labels(values, labels).mean(),
+                # NaN where a class has no images, and only there: jax_debug_nans sees a constant, too.
                 f"{split}_accuracy_per_class": (hit[:, None] * member).sum(0) / member.sum(0),
             }
         if gradient_norm:
@@ -248,55 +268,81 @@ def classification(
 
         return jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), starts)[0]
 
-    return Task(data, net.init, sample, loss, evaluate, num_workers, name, by_round=places.by_round)
+    return Task(
+        data,
+        net.init,
+        sample,
+        loss,
+        evaluate,
+        num_workers,
+        name,
+        by_round=places.by_round,
+        byzantine=liars,
+        num_classes=dataset.num_classes,
+    )
 
 
-def _checked(dataset: datasets.Dataset | datasets.Text, where: str) -> datasets.Dataset:
+def _checked(dataset: Any, where: str) -> datasets.Dataset:
+    """With arrays of NumPy in place of lists."""
     if isinstance(dataset, datasets.Text):
         raise ValueError(f"{where}: the data set is a text, not images; use tasks.language_model.")
+    fix = "pass Dataset(train_images, train_labels, test_images, test_labels, num_classes) of byzjax.data, or a name."
+    check_kind(dataset, (datasets.Dataset, str), "dataset", where, fix=fix)
+    arrays = {field: as_array(getattr(dataset, field), field, where) for field in dataset._fields[:4]}
+    num_classes = check_integer(dataset.num_classes, "num_classes", where, least=1)
     for split in ("train", "test"):
-        images, labels = getattr(dataset, f"{split}_images"), getattr(dataset, f"{split}_labels")
+        images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
         if images.dtype != np.uint8 or images.ndim < 2 or len(images) == 0 or labels.shape != images.shape[:1]:
             raise ValueError(
                 f"{where}: {split}_images {images.dtype}{list(images.shape)} and {split}_labels "
                 f"{list(labels.shape)} must be uint8[N, …] and [N], N ≥ 1."
             )
-        if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= dataset.num_classes:
-            raise ValueError(
-                f"{where}: {split}_labels must be integers from 0 to num_classes − 1 = {dataset.num_classes - 1}."
-            )
-    return dataset
+        if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= num_classes:
+            raise ValueError(f"{where}: {split}_labels must be integers from 0 to num_classes − 1 = {num_classes - 1}.")
+    one, other = (arrays[f"{split}_images"].shape[1:] for split in ("train", "test"))
+    if one != other:
+        raise ValueError(
+            f"{where}: train_images are {list(one)} each, and test_images {list(other)}; they must be alike."
+        )
+    return datasets.Dataset(**arrays, num_classes=num_classes)
 
 
-def _model(model: str | Model, dataset: datasets.Dataset, where: str) -> Model:
+def _model(model: Any, dataset: datasets.Dataset, where: str) -> Model:
     """A model by name, of the size that the data set needs."""
-    if not isinstance(model, str):
+    check_model(model, where)
+    if isinstance(model, Model):
         return model
     if model not in MODELS:
         raise ValueError(f"{where}: model = {model!r} is unknown; use one of {sorted(MODELS)} or a Model.")
-    return MODELS[model](dataset.train_images.shape[1:], dataset.num_classes)
+    shape = dataset.train_images.shape[1:]
+    if len(shape) == 3 and shape[0] in _CHANNELS and shape[2] not in _CHANNELS:
+        raise ValueError(
+            f"{where}: images {list(shape)} have their channels first; {model!r} takes [height, width, channels]: "
+            "move them with np.moveaxis(images, 1, -1)."
+        )
+    return MODELS[model](shape, dataset.num_classes)
 
 
 def _frozen(dropout: Dropout, net: Model, where: str) -> bool:
-    if dropout not in ("fresh", "frozen"):
-        raise ValueError(f"{where}: dropout = {dropout!r} must be 'fresh' or 'frozen'.")
+    check_choice(dropout, typing.get_args(Dropout), "dropout", where)
     if dropout == "frozen" and not net.stochastic:
         raise ValueError(f"{where}: dropout = 'frozen' has no effect, the model has no dropout; use model='cnn'.")
     return dropout == "frozen"
 
 
-def _honest_share(table: np.ndarray, sizes: np.ndarray, num_honest: int, num_images: int) -> np.ndarray:
-    """What an image's loss counts in the honest workers' objective: f32[N], sum 1."""
+def _honest_share(table: np.ndarray, sizes: np.ndarray, num_images: int) -> np.ndarray:
+    """What an image's loss counts in the objective of the workers whose rows these are: f32[N], sum 1."""
     share = np.zeros(num_images)
-    for row, size in zip(table[:num_honest], sizes[:num_honest], strict=True):
-        np.add.at(share, row[:size], 1.0 / (num_honest * size))
+    for row, size in zip(table, sizes, strict=True):
+        np.add.at(share, row[:size], 1.0 / (len(table) * size))
     return share.astype(np.float32)
 
 
-def _test(labels: np.ndarray, test_size: int | None, where: str) -> np.ndarray | slice:
+def _test(labels: np.ndarray, test_size: int | None, where: str) -> np.ndarray:
     """Which test images are evaluated."""
     if test_size is None:
-        return slice(None)
-    if not 1 <= test_size <= len(labels):
+        return np.arange(len(labels))
+    test_size = check_integer(test_size, "test_size", where, least=1)
+    if test_size > len(labels):
         raise ValueError(f"{where}: test_size = {test_size} must be between 1 and {len(labels)}, or None for all.")
     return np.argsort(labels, kind="stable")[:test_size]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import typing
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -11,12 +12,15 @@ import optax
 from jax.typing import DTypeLike
 
 from byzjax import data as datasets
+from byzjax.arrays import as_array
 from byzjax.base import Task, check_integer, check_key
+from byzjax.checks import check_choice, check_kind
 from byzjax.data.text import Text
-from byzjax.tasks.models import Model
+from byzjax.masks import Liars
+from byzjax.tasks.models import Model, check_model
 from byzjax.tasks.partitions import ByzantineBlocks, partition_blocks
-from byzjax.tasks.quartic import check_workers
 from byzjax.tasks.sampling import Sampling, sampler
+from byzjax.tasks.workers import who_lies
 
 Dropout = Literal["fresh", "frozen"]
 Validation = Literal["half", "rest"]
@@ -41,6 +45,7 @@ def tiny_shakespeare(
     num_workers: int = 20,
     num_byzantine: int = 0,
     *,
+    byzantine: Liars | None = None,
     path: str | None = None,
     model: str | Model = "gpt",
     batch_size: int | None = None,
@@ -74,6 +79,7 @@ def tiny_shakespeare(
         datasets.load("tiny_shakespeare", path=path),
         num_workers,
         num_byzantine,
+        byzantine=byzantine,
         model=model,
         batch_size=batch_size,
         block_size=block_size,
@@ -97,6 +103,7 @@ def shakespeare(
     num_workers: int = 20,
     num_byzantine: int = 0,
     *,
+    byzantine: Liars | None = None,
     model: str | Model = "gpt",
     batch_size: int | None = None,
     block_size: int | None = None,
@@ -132,6 +139,7 @@ def shakespeare(
         datasets.load("shakespeare"),
         num_workers,
         num_byzantine,
+        byzantine=byzantine,
         model=model,
         batch_size=batch_size,
         block_size=block_size,
@@ -156,6 +164,7 @@ def language_model(
     num_workers: int = 20,
     num_byzantine: int = 0,
     *,
+    byzantine: Liars | None = None,
     model: str | Model = "gpt",
     batch_size: int | None = None,
     block_size: int | None = None,
@@ -182,14 +191,16 @@ def language_model(
     Args:
       text: from `byzjax.data.load` or `byzjax.data.text.encode`.
       num_workers: n.
-      num_byzantine: b. The first n − b workers share the whole training part.
+      num_byzantine: b. The first n − b workers share the whole training part, the last b lie.
+      byzantine: who lies, instead of the last b: a mask bool[n], or the numbers of those who do. A run whose mask marks
+        others is refused.
       model: ``"gpt"``, the paper's (4 layers × 128, T = 128, B = 64); ``"small"`` (2 × 64, T = 64, B = 16), which two
         cores train in minutes; or a `Model` from i[B, T] to logits ``[B, T, V]``.
       batch_size: B; by default the model's, 64 for a `Model`.
       block_size: T; by default the model's, 128 for a `Model`.
       sampling: ``"replacement"``, or ``"epochs"``: through a worker's blocks in a new order every epoch.
       rounds_per_epoch, order_seed: see `byzjax.tasks.sampling.sampler`.
-      byzantine_data: what the last b workers draw from: ``"honest"``, the blocks of the first b workers; ``"twin"``,
+      byzantine_data: what those draw from: ``"honest"``, the blocks of the first b honest workers; ``"twin"``,
         the same, and in every round the same batches (the released code); ``"shard"``, their part of an n-way split;
         ``"iid"``, a random draw of all blocks.
       val: validation text, ``"half"`` of what is not for training, the other half for tests; or the whole ``"rest"``,
@@ -216,21 +227,25 @@ def language_model(
     >>> task.sample(task.data, jax.random.key(0))["token"].shape
     (4, 2, 8)
     """
-    check_workers(num_workers, num_byzantine, name)
-    _check_choice(dropout, ("fresh", "frozen"), "dropout", name)
-    _check_choice(val, ("half", "rest"), "val", name)
+    text = _checked(text, name)
+    liars = who_lies(num_workers, num_byzantine, byzantine, where=name)
+    num_workers, honest = len(liars), np.flatnonzero(~liars)
+    check_choice(dropout, typing.get_args(Dropout), "dropout", name)
+    check_choice(val, typing.get_args(Validation), "val", name)
+    check_model(model, name)
     preset = _preset(model, name)
     length = check_integer(preset.block_size if block_size is None else block_size, "block_size", name, least=1)
     size = check_integer(preset.batch_size if batch_size is None else batch_size, "batch_size", name, least=1)
     if eval_blocks is not None:
-        check_integer(eval_blocks, "eval_blocks", name, least=1)
+        eval_blocks = check_integer(eval_blocks, "eval_blocks", name, least=1)
     net = _model(model, preset, length, text.vocab_size, dropout_rate, compute_dtype)
     if dropout == "frozen" and not net.stochastic:
         raise ValueError(f"{name}: dropout = 'frozen' needs a model with dropout; this one is not stochastic.")
 
     blocks = _blocks(text.train, length, "training", name)
+    check_integer(split_seed, "split_seed", name, least=0)
     table, sizes = partition_blocks(
-        len(blocks), num_workers, num_byzantine, byzantine_data=byzantine_data, seed=split_seed
+        len(blocks), num_workers, byzantine=liars, byzantine_data=byzantine_data, seed=split_seed
     )
     places = sampler(
         sizes, size, sampling=sampling, rounds_per_epoch=rounds_per_epoch, order_seed=order_seed, where=name
@@ -244,8 +259,9 @@ def language_model(
         masks = check_key(jax.random.key(0) if dropout_key is None else dropout_key, f"{name}: dropout_key")
         key_kind, data["dropout_key"] = jax.random.key_impl(masks), jax.random.key_data(masks)
 
-    honest = num_workers - num_byzantine
-    twin = np.arange(num_workers) % honest if byzantine_data == "twin" else np.arange(num_workers)
+    twin = np.arange(num_workers)
+    if byzantine_data == "twin":
+        twin[liars] = honest[np.arange(liars.sum()) % len(honest)]
 
     def losses(params, batch: dict, key: jax.Array | None) -> jax.Array:
         drawn = {"key": key} if net.stochastic else {}
@@ -281,7 +297,20 @@ def language_model(
             start += count
         return scores
 
-    return Task(data, net.init, sample, loss, evaluate, num_workers, name, worker_batch, places.by_round)
+    return Task(data, net.init, sample, loss, evaluate, num_workers, name, worker_batch, places.by_round, liars)
+
+
+def _checked(text: Any, where: str) -> Text:
+    """With arrays of NumPy in place of lists, and ids that the vocabulary has."""
+    check_kind(text, Text, "text", where, fix="make one with byzjax.data.text.encode(…).")
+    ids = {part: as_array(getattr(text, part), part, where) for part in ("train", "val", "test")}
+    for part, values in ids.items():
+        wrong = values.ndim != 1 or values.dtype.kind not in "iu"
+        if wrong or (len(values) and not 0 <= values.min() <= values.max() < text.vocab_size):
+            raise ValueError(
+                f"{where}: {part} must be integers [N] from 0 to {text.vocab_size - 1}, places in the vocabulary."
+            )
+    return text._replace(**ids)
 
 
 def _shifted(blocks: jax.Array) -> dict[str, jax.Array]:
@@ -325,8 +354,3 @@ def _model(
 
     layers, width, heads = preset[:3]
     return gpt(layers, width, heads, block_size, vocab_size, dropout_rate, compute_dtype)
-
-
-def _check_choice(value: str, known: tuple[str, ...], argument: str, name: str) -> None:
-    if value not in known:
-        raise ValueError(f"{name}: {argument} = {value!r} must be {' or '.join(map(repr, known))}.")

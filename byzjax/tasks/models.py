@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import itertools
 import math
+import types
+import typing
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from byzjax.base import Params
+from byzjax.base import Params, check_integer
+from byzjax.checks import check_choice, check_kind
+
+Init = Literal["torch", "lecun"]
 
 
 class Model(NamedTuple):
@@ -26,6 +32,23 @@ class Model(NamedTuple):
     eval_batch: int = 1000
 
 
+def check_model(model: Any, where: str) -> None:
+    """Reject what is neither a name nor a `Model`.
+
+    Raises:
+      ValueError: it is something else, a module of flax for instance.
+    """
+    fix = (
+        "make one of a flax nnx module with byzjax.tasks.models.functional(lambda rngs: Net(rngs=rngs)), or of any "
+        "functions with Model(init, apply)."
+    )
+    check_kind(model, (str, Model), "model", where, fix=fix)
+    if isinstance(model, Model):
+        for argument in ("init", "apply"):
+            check_kind(getattr(model, argument), Callable, argument, f"{where}: Model", fix="pass a function.")  # type: ignore[arg-type]
+        check_integer(model.eval_batch, "eval_batch", f"{where}: Model", least=1)
+
+
 def functional(build: Callable[[Any], Any], *, stochastic: bool = False) -> Model:
     """A flax nnx module as two pure functions, split once.
 
@@ -39,11 +62,15 @@ def functional(build: Callable[[Any], Any], *, stochastic: bool = False) -> Mode
 
     Raises:
       ValueError: the module holds state other than parameters (batch statistics would be a side channel between
-        workers that no rule aggregates).
+        workers that no rule aggregates), or what is built is no nnx module.
     """
-    from flax import nnx
+    from flax import linen, nnx
 
-    skeleton = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
+    fix = "pass a function that builds an nnx module, lambda rngs: Net(rngs=rngs)."
+    check_kind(build, Callable, "build", "functional", fix=fix)  # type: ignore[arg-type]
+    if isinstance(build, nnx.Module | linen.Module):  # they can be called, too
+        check_kind(build, types.FunctionType, "build", "functional", fix=fix)
+    skeleton = nnx.eval_shape(lambda: check_kind(build(nnx.Rngs(0)), nnx.Module, "build(rngs)", "functional", fix=fix))
     graph, params, rest = nnx.split(skeleton, nnx.Param, ...)
     other = [".".join(map(str, path)) for path, _ in nnx.to_flat_state(rest)]
     if other:
@@ -75,8 +102,9 @@ def mlp(sizes: Sequence[int] = (784, 128, 64, 10)) -> Model:
     >>> model.apply(model.init(jax.random.key(0)), jax.numpy.ones((5, 2, 2))).shape
     (5, 2)
     """
-    if len(sizes) < 2 or min(sizes) < 1:
-        raise ValueError(f"mlp: sizes = {tuple(sizes)} must be at least two positive layer widths.")
+    sizes = _sizes(sizes, "sizes", "mlp", fix="pass layer widths, e.g. (784, 128, 64, 10).")
+    if len(sizes) < 2:
+        raise ValueError(f"mlp: sizes = {sizes} must be at least two positive layer widths.")
     from flax import nnx
 
     class MLP(nnx.Module):
@@ -94,7 +122,7 @@ def mlp(sizes: Sequence[int] = (784, 128, 64, 10)) -> Model:
     return functional(MLP)
 
 
-def cnn(num_classes: int = 10, shape: Sequence[int] = (28, 28), *, init: Literal["torch", "lecun"] = "torch") -> Model:
+def cnn(num_classes: int = 10, shape: Sequence[int] = (28, 28), *, init: Init = "torch") -> Model:
     """A convolutional network with dropout: the one that the released code of the Byz-NSGDM paper trains on MNIST.
 
     Convolution 3 × 3 × 32, ReLU, convolution 3 × 3 × 64 (no ReLU), max-pooling 2 × 2, dropout of whole channels (0.25),
@@ -113,14 +141,11 @@ def cnn(num_classes: int = 10, shape: Sequence[int] = (28, 28), *, init: Literal
     >>> sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(model.init, jax.random.key(0))))
     1199882
     """
-    if len(shape) not in (2, 3) or min(shape[:2]) < 6 or min(shape) < 1:
-        raise ValueError(
-            f"cnn: shape = {tuple(shape)} must be (height, width) or (height, width, channels), at least 6 × 6."
-        )
-    if num_classes < 2:
-        raise ValueError(f"cnn: num_classes = {num_classes} must be at least 2.")
-    if init not in ("torch", "lecun"):
-        raise ValueError(f"cnn: init = {init!r} must be 'torch' or 'lecun'.")
+    shape = _sizes(shape, "shape", "cnn", fix="pass (height, width) or (height, width, channels).")
+    if len(shape) not in (2, 3) or min(shape[:2]) < 6:
+        raise ValueError(f"cnn: shape = {shape} must be (height, width) or (height, width, channels), at least 6 × 6.")
+    num_classes = check_integer(num_classes, "num_classes", "cnn", least=2)
+    check_choice(init, typing.get_args(Init), "init", "cnn")
     from flax import nnx
 
     height, width = (shape[0] - 4) // 2, (shape[1] - 4) // 2
@@ -167,6 +192,11 @@ def cnn(num_classes: int = 10, shape: Sequence[int] = (28, 28), *, init: Literal
             return self.dense1(x)
 
     return functional(CNN, stochastic=True)._replace(eval_batch=50)
+
+
+def _sizes(values: Any, argument: str, where: str, *, fix: str) -> tuple[int, ...]:
+    check_kind(values, (Sequence, np.ndarray), argument, where, fix=fix)
+    return tuple(check_integer(value, f"{argument}[{place}]", where, least=1) for place, value in enumerate(values))
 
 
 def _convolve(x: jax.Array, kernel: jax.Array, *_: Any, **__: Any) -> jax.Array:

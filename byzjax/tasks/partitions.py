@@ -7,13 +7,15 @@ from typing import Literal
 
 import numpy as np
 
-from byzjax.base import check_number
+from byzjax.base import check_integer, check_number
+from byzjax.checks import check_choice, check_kind
+from byzjax.masks import Liars
+from byzjax.tasks.workers import who_lies
 
 Partition = Literal["label_sorted", "iid", "dirichlet", "gamma_similarity"]
 ByzantineData = Literal["iid", "shard"]
 ByzantineBlocks = Literal["honest", "twin", "shard", "iid"]
 
-_SCHEMES = typing.get_args(Partition)
 _TRIES = 1000  # Dirichlet draws before giving up on one without an empty shard
 
 
@@ -22,6 +24,7 @@ def partition(
     num_workers: int,
     num_byzantine: int = 0,
     *,
+    byzantine: Liars | None = None,
     scheme: Partition = "label_sorted",
     alpha: float | None = None,
     gamma: float | None = None,
@@ -31,14 +34,15 @@ def partition(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Split samples among workers.
 
-    The honest workers come first. With ``byzantine_data="iid"`` the first n − b workers share the whole data set, and
-    the last b each hold an IID draw of it as large as an honest shard. With ``"shard"`` all n workers share it; the
-    honest objective then lacks what the last b hold, which for a label-sorted split means **whole classes**.
+    With ``byzantine_data="iid"`` the n − b honest workers share the whole data set, and the b others each hold an IID
+    draw of it as large as an honest shard. With ``"shard"`` all n workers share it; the honest objective then lacks
+    what the b hold, which for a label-sorted split means **whole classes**.
 
     Args:
       labels: i[N].
       num_workers: n.
-      num_byzantine: b.
+      num_byzantine: b, the last ones.
+      byzantine: who lies, instead of the last b: a mask bool[n], or the numbers of those who do.
       scheme: who gets what.
 
         * ``"label_sorted"`` sorts by label (stably) and cuts consecutive shards, the paper's heterogeneous split.
@@ -49,12 +53,13 @@ def partition(
           differ in size (Yurochkin et al.; Li et al.; ByzFL). Hsu et al., to whom the name is often given, draw for
           every *worker* of which classes it is made, and keep shards equal. A split with an empty shard is drawn
           again from the same stream, so that a seed still means one split.
-      alpha: α > 0 of ``"dirichlet"``: small is heterogeneous, large is nearly IID.
+      alpha: α > 0 of ``"dirichlet"``: small is heterogeneous, large is nearly IID, and at ∞ every worker has an equal
+        share of every class.
       gamma: γ in [0, 1] of ``"gamma_similarity"``: 0 is heterogeneous, 1 is IID.
       equal_shards: repeat the first samples of the order at its end until it can be cut evenly, as PyTorch's
         ``DistributedSampler`` does; for ``"label_sorted"`` and ``"iid"``. By default shards of these differ by at most
         one sample, and no sample is repeated.
-      byzantine_data: what the last b workers hold.
+      byzantine_data: what the b workers who lie hold.
       seed: of the shuffles; the split is part of the task.
 
     Returns:
@@ -75,9 +80,11 @@ def partition(
       distribution for federated visual classification", 2019.
     """
     _check(scheme, alpha, gamma, equal_shards)
-    if byzantine_data not in ("iid", "shard"):
-        raise ValueError(f"partition: byzantine_data = {byzantine_data!r} must be 'iid' or 'shard'.")
-    sharing = num_workers - num_byzantine if byzantine_data == "iid" else num_workers
+    check_choice(byzantine_data, typing.get_args(ByzantineData), "byzantine_data", "partition")
+    seed = check_integer(seed, "seed", "partition", least=0)
+    liars = who_lies(num_workers, num_byzantine, byzantine, where="partition")
+    num_workers = len(liars)
+    sharing = int((~liars).sum()) if byzantine_data == "iid" else num_workers
     total = len(labels)
     if total < sharing:
         raise ValueError(
@@ -94,9 +101,9 @@ def partition(
         order = _sorted(labels, np.arange(total)) if scheme == "label_sorted" else rng.permutation(total)
         shards = np.array_split(np.resize(order, usual * sharing) if equal_shards else order, sharing)
     shards = [*shards, *(rng.choice(total, size=usual, replace=False) for _ in range(num_workers - sharing))]
-    largest = max(len(shard) for shard in shards)
-    table = np.stack([np.resize(shard, largest) for shard in shards])
-    return table.astype(np.int32), np.array([len(shard) for shard in shards], np.int32)
+    if sharing < num_workers:
+        shards = _in_their_places(shards, liars)
+    return _table(shards)
 
 
 def partition_blocks(
@@ -104,6 +111,7 @@ def partition_blocks(
     num_workers: int,
     num_byzantine: int = 0,
     *,
+    byzantine: Liars | None = None,
     byzantine_data: ByzantineBlocks = "honest",
     seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -114,8 +122,9 @@ def partition_blocks(
     Args:
       num_blocks: N.
       num_workers: n.
-      num_byzantine: b.
-      byzantine_data: what the last b workers hold: ``"honest"`` or ``"twin"``, the blocks of the first b (and on from
+      num_byzantine: b, the last ones.
+      byzantine: who lies, instead of the last b: a mask bool[n], or the numbers of those who do.
+      byzantine_data: what they hold: ``"honest"`` or ``"twin"``, the blocks of the first b honest workers (and on from
         the first again, should b > n − b); ``"shard"``, their part of an n-way split; ``"iid"``, a random draw of
         all blocks, as many as the last honest worker has.
       seed: of the random draw.
@@ -130,10 +139,10 @@ def partition_blocks(
     >>> table.tolist(), sizes.tolist()
     ([[0, 1, 0], [2, 3, 4], [0, 1, 0]], [2, 3, 2])
     """
-    if byzantine_data not in ("honest", "twin", "shard", "iid"):
-        raise ValueError(
-            f"partition_blocks: byzantine_data = {byzantine_data!r} must be 'honest', 'twin', 'shard' or 'iid'."
-        )
+    check_choice(byzantine_data, typing.get_args(ByzantineBlocks), "byzantine_data", "partition_blocks")
+    seed = check_integer(seed, "seed", "partition_blocks", least=0)
+    liars = who_lies(num_workers, num_byzantine, byzantine, where="partition_blocks")
+    num_workers, num_byzantine = len(liars), int(liars.sum())
     sharing = num_workers if byzantine_data == "shard" else num_workers - num_byzantine
     if num_blocks < sharing:
         raise ValueError(
@@ -146,8 +155,17 @@ def partition_blocks(
         rng = np.random.default_rng(seed)
         shares += [rng.choice(num_blocks, len(shares[-1]), replace=False) for _ in range(num_byzantine)]
     shares += [shares[worker % sharing] for worker in range(len(shares), num_workers)]
-    table = np.stack([np.resize(share, len(shares[sharing - 1])) for share in shares])
-    return table.astype(np.int32), np.array([len(share) for share in shares], np.int32)
+    return _table(shares if sharing == num_workers else _in_their_places(shares, liars))
+
+
+def _in_their_places(shards: list[np.ndarray], liars: np.ndarray) -> list[np.ndarray]:
+    """Shards of the honest workers, and after them of the others, in the order of the workers."""
+    return [shards[place] for place in np.argsort(np.argsort(liars, kind="stable"))]
+
+
+def _table(shards: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    sizes = np.array([len(shard) for shard in shards], np.int32)
+    return np.stack([np.resize(shard, sizes.max()) for shard in shards]).astype(np.int32), sizes
 
 
 def _sorted(labels: np.ndarray, samples: np.ndarray) -> np.ndarray:
@@ -171,7 +189,7 @@ def _dirichlet(labels: np.ndarray, sharing: int, alpha: float, rng: np.random.Ge
     for _ in range(_TRIES):
         parts = []
         for samples in classes:
-            ends = np.cumsum(rng.dirichlet(np.full(sharing, alpha)))[:-1]
+            ends = np.cumsum(_shares(sharing, alpha, rng))[:-1]
             parts.append(np.split(rng.permutation(samples), np.rint(ends * len(samples)).astype(int)))
         shards = [np.concatenate(own) for own in zip(*parts, strict=True)]
         if min(len(shard) for shard in shards) > 0:
@@ -182,9 +200,14 @@ def _dirichlet(labels: np.ndarray, sharing: int, alpha: float, rng: np.random.Ge
     )
 
 
+def _shares(sharing: int, alpha: float, rng: np.random.Generator) -> np.ndarray:
+    """Of Dir(α, …, α); from 1e30 on they are equal to every digit, and soon α's sum would overflow."""
+    return np.full(sharing, 1 / sharing) if alpha > 1e30 else rng.dirichlet(np.full(sharing, alpha))
+
+
 def _check(scheme: str, alpha: float | None, gamma: float | None, equal_shards: bool) -> None:
-    if scheme not in _SCHEMES:
-        raise ValueError(f"partition: scheme = {scheme!r} must be one of {', '.join(map(repr, _SCHEMES))}.")
+    check_choice(scheme, typing.get_args(Partition), "scheme", "partition")
+    check_kind(equal_shards, (bool, np.bool_), "equal_shards", "partition", fix="say True or False.")
     for name, value, owner, example in (
         ("alpha", alpha, "dirichlet", 0.5),
         ("gamma", gamma, "gamma_similarity", 0.5),
@@ -194,7 +217,7 @@ def _check(scheme: str, alpha: float | None, gamma: float | None, equal_shards: 
         if scheme != owner and value is not None:
             raise ValueError(f"partition: {name} = {value} is for scheme = {owner!r}; leave it out for {scheme!r}.")
     if alpha is not None:
-        check_number(alpha, "alpha", "partition", least=0, open_below=True)
+        check_number(alpha, "alpha", "partition", least=0, open_below=True, finite=False)
     if gamma is not None:
         check_number(gamma, "gamma", "partition", least=0)
         if gamma > 1:

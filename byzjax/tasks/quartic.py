@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
+import numpy as np
 
-from byzjax.base import Numeric, Task, check_number, concrete
+from byzjax.arrays import as_array
+from byzjax.base import Numeric, Task, check_integer, check_key, check_number, concrete
+from byzjax.masks import Liars
+from byzjax.tasks.workers import who_lies
 from byzjax.transforms.normalize import global_norm
 
 PAPER_NOISE_SCALE = math.sqrt(1e-5)
@@ -18,6 +24,7 @@ def quartic(
     num_workers: int = 20,
     num_byzantine: int = 0,
     *,
+    byzantine: Liars | None = None,
     dim: int = 10,
     noise_scale: Numeric = PAPER_NOISE_SCALE,
     shift_scale: Numeric = PAPER_SHIFT_SCALE,
@@ -34,6 +41,7 @@ def quartic(
     Args:
       num_workers: n.
       num_byzantine: b; the first n − b workers are honest and have shifts, the others have none.
+      byzantine: who lies, instead of the last b: a mask bool[n], or the numbers of those who do.
       dim: d.
       noise_scale: standard deviation of ξ; may be traced. The paper's N(0, 10⁻⁵ I) is the default √10⁻⁵; the
         released code draws with standard deviation 1e-5.
@@ -48,32 +56,30 @@ def quartic(
     Evaluation: the *true* ``gradient_norm`` 4‖x‖³, ``objective`` ‖x‖⁴ and ``distance`` ‖x‖ to the optimum.
 
     Raises:
-      ValueError: no honest worker, dim < 1, a scale that is negative or not finite, a radius that is not positive, or
-        shifts of another shape.
+      ValueError: no honest worker, dim < 1, a scale that is negative or not finite, a radius that is not positive,
+        shifts of another shape or not finite, or a key that is none.
 
     >>> task = quartic(num_workers=5, num_byzantine=1)
     >>> float(task.evaluate(task.data, jnp.ones(10))["objective"])
     100.0
     """
-    check_workers(num_workers, num_byzantine, "quartic")
-    if dim < 1:
-        raise ValueError(f"quartic: dim = {dim} must be at least 1.")
-    for argument, scale in (("noise_scale", noise_scale), ("shift_scale", shift_scale)):
-        value = concrete(scale)
-        if value is not None and not 0 <= value < math.inf:
-            raise ValueError(f"quartic: {argument} = {scale} must be finite and ≥ 0.")
-
+    liars = who_lies(num_workers, num_byzantine, byzantine, where="quartic")
+    num_workers, honest = len(liars), np.flatnonzero(~liars)
+    dim = check_integer(dim, "dim", "quartic", least=1)
+    check_number(noise_scale, "noise_scale", "quartic", least=0)
+    check_number(shift_scale, "shift_scale", "quartic", least=0)
     if radius is not None:
         check_number(radius, "radius", "quartic", least=0, open_below=True)
-    honest = num_workers - num_byzantine
+        radius = radius if concrete(radius) is None else float(radius)
+
     if shifts is None:
-        shifts = jax.random.normal(jax.random.key(0) if shift_key is None else shift_key, (honest, dim))
-        shifts = (shifts - shifts.mean(0, keepdims=True)) * jnp.asarray(shift_scale, shifts.dtype)
-    if jnp.shape(shifts) != (honest, dim):
-        raise ValueError(f"quartic: shifts have shape {jnp.shape(shifts)}; one per honest worker is ({honest}, {dim}).")
-    shifts = jnp.asarray(shifts, jnp.result_type(float))
-    shifts = jnp.concatenate([shifts, jnp.zeros((num_byzantine, dim))])
-    data = {"shifts": shifts, "noise_scale": jnp.asarray(noise_scale, shifts.dtype)}
+        key = check_key(jax.random.key(0) if shift_key is None else shift_key, "quartic: shift_key")
+        own = jax.random.normal(key, (len(honest), dim))
+        own = (own - own.mean(0, keepdims=True)) * jnp.asarray(shift_scale, own.dtype)
+    else:
+        own = _checked(shifts, (len(honest), dim))
+    data = {"shifts": jnp.zeros((num_workers, dim), own.dtype).at[honest].set(own)}
+    data["noise_scale"] = jnp.array(noise_scale, own.dtype)
 
     def init(key: jax.Array) -> jax.Array:
         del key
@@ -101,14 +107,14 @@ def quartic(
         norm = 4 * distance * jnp.square(jnp.minimum(distance, jnp.asarray(radius, distance.dtype)))
         return {"gradient_norm": norm, "objective": objective(jnp.square(distance)), "distance": distance}
 
-    return Task(data, init, sample, loss, evaluate, num_workers, "quartic")
+    return Task(data, init, sample, loss, evaluate, num_workers, "quartic", byzantine=liars)
 
 
-def check_workers(num_workers: int, num_byzantine: int, where: str) -> None:
-    """Reject counts that leave no honest worker."""
-    if num_workers < 1:
-        raise ValueError(f"{where}: num_workers = {num_workers} must be at least 1.")
-    if not 0 <= num_byzantine < num_workers:
-        raise ValueError(
-            f"{where}: num_byzantine = {num_byzantine} must be between 0 and num_workers − 1 = {num_workers - 1}."
-        )
+def _checked(shifts: Any, shape: tuple[int, int]) -> jax.Array:
+    """Shifts that were handed in; they may be traced."""
+    traced = isinstance(shifts, jax.core.Tracer)
+    if not traced and not np.isfinite(as_array(shifts, "shifts", "quartic")).all():
+        raise ValueError("quartic: shifts must be finite; a shift is a constant part of a worker's gradient.")
+    if jnp.shape(shifts) != shape:
+        raise ValueError(f"quartic: shifts have shape {jnp.shape(shifts)}; one per honest worker is {shape}.")
+    return jnp.asarray(shifts, jnp.result_type(float))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from byzjax.base import check_integer
+from byzjax.checks import check_choice
 from byzjax.keys import order_key
 
 Sampling = Literal["replacement", "epochs"]
@@ -64,8 +66,7 @@ def sampler(
     [0, 1, 2, 3, 4, 5]
     """
     batch_size = check_integer(batch_size, "batch_size", where, least=1)
-    if sampling not in ("replacement", "epochs"):
-        raise ValueError(f"{where}: sampling = {sampling!r} must be 'replacement' or 'epochs'.")
+    check_choice(sampling, typing.get_args(Sampling), "sampling", where)
     if rounds_per_epoch is not None:
         rounds_per_epoch = check_integer(rounds_per_epoch, "rounds_per_epoch", where, least=1)
         most = int(sizes.min()) // batch_size

@@ -6,56 +6,109 @@ optax.scale_by_learning_rate(0.1))`` is Byz-NSGDM, in anybody's training loop: f
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from byzjax.base import Aggregator, Attack, Params, Stacked, check_mask
+from byzjax.base import (
+    Aggregator,
+    Attack,
+    Params,
+    Stacked,
+    check_integer,
+    check_key,
+    check_mask,
+    check_rule,
+    unchanged_batch,
+    unchanged_updates,
+)
+from byzjax.checks import check_kind, shown
+from byzjax.contracts import ONE_ROW_OF_ALL, check_like, check_pair, described, only_masked
+from byzjax.keys import drawable, worker_keys
+from byzjax.transforms.accumulating import accumulating, as_transformation
 
 
 def per_worker(
-    tx: optax.GradientTransformation, num_workers: int, *, initial: dict[str, Stacked] | None = None
+    tx: optax.GradientTransformation,
+    num_workers: int,
+    *,
+    initial: dict[str, Stacked] | None = None,
+    accumulator_dtype: Any = jnp.float32,
 ) -> optax.GradientTransformationExtraArgs:
     """Run a transformation for every worker, vectorised over the leading axis.
+
+    Workers draw independently: every PRNG key in a worker's initial state, be it typed or raw, is
+    ``fold_in(key, worker)`` of the transformation's own.
+
+    Wrappers that keep a plain gradient (`optax.MultiSteps`, `optax.flatten`, `optax.apply_if_finite`) belong in here,
+    or after `robust_aggregate`; around both they would meet a stack where they keep a gradient.
 
     Args:
       tx: any optax transformation of one worker's gradient, e.g. ``optax.ema(0.9, debias=False)``.
       num_workers: n.
       initial: ``{field: leaves [n, *p]}`` replaces fields of the initial states, as ``{"ema": v0}`` for the initial
         momenta of Algorithm 1.
+      accumulator_dtype: in which narrower floats are computed and remembered, since averages of 16 bits stall; None for
+        the dtypes of the parameters. What a worker sends has the dtypes of its gradient.
 
     Returns:
-      A transformation ``[n, *p] -> [n, *p]``; its state has a worker axis in every leaf.
+      A transformation ``[n, *p] -> [n, *p]``; its state has a worker axis in every leaf. Of what else is passed to
+      ``update``, ``value`` f32[n] and ``grad`` ``[n, *p]`` are each worker's own, and the rest is everybody's.
 
     Raises:
-      ValueError: num_workers < 1, updates with another number of workers, or an ``initial`` that does not fit.
+      ValueError: num_workers is no integer ≥ 1, ``tx`` no transformation, updates that are no stack of n gradients, or
+        an ``initial`` that does not fit.
 
     >>> tx = per_worker(optax.ema(0.5, debias=False), 2)
     >>> tx.update(jnp.array([[2.0], [4.0]]), tx.init(jnp.zeros(1)))[0].tolist()
     [[1.0], [2.0]]
     """
-    if num_workers < 1:
-        raise ValueError(f"per_worker: num_workers = {num_workers} must be at least 1.")
-    tx = optax.with_extra_args_support(tx)
+    n = check_integer(num_workers, "num_workers", "per_worker", least=1)
+    tx = accumulating(as_transformation(tx, "tx", "per_worker"), accumulator_dtype)
 
     def init(params: Params):
-        state = jax.vmap(lambda _: tx.init(params))(jnp.arange(num_workers))
+        state = jax.vmap(lambda worker: worker_keys(tx.init(params), worker))(jnp.arange(n))
         for field, value in (initial or {}).items():
             state = _replace_field(state, field, value)
         return state
 
     def update(updates: Stacked, state, params=None, **extra):
         shapes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(updates)}
-        if shapes != {(num_workers,)}:
+        if shapes != {(n,)}:
             raise ValueError(
-                f"per_worker: updates have leading axes {sorted(shapes)}, not num_workers = {num_workers}; "
-                "take one gradient per worker, e.g. jax.vmap(jax.grad(loss), in_axes=(None, 0))."
+                f"per_worker: updates have leading axes {sorted(shapes)}, not num_workers = {n}; {_ONE_PER_WORKER}"
             )
-        return jax.vmap(lambda u, s: tx.update(u, s, params, **extra))(updates, state)
+        if params is not None:
+            _check_stack(updates, [described(params)], "per_worker")
+        own = {name: value for name, value in extra.items() if _each_has_its_own(name, value, updates)}
+        shared = {name: value for name, value in extra.items() if name not in own}
+        return jax.vmap(lambda u, s, e: tx.update(u, s, params, **shared, **e))(updates, state, own)
 
     return optax.GradientTransformationExtraArgs(init, update)  # type: ignore[arg-type]
+
+
+_ONE_PER_WORKER = (
+    "take one gradient per worker, e.g. jax.vmap(jax.grad(loss), in_axes=(None, 0)), and put optax.MultiSteps, "
+    "optax.flatten and their like inside per_worker(…), or after robust_aggregate(…)."
+)
+
+
+def _check_stack(updates: Stacked, known: Collection[dict[str, str]], where: str) -> None:
+    """Reject updates that are not parameters with a worker axis in front, as one gradient is."""
+    if known and described(updates, rows=True) not in known:
+        raise ValueError(
+            f"{where}: updates have shapes {shown(described(updates))}, which are no rows for parameters of shapes "
+            f"{shown(next(iter(known)))}; {_ONE_PER_WORKER}"
+        )
+
+
+def _each_has_its_own(name: str, value: Any, updates: Stacked) -> bool:
+    if name == "value":
+        return jnp.shape(value) == jnp.shape(jax.tree.leaves(updates)[0])[:1]
+    return name == "grad" and described(value) == described(updates)
 
 
 def _replace_field(state: Any, field: str, value: Stacked) -> Any:
@@ -89,26 +142,34 @@ def robust_aggregate(rule: Aggregator, *, key: jax.Array | None = None) -> optax
         passed to ``update`` is used instead, as `byzjax.simulate` does.
 
     Raises:
-      ValueError: ``rule`` is not an `Aggregator`.
+      ValueError: ``rule`` is not an `Aggregator`; updates that are no stack of the parameters' gradients, such as an
+        averaged one; a rule that returns other shapes than the parameters', which would broadcast.
 
     >>> from byzjax import aggregators as agg
     >>> tx = optax.chain(robust_aggregate(agg.median()), optax.scale(-1.0))
     >>> tx.update(jnp.array([[1.0], [2.0], [99.0]]), tx.init(jnp.zeros(1)))[0].tolist()
     [-2.0]
     """
-    if not isinstance(rule, Aggregator):
-        raise ValueError(
-            f"robust_aggregate: rule = {rule!r} is not an Aggregator; end the chain with one, e.g. median()."
-        )
+    check_rule(rule, "rule", "robust_aggregate")
     stored = key
+    if key is not None:
+        check_key(key, "robust_aggregate")
+    seen: list[dict[str, str]] = []  # shapes of parameters, for updates without them; never more than a check
 
     def init(params: Params) -> RobustAggregateState:
+        shapes = described(params)
+        if shapes and shapes not in seen:
+            seen.append(shapes)
         return RobustAggregateState(rule.init(params), stored, jnp.zeros((), jnp.int32))
 
     def update(updates: Stacked, state: RobustAggregateState, params=None, *, key: jax.Array | None = None, **extra):
+        _check_stack(updates, seen if params is None else [described(params)], "robust_aggregate")
         if key is None and state.key is not None:
-            key = jax.random.fold_in(state.key, state.count)
-        aggregate, inner = rule.update(updates, state.rule, params, key=key, **extra)
+            key = jax.random.fold_in(drawable(state.key), state.count)
+        answer = rule.update(updates, state.rule, params, key=key, **extra)
+        aggregate, inner = check_pair(answer, "rule.update", wanted="(aggregate, state)")
+        if described(aggregate) != described(updates, rows=True):
+            check_like(aggregate, jax.tree.map(lambda u: u[0], updates), "the aggregate", "rule", fix=ONE_ROW_OF_ALL)
         return aggregate, RobustAggregateState(inner, state.key, state.count + 1)
 
     return optax.GradientTransformationExtraArgs(init, update)  # type: ignore[arg-type]
@@ -128,10 +189,15 @@ def inject_attack(
     """Rewrite the rows of Byzantine workers, to test any optax chain under attack.
 
     Args:
-      attack: an `Attack`. Its data-level part belongs to the data pipeline and is not applied here.
+      attack: an `Attack` on updates. What it poisons belongs to the data pipeline and is not applied here, so one that
+        does nothing else, as `label_flip`, is refused: poison the batches with ``attack.poison``. Honest workers' rows
+        pass as they are, whatever the attack returns.
       byzantine: bool[n].
       key: update t gives the attack ``fold_in(key, t)``.
       aggregate: the server's rule as a function of a stack, for attacks that query it.
+
+    Raises:
+      ValueError: no `Attack`, one that only poisons data, no mask, or no key.
 
     An attack on raw gradients (``bit_flip(of="gradient")``) reads ``grads=…`` if it is passed to ``update``, else the
     updates that enter this link.
@@ -141,24 +207,34 @@ def inject_attack(
     >>> tx.update(jnp.array([[1.0], [5.0]]), tx.init(jnp.zeros(1)))[0].tolist()
     [[1.0], [-1.0]]
     """
+    check_kind(attack, Attack, "attack", "inject_attack", fix="call its factory, e.g. sign_flip().")
+    if attack.update is unchanged_updates and attack.poison is not unchanged_batch:
+        raise ValueError(
+            "inject_attack: attack only poisons data, and would do nothing here; give its Byzantine workers "
+            "attack.poison(batch, byzantine=…, key=…), or use byzjax.simulate."
+        )
     num_workers = len(byzantine)
     byzantine = check_mask(byzantine, num_workers)
+    check_key(key, "inject_attack")
 
     def init(params: Params) -> InjectAttackState:
         return InjectAttackState(attack.init(params, num_workers), key, jnp.zeros((), jnp.int32))
 
     def update(updates: Stacked, state: InjectAttackState, params=None, *, grads: Stacked | None = None, **extra):
         extra.pop("key", None)  # the rule's, not the attack's
-        updates, inner = attack.update(
+        answer = attack.update(
             updates,
             state.attack,
             params,
             byzantine=byzantine,
-            key=jax.random.fold_in(state.key, state.count),
+            key=jax.random.fold_in(drawable(state.key), state.count),
             grads=updates if grads is None else grads,
             aggregate=aggregate,
             **extra,
         )
+        attacked, inner = check_pair(answer, "Attack.update", wanted="(updates, state)")
+        check_like(attacked, updates, "the updates", "Attack.update", fix="return them with other rows.")
+        updates = only_masked(attacked, updates, byzantine)
         return updates, InjectAttackState(inner, state.key, state.count + 1)
 
     return optax.GradientTransformationExtraArgs(init, update)  # type: ignore[arg-type]

@@ -1,0 +1,68 @@
+"""Hyperparameters of a sweep that a factory would refuse, found in the lanes before anything is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.core
+import numpy as np
+
+from byzjax.axes import Lanes
+from byzjax.traced import Later
+
+
+def of_these(noted: Sequence[Later], lane: Mapping[str, Any]) -> list[Later]:
+    """The checks of values that are the lane's, or computed from them where they are; not those inside of a program."""
+    traces = {id(getattr(value, "_trace", None)) for value in lane.values()}
+    return [later for later in noted if id(getattr(later.value, "_trace", None)) in traces]
+
+
+def check_lanes(closed: Any, first: int, checks: Sequence[Callable[[Any], Any]], lanes: Lanes) -> None:
+    """Call every check with the values that it would see in the lanes.
+
+    Args:
+      closed: the traced program ``(*lane) -> (*outputs, *checked values)``, arguments in the order of their names.
+      first: how many outputs come before the checked values.
+      checks: one for each checked value.
+      lanes: axis -> values.
+
+    Raises:
+      ValueError: what a check says of the first lane that it refuses, and which lane that is.
+    """
+    if not checks:
+        return
+    for values, check in zip(_checked(closed, first, lanes), checks, strict=True):
+        for value, lane in zip(*np.unique(values, return_index=True, axis=0), strict=True):
+            try:
+                check(_plain(value))
+            except ValueError as error:
+                where = ", ".join(f"{name} = {_plain(points[lane])}" for name, points in lanes.items())
+                raise ValueError(f"{error} (The sweep would have it at {where}.)") from error
+
+
+def _checked(closed: Any, first: int, lanes: Lanes) -> list[np.ndarray]:
+    """The checked values of all lanes; only what they are computed from is computed."""
+    jaxpr = closed.jaxpr
+    outvars = jaxpr.outvars[first:]
+    needed = {id(var) for var in outvars}
+    eqns = []
+    for eqn in reversed(jaxpr.eqns):
+        if any(id(var) in needed for var in eqn.outvars):
+            eqns.append(eqn)
+            needed |= {id(var) for var in eqn.invars}
+    part = jaxpr.replace(eqns=eqns[::-1], outvars=outvars)
+    points = [lanes[name] for name in sorted(lanes)]
+    found = jax.vmap(lambda *lane: jax.core.eval_jaxpr(part, closed.consts, *lane))(*points)
+    return [np.asarray(values) for values in found]
+
+
+def _plain(value: Any) -> Any:
+    """As Python writes it: 0.1 and not 0.10000000149011612."""
+    if np.ndim(value):
+        return value
+    return float(str(value)) if isinstance(value, np.floating) else value.item()
+
+
+__all__ = ["check_lanes", "of_these"]
