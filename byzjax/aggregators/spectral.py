@@ -8,7 +8,7 @@ import numpy as np
 import optax
 
 from byzjax import stacked
-from byzjax.aggregators.kernels import mean_of, weights_rule
+from byzjax.aggregators.kernels import weights_rule
 from byzjax.base import (
     Aggregator,
     Numeric,

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from byzjax import aggregators
-from byzjax.testing.conventions import CONVENTIONS, Convention
+from byzjax.testing.conventions import Convention
 from byzjax.testing.histories import HISTORIES
 from byzjax.testing.references import REFERENCES
 from byzjax.testing.stacks import Stacks, stacks
@@ -69,15 +69,6 @@ class Case(NamedTuple):
     @property
     def wrong(self) -> bool:
         return not (self.error <= ALLOWED or self.excuse)
-
-
-def conventions(name: str) -> list[Convention]:
-    """The defaults of a rule, and what its peers take.
-
-    >>> [convention.who for convention in conventions("median")]
-    ['default, ByzFL, Blades, FLPoison, Flower, NSGDM', 'ByzPy']
-    """
-    return CONVENTIONS[name]
 
 
 def honest_scale(x: np.ndarray, hostile: np.ndarray) -> float:
