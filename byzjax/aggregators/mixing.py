@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from byzjax import stacked
-from byzjax.aggregators.kernels import mean_of_lowest, mixing_rule
+from byzjax.aggregators.kernels import mean_of, mean_of_lowest, mixing_rule
 from byzjax.base import (
     Mixing,
     Numeric,

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 
 from byzjax import stacked
-from byzjax.aggregators.kernels import weights_rule
+from byzjax.aggregators.kernels import mean_of, weights_rule
 from byzjax.base import (
     Aggregator,
     Numeric,
@@ -153,8 +153,7 @@ def dnc(f: Numeric, *, num_iters: int = 1, sub_dim: int = 10_000, filter_frac: N
         times = jax.lax.map(good, jax.random.split(key, num_iters)).sum(0)
         _, frame = stacked.measure(updates, origin=False)
         times = jnp.where(frame.finite, times, 0)
-        chosen = ((times == times.max()) & frame.finite).astype(frame.sizes.dtype)
-        weights = chosen / chosen.sum() * nan_unless_minority(f, n)
+        weights = mean_of((times == times.max()) & frame.finite, frame.sizes.dtype) * nan_unless_minority(f, n)
         weights = weights * nan_unless(frame.finite.sum() >= n - f)
         return stacked.combine(weights, updates, frame), state, Trust(weights)
 
