@@ -167,7 +167,9 @@ def lowest_sum(x: jax.Array, scores: jax.Array, count: Numeric) -> jax.Array:
 
     smaller, room = take(small, room)
     larger, _ = take(large, room)
-    return jnp.where(jnp.isfinite(last[0]), sum_rows(jnp.where(below, x, 0.0)) + smaller + larger, jnp.nan)
+    return finite_or_nan(
+        jnp.where(jnp.isfinite(last[0]), sum_rows(jnp.where(below, x, 0.0)) + smaller + larger, last[0])
+    )
 
 
 def sum_rows(x: jax.Array) -> jax.Array:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from byzjax import measuring
-from byzjax.base import Numeric, Params, Stacked, check_mask, num_workers_of
+from byzjax.base import Numeric, Params, Stacked, check_mask, nan_unless, num_workers_of
 from byzjax.blocks import (
     UNROLL,
     add,
@@ -71,7 +71,7 @@ def combine(
     matrices, unflatten = flatten(updates)
     kept = weights * frame.reach
     spared = jnp.sum(weights * (1.0 - frame.reach), where=frame.finite)
-    lost = jnp.where(jnp.any((weights != 0) & ~frame.finite), jnp.nan, 0.0).astype(kept.dtype)
+    lost = (nan_unless(~jnp.any((weights != 0) & ~frame.finite)) - 1.0).astype(kept.dtype)  # NaN or 0
     spared = spared + lost
     some = picked if picks else weighted_sum
     sums = [
@@ -109,7 +109,7 @@ def mix(
     lost = touches_lost(matrix, frame.finite)
     kept = matrix * frame.reach[None, :]
     spared = jnp.where(frame.finite[None, :], matrix * (1.0 - frame.reach)[None, :], 0.0).sum(1)
-    spared = jnp.where(lost, jnp.nan, spared)
+    spared = spared * nan_unless(~lost).astype(spared.dtype)
 
     def in_blocks(kept: jax.Array, spared: jax.Array, finite: jax.Array, x: jax.Array, c: jax.Array) -> jax.Array:
         def step(out: jax.Array, start: jax.Array, block: jax.Array, fresh: jax.Array) -> jax.Array:
@@ -138,7 +138,7 @@ def mix(
 @spreads("stack")
 def scale_rows(factors: jax.Array, updates: Stacked, frame: Frame) -> Stacked:
     """``c_i x_i``, with far rows drawn back to the origin: leaves ``[n, *p]``. A lost row is NaN."""
-    kept = jnp.where(frame.finite, factors * frame.reach, jnp.nan)
+    kept = jnp.where(frame.finite, factors * frame.reach, 1.0) * nan_unless(frame.finite).astype(frame.reach.dtype)
 
     def scale(x: jax.Array) -> jax.Array:
         return (x.astype(kept.dtype) * kept.reshape((-1,) + (1,) * (x.ndim - 1))).astype(x.dtype)
