@@ -167,9 +167,8 @@ def lowest_sum(x: jax.Array, scores: jax.Array, count: Numeric) -> jax.Array:
 
     smaller, room = take(small, room)
     larger, _ = take(large, room)
-    return finite_or_nan(
-        jnp.where(jnp.isfinite(last[0]), sum_rows(jnp.where(below, x, 0.0)) + smaller + larger, last[0])
-    )
+    lowest = sum_rows(jnp.where(below, x, 0.0)) + smaller + larger
+    return finite_or_nan(jnp.where(jnp.isfinite(last[0]), lowest, last[0]))
 
 
 def sum_rows(x: jax.Array) -> jax.Array:

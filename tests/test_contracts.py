@@ -312,5 +312,7 @@ def test_a_run_sees_that_a_number_of_its_module_has_changed(monkeypatch):
 def test_a_healthy_run_gives_no_nan_in_flight(disable_jit):
     task = dataclasses.replace(TASK, evaluate=lambda data, x: {"x": x, "count": jnp.int32(3)})
     with jax.debug_nans(True), jax.disable_jit(disable_jit):
-        result = go(task, METHOD, attacks.alie("auto"), num_rounds=2, eval_every=2)
-    assert result.history["finite"].all()
+        for rule in (agg.median(), byzjax.chain(agg.nnm(f=1), agg.geometric_median())):
+            method = methods.momentum_sgd(0.01, aggregator=rule)
+            result = go(task, method, attacks.alie("auto"), num_rounds=2, eval_every=2)
+            assert result.history["finite"].all()
