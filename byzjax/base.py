@@ -17,8 +17,9 @@ import numpy as np
 import optax
 
 from byzjax.arrays import owned
-from byzjax.checks import check_kind
+from byzjax.checks import check_kind, shown
 from byzjax.contracts import check_pair
+from byzjax.explicit_axes import on_auto_axes, typed
 from byzjax.keys import check_key as check_key
 from byzjax.masks import as_mask
 from byzjax.traced import concrete
@@ -134,15 +135,17 @@ class _Link(optax.GradientTransformationExtraArgs):
     """An optax link over stacked updates that may know its worker-space kernel.
 
     The kernel is what lets `byzjax.chain` fuse links: rules that only see the ``n × n`` geometry of the rows
-    compose there, without ever forming a mixed stack. A link without one is simply called.
+    compose there, without ever forming a mixed stack. A link without one is simply called. A tree without leaves, which
+    `optax.partition` and `optax.masked` make of a group that no parameter is in, passes as it is.
     """
 
     kernel: Kernel | None = None  # the class's own are what `_replace` leaves
     _weigh: Callable[..., tuple[Any, Any, Trust]] | None = None
     _links: tuple[Any, ...] | None = None
+    rows: tuple[None, ...] = ()  # the axes before those of the parameters in what a link returns
 
     def __new__(cls, init: Callable, update: Callable, kernel: Kernel | None = None):
-        self = super().__new__(cls, init, update)
+        self = super().__new__(cls, init, _on_any_tree(update, cls.rows))
         self.kernel = kernel
         return self
 
@@ -154,7 +157,7 @@ class _Link(optax.GradientTransformationExtraArgs):
             return weigh(updates, state, params, **extra)[:2]
 
         self = cls(init, update, kernel)
-        self._weigh, self._links = weigh, links
+        self._weigh, self._links = _on_any_tree(weigh, cls.rows, Trust()), links
         return self
 
     def weigh(self, updates: Stacked, state: Any, params: Params | None = None, **extra) -> tuple[Any, Any, Trust]:
@@ -170,6 +173,21 @@ class _Link(optax.GradientTransformationExtraArgs):
         return self._links or (self,)
 
 
+def _on_any_tree(function: Callable, rows: tuple[None, ...], *more: Any) -> Callable:
+    """A link's function of stacks, which lets a tree without leaves pass, and knows only axes of type Auto."""
+
+    def guarded(updates, state, params=None, **extra):
+        if not jax.tree.leaves(updates):
+            return updates, state, *more
+
+        def gives(sharding):
+            return typed(updates, sharding, 1, rows), typed(state, sharding), *(sharding() for _ in more)
+
+        return on_auto_axes(function, (updates, state, params), extra, gives)
+
+    return guarded
+
+
 class Aggregator(_Link):
     """A rule: ``[n, *p] -> [*p]``.
 
@@ -179,6 +197,8 @@ class Aggregator(_Link):
 
 class PreAggregator(_Link):
     """A pre-aggregation: ``[n, *p] -> [m, *p]``, with the signatures of `Aggregator`."""
+
+    rows = (None,)
 
 
 def unchanged_updates(updates: Stacked, state: Any, params: Params | None = None, **extra) -> tuple[Stacked, Any]:
@@ -308,14 +328,20 @@ class Method(NamedTuple):
     initial: dict[str, Stacked] | None = None
 
 
-def check_f(f: Numeric, where: str) -> None:
-    """Reject a declared number of Byzantine workers that is negative or not an integer."""
+def check_f(f: Any, where: str) -> Any:
+    """Reject a declared number of Byzantine workers that is negative or not an integer.
+
+    Returns it as a Python integer, whatever type it came in: NumPy's numbers bring their own dtype into sums.
+    """
     value = concrete(f, lambda known: check_f(known, where))
     if value is None:
-        return
+        return f
     number = value.dtype.kind in "iuf" and value.ndim == 0 and bool(np.isfinite(value))
     if not number or value != np.floor(value) or value < 0:
-        raise ValueError(f"{where}: f = {f} must be an integer ≥ 0; it is the number of Byzantine workers to tolerate.")
+        raise ValueError(
+            f"{where}: f = {shown(f)} must be an integer ≥ 0; it is the number of Byzantine workers to tolerate."
+        )
+    return int(value)
 
 
 def check_majority(f: Numeric, num_workers: int, where: str) -> None:
@@ -330,7 +356,8 @@ def check_majority(f: Numeric, num_workers: int, where: str) -> None:
 
 def nan_unless(valid: Any) -> jax.Array:
     """1 where a traced condition holds, else NaN: what a rule multiplies its answer by when it cannot raise."""
-    return jnp.where(valid, 1.0, jnp.nan)
+    # A root, not a constant NaN: jax_debug_nans stops at one that nobody takes.
+    return jnp.sqrt(jnp.where(valid, 1.0, -1.0))
 
 
 def nan_unless_minority(f: Numeric, num_workers: int) -> jax.Array | float:
@@ -366,7 +393,7 @@ def check_number(
     if not finite and number.dtype.kind == "f" and number.ndim == 0 and number == np.inf:
         return
     if not fine or number < least or (open_below and number == least) or number >= below:
-        raise ValueError(f"{where}: {argument} = {value!r} must be {rule}.")
+        raise ValueError(f"{where}: {argument} = {shown(value)} must be {rule}.")
 
 
 def check_integer(value: Any, argument: str, where: str, *, least: int) -> int:
@@ -374,7 +401,7 @@ def check_integer(value: Any, argument: str, where: str, *, least: int) -> int:
     number = concrete(value)
     fine = number is not None and number.dtype.kind in "iuf" and number.ndim == 0 and bool(np.isfinite(number))
     if number is None or not fine or number != np.floor(number) or number < least:
-        raise ValueError(f"{where}: {argument} = {value!r} must be an integer ≥ {least}, and not traced.")
+        raise ValueError(f"{where}: {argument} = {shown(value)} must be an integer ≥ {least}, and not traced.")
     return int(number)
 
 

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax.extend.random import define_prng_impl
 
+from byzjax.checks import shown
+
 
 class RoundKeys(NamedTuple):
     """One key per consumer of randomness in a round."""
@@ -89,7 +91,7 @@ def check_key(key: jax.Array | None, where: str) -> jax.Array:
       ValueError: no key, several, or one of ``"unsafe_rbg"``.
     """
     if not isinstance(key, jax.Array):
-        raise ValueError(f"{where}: needs a PRNG key, not {key!r}; pass key=jax.random.key(seed).")
+        raise ValueError(f"{where}: needs a PRNG key, not {shown(key)}; pass key=jax.random.key(seed).")
     if key.shape != () if is_key(key) else not _is_raw_key(key):
         raise ValueError(
             f"{where}: {key.dtype}{list(key.shape)} is not one PRNG key; pass key=jax.random.key(seed), and vmap over "

@@ -185,7 +185,7 @@ def _plain(value: Any) -> Any:
 
 def config_of(dataset: xarray.Dataset) -> dict[str, Any]:
     """The configuration that a data set was made with; empty where nobody said."""
-    return json.loads(dataset.attrs.get("config", "{}"))
+    return json.loads(check_dataset(dataset, "config_of").attrs.get("config", "{}"))
 
 
 def empirical_kappa(dataset: xarray.Dataset) -> xarray.DataArray:
@@ -196,7 +196,7 @@ def empirical_kappa(dataset: xarray.Dataset) -> xarray.DataArray:
     """
     import xarray
 
-    spread = dataset["honest_spread"]
+    spread = check_dataset(dataset, "empirical_kappa")["honest_spread"]
     ratio = xarray.where(spread > 0, dataset["aggregation_error"] / spread.where(spread > 0), np.nan)
     ratio.attrs = {"long_name": "empirical κ: aggregation error / honest spread", "units": "1"}
     return ratio
@@ -204,7 +204,7 @@ def empirical_kappa(dataset: xarray.Dataset) -> xarray.DataArray:
 
 def diverged_at(dataset: xarray.Dataset) -> int | None:
     """The first round after which the parameters were no longer finite, or None."""
-    if "finite" not in dataset or bool(dataset["finite"].all()):
+    if "finite" not in check_dataset(dataset, "diverged_at") or bool(dataset["finite"].all()):
         return None
     return int(dataset["round"][int(np.argmin(np.asarray(dataset["finite"], bool)))])
 

@@ -209,7 +209,7 @@ def _some_rounds(
     attack: Attack,
     record: Record,
     mesh: Mesh | None,
-    outside: str,
+    outside: str = "",
     length: int,
     evaluated: bool,
 ) -> tuple[RoundState, dict[str, jax.Array], dict[str, jax.Array]]:

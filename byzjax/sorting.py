@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from byzjax.base import Numeric, concrete
-from byzjax.blocks import add
+from byzjax.blocks import add, cache_numbers
 from byzjax.loops import fori_loop
 
 MAX_NETWORK = 128
@@ -94,7 +94,7 @@ def nan_last(x: jax.Array) -> jax.Array:
 
 def finite_or_nan(x: jax.Array) -> jax.Array:
     """``x`` with NaN in place of ±inf: a result made of values that are lost is none."""
-    return jnp.where(jnp.isfinite(x), x, jnp.asarray(jnp.nan, x.dtype))
+    return jnp.where(jnp.isfinite(x), x, x - x)
 
 
 def order_statistic(x: jax.Array, k: Numeric) -> jax.Array:
@@ -235,11 +235,18 @@ def lowest(values: jax.Array, count: Numeric) -> jax.Array:
     n = values.shape[-1]
     if n <= MAX_NETWORK:
         return ranks(values) < count
-    columns = jnp.moveaxis(values, -1, 0)
-    last = _bisect(columns, jnp.clip(count - 1, 0, n - 1))[..., None]
-    below, level = values < last, values == last
-    room = count - below.sum(-1, keepdims=True, dtype=jnp.int32)
-    return below | (level & (jnp.cumsum(level, axis=-1, dtype=jnp.int32) <= room))
+
+    def of_row(row: jax.Array) -> jax.Array:
+        last = _bisect(row, jnp.clip(count - 1, 0, n - 1))
+        below, level = row < last, row == last
+        room = count - _count(below)
+        return below | (level & (jnp.cumsum(level, dtype=jnp.int32) <= room))
+
+    rows = values.reshape(-1, n)
+    if len(rows) == 1:
+        return of_row(rows[0]).reshape(values.shape)
+    # As many rows at a time as stay in cache while they are counted again and again.
+    return jax.lax.map(of_row, rows, batch_size=max(cache_numbers() // n, 1)).reshape(values.shape)
 
 
 def _count(mask: jax.Array) -> jax.Array:

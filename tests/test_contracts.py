@@ -59,8 +59,8 @@ def test_an_attack_that_rewrites_all_rows_touches_none_but_its_own():
 def test_a_poison_that_rewrites_all_batches_touches_none_but_its_own():
     ours = attacks.none()._replace(poison=lambda batch, *, byzantine, key: jax.tree.map(lambda x: 100 * x, batch))
     assert go(attack=ours).history["loss"][0] == go().history["loss"][0]
-    assert go(attack=ours, byzantine=jnp.zeros(N, bool)).history["loss"][1] == go(
-        byzantine=jnp.zeros(N, bool)).history["loss"][1]  # fmt: skip
+    honest = {"task": dataclasses.replace(TASK, byzantine=None), "byzantine": jnp.zeros(N, bool)}
+    assert go(**honest, attack=ours).history["loss"][1] == go(**honest).history["loss"][1]
 
 
 WRONG = {

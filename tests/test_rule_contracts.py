@@ -7,6 +7,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import byzjax
@@ -397,3 +398,44 @@ def test_bad_f_is_refused(case, f):
     f = case.most_f(6) + 1 if f == "too many" else f
     with pytest.raises(ValueError, match=f"{case.name}.*f = "):
         apply(case.make(f, 6), stack(n=6))
+
+
+@pytest.mark.parametrize("case", {c.name: c for c in CASES if c.takes_f}.values(), ids=lambda case: case.id)
+@pytest.mark.parametrize("kind", [np.int64, np.uint8, np.float32, jnp.float32])
+def test_f_may_be_any_number_that_is_an_integer(case, kind):
+    rule = case.make(kind(1), N)
+    assert jax.eval_shape(lambda x: apply(rule, x), stack()).dtype == jnp.float32
+
+
+@every_rule
+def test_complex_numbers_are_refused(case):
+    with pytest.raises(ValueError, match="complex64; updates must be floating"):
+        byzjax.aggregate(made(case, 1, 6), jnp.ones((6, 2), jnp.complex64), key=KEY)
+
+
+@pytest.mark.parametrize("case", {c.name: c for c in CASES}.values(), ids=lambda case: case.id)
+def test_a_tree_without_leaves_passes(case):
+    rule = made(case)
+    for empty in ({}, {"a": optax.MaskedNode(), "b": ()}):
+        state = rule.init(empty)
+        result, after = rule.update(empty, state, empty, key=KEY)
+        assert result == empty
+        chex.assert_trees_all_equal_shapes_and_dtypes(state, after)
+        chained = byzjax.chain(agg.nnm(F), rule)
+        assert chained.update(empty, chained.init(empty), empty, key=KEY)[0] == empty
+
+
+@pytest.mark.parametrize("case", {c.name: c for c in CASES}.values(), ids=lambda case: case.id)
+def test_explicit_axes_of_a_mesh(case):
+    n, d = 16, 64
+    rule = made(case, n=n)
+    mesh = jax.make_mesh((8,), ("d",), axis_types=(jax.sharding.AxisType.Explicit,))
+    for spec, row in ((jax.P(None, "d"), jax.P("d")), (jax.P("d", None), jax.P(None))):
+        placed = jax.device_put(stack(n=n, d=d), jax.NamedSharding(mesh, spec))
+        params = jax.device_put(jnp.zeros(d), jax.NamedSharding(mesh, row))
+        with jax.set_mesh(mesh):
+            state = rule.init(params)
+            result, after = jax.eval_shape(lambda x, s, p: rule.update(x, s, p, key=KEY), placed, state, params)
+        assert result.sharding.spec == (row if result.ndim == 1 else jax.P(None, *row))
+        before = jax.tree.map(lambda x: jax.typeof(x).sharding.spec, state)
+        assert jax.tree.map(lambda x: x.sharding.spec, after) == before

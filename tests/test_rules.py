@@ -1,5 +1,8 @@
 """What single rules promise beyond the contracts, and numeric cases from other libraries' tests."""
 
+import importlib
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,10 +10,12 @@ import pytest
 
 import byzjax
 from byzjax import aggregators as agg
+from byzjax import sorting
 from byzjax.aggregators import directions, subsets
 from byzjax.testing import REFERENCES
-from byzjax.theory import kappa, kappa_after_nnm
+from byzjax.theory import kappa, kappa_after_nnm, kappa_squared
 
+chain_module = importlib.import_module("byzjax.aggregators.chain")  # the package has a function of that name
 KEY = jax.random.key(0)
 
 
@@ -58,6 +63,38 @@ def test_nnm_then_rule_agrees_with_float64(name, d):
     expected = REFERENCES[name](REFERENCES["nnm"](x.astype(np.float64), f), **options)
     result = byzjax.aggregate(byzjax.chain(agg.nnm(f), factory(**options)), x)
     np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_many_workers_are_ranked_and_mixed_as_few_are(monkeypatch):
+    rng = np.random.default_rng(0)
+    values = rng.integers(0, 9, size=(3, 200)).astype(np.float32)
+    for few in (1, 37, 200):
+        expected = np.argsort(np.argsort(values, axis=1, kind="stable"), axis=1) < few
+        monkeypatch.setattr(sorting, "cache_numbers", lambda: 400)  # two rows at a time, and one that is left
+        np.testing.assert_array_equal(sorting.lowest(jnp.asarray(values), few), expected)
+        np.testing.assert_array_equal(sorting.lowest(jnp.asarray(values[0]), few), expected[0])
+
+    x = jnp.asarray(rng.normal(size=(11, 6)) + 2, jnp.float32).at[3].set(jnp.nan)
+    links = ([agg.nnm(2)], [agg.clipping(3.0), agg.nnm(2)], [agg.bucketing(2), agg.nnm(1)])
+    ends = ([agg.multi_krum(1)], [agg.median()], [])
+    for before, last in itertools.product(links, ends):
+        found = []
+        for many in (12, 11):  # at once in worker space, and one after the other
+            monkeypatch.setattr(chain_module, "_MANY", many)
+            rule = byzjax.chain(*before, *last)
+            found.append(byzjax.aggregate(rule, x, key=KEY, return_weights=last != ends[1]))  # the median has none
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), *found)
+
+
+def test_a_rule_with_a_state_after_a_mixing_of_many(monkeypatch):
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(11, 6)), jnp.float32)
+    found = []
+    for many in (12, 11):
+        monkeypatch.setattr(chain_module, "_MANY", many)
+        rule = byzjax.chain(agg.nnm(2), agg.centered_clipping(0.1))
+        _, state = rule.update(x, rule.init(x[0]))
+        found.append(rule.update(x, state))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), *found)
 
 
 def test_chain_of_two_mixings_is_their_product():
@@ -183,6 +220,20 @@ def test_too_many_lost_rows_give_nan_not_a_number():
         (lambda: byzjax.aggregate(agg.adaptive_clipping(count_noise_std=1.0), jnp.ones((4, 1))), "needs a PRNG key"),
         (lambda: kappa("krum", num_workers=5, f=1), "no linear coefficient"),
         (lambda: kappa("median", num_workers=4, f=2), "2f < n"),
+        (lambda: kappa("median", num_workers=9, f=2, dim=0), "kappa: dim = 0"),
+        (lambda: kappa("median", num_workers=9, f=2, dim=-4), "kappa: dim = -4"),
+        (lambda: kappa("median", num_workers=9, f=2.5), "kappa: f = 2.5"),
+        (lambda: kappa("median", num_workers=np.inf, f=2), "kappa: num_workers = inf"),
+        (lambda: kappa_squared("krum", num_workers=9, f=np.nan), "kappa_squared: f = nan"),
+        (lambda: kappa_squared("krum", num_workers=9, f=-1), "kappa_squared: f = -1"),
+        (lambda: kappa_after_nnm(-1.0, num_workers=9, f=2, leverage=2.0), "kappa = -1.0"),
+        (lambda: kappa_after_nnm(np.nan, num_workers=9, f=2, leverage=2.0), "kappa = nan"),
+        (lambda: kappa_after_nnm(1.0, num_workers=9, f=2.5, leverage=2.0), "kappa_after_nnm: f = 2.5"),
+        (lambda: kappa_after_nnm(1.0, num_workers=9, f=2, leverage=0.1), "leverage = 0.1 must lie between 1 and n − f"),
+        (lambda: kappa_after_nnm(1.0, num_workers=9, f=2, leverage=7.1), "leverage = 7.1"),
+        (lambda: kappa_after_nnm(1.0, num_workers=9, f=2, leverage=np.nan), "leverage = nan"),
+        (lambda: agg.krum(f="3"), "krum: f = '3' must be an integer"),
+        (lambda: agg.krum(f=np.array([1, 2])), r"krum: f = array\(\[1, 2\]\) must be an integer"),
     ],
 )
 def test_bad_input_is_named(build, message):

@@ -9,6 +9,7 @@ import pytest
 import byzjax
 from byzjax import aggregators as agg
 from byzjax import attacks, transforms
+from byzjax.testing import attack_cases
 
 N = 6
 
@@ -110,3 +111,82 @@ def test_bad_input_is_named(build, message):
 
 def _update(tx):
     return tx.update(grads(), tx.init(PARAMS), PARAMS)
+
+
+def whole_chain(rule):
+    return optax.chain(
+        transforms.per_worker(optax.ema(0.9, debias=False), N),
+        transforms.inject_attack(attacks.ipm(), jnp.arange(N) >= 5, key=jax.random.key(1)),
+        agg.clipping(1e3),
+        transforms.robust_aggregate(rule),
+        transforms.normalize_by_global_norm(),
+        optax.scale_by_learning_rate(0.1),
+    )
+
+
+@pytest.mark.parametrize("worker", [optax.scale(2.0), optax.scale_by_adam()])
+def test_a_group_without_parameters(worker):
+    def chain():
+        return optax.chain(transforms.per_worker(worker, N), whole_chain(agg.median()))
+
+    alone = chain()
+    with jax.numpy_dtype_promotion("standard"):
+        expected = alone.update(grads(), alone.init(PARAMS), PARAMS)[0]
+        for tx in (
+            optax.partition({"some": chain(), "nobody": chain()}, {"w": "some", "b": "some"}),
+            optax.chain(chain(), optax.masked(chain(), {"w": False, "b": False})),
+        ):
+            state = tx.init(PARAMS)
+            step, after = jax.jit(tx.update)(grads(), state, PARAMS)
+            jax.tree.map(np.testing.assert_array_equal, jax.tree.map(jnp.shape, state), jax.tree.map(jnp.shape, after))
+            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), step, expected)
+
+
+def test_every_attack_lets_a_tree_without_leaves_pass():
+    for case in attack_cases():
+        if case.name == "label_flip":
+            continue  # refused as a link: it only poisons data
+        attack = case.make(num_workers=N) if case.takes_n else case.make()
+        tx = transforms.inject_attack(attack, jnp.arange(N) >= 5, key=jax.random.key(1))
+        assert tx.update({"a": ()}, tx.init({"a": ()}))[0] == {"a": ()}
+
+
+def test_complex_parameters():
+    tx = transforms.normalize_by_global_norm()
+    tree = {"a": jnp.array([3 + 4j], jnp.complex64), "b": jnp.array([12.0])}
+    assert transforms.global_norm(tree) == optax.tree.norm(tree) == 13
+    step = tx.update(tree, tx.init(tree))[0]
+    np.testing.assert_allclose(step["a"], (3 + 4j) / 13, rtol=1e-6)
+    np.testing.assert_allclose(step["b"], 12 / 13, rtol=1e-6)
+    rows = jnp.ones((N, 2), jnp.complex64)
+    attack = transforms.inject_attack(attacks.ipm(), jnp.arange(N) >= 5, key=jax.random.key(1))
+    for link in (attack, agg.clipping(), transforms.robust_aggregate(agg.median())):
+        with pytest.raises(ValueError, match="complex64; updates must be floating"):
+            link.update(rows, link.init(rows[0]))
+    workers = transforms.per_worker(optax.trace(0.5), N)
+    np.testing.assert_array_equal(workers.update(1j * rows, workers.init(rows[0]))[0], 1j * rows)
+
+
+@pytest.mark.parametrize("spec", [jax.P(None, "x"), jax.P()])
+def test_shardings_that_are_types(spec):
+    """The contracts of optax's own sharding_test.py, with a worker axis before."""
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(jax.sharding.AxisType.Explicit,))
+    rule = byzjax.chain(agg.nnm(1), agg.centered_clipping(num_iters=2))
+    tx = whole_chain(rule)
+    rng = np.random.default_rng(0)
+    stack = rng.normal(size=(N, 2, 8, 4)).astype(np.float32)
+    abstract = jax.ShapeDtypeStruct((2, 8, 4), jnp.float32)
+    assert tx.init(abstract) is not None
+    expected = tx.update(jnp.asarray(stack), tx.init(jnp.zeros((2, 8, 4))), jnp.zeros((2, 8, 4)))[0]
+    with jax.set_mesh(mesh):
+        params = jnp.zeros((2, 8, 4), out_sharding=jax.NamedSharding(mesh, spec))
+        updates = jax.device_put(stack, jax.NamedSharding(mesh, jax.P(None, *spec)))
+        tx = whole_chain(rule)  # its keys know the mesh
+        state = tx.init(params)
+        step, after = tx.update(updates, state, params)
+        jitted, _ = jax.jit(tx.update)(updates, state, params)
+        assert jax.tree.map(jax.typeof, state) == jax.tree.map(jax.typeof, after)
+        assert jax.tree.map(jax.typeof, state) == jax.tree.map(jax.typeof, jax.jit(tx.init)(params))
+        assert jax.typeof(step) == jax.typeof(jitted) == jax.typeof(params)
+    np.testing.assert_allclose(step, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(jitted, expected, rtol=1e-5, atol=1e-6)

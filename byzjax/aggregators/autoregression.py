@@ -85,7 +85,7 @@ def flanders(
     """
     name = "flanders"
     num_workers = check_integer(num_workers, "num_workers", name, least=1)
-    check_f(f, name)
+    f = check_f(f, name)
     dropped = concrete(f, lambda known: flanders(num_workers, f=known))
     if dropped is not None and dropped >= num_workers:
         raise ValueError(f"{name}: f = {f} of n = {num_workers} workers leaves nobody; use f ≤ {num_workers - 1}.")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from byzjax.aggregators.kernels import mixed_coordinate_rule, mixing_rule, trusting_rule
 from byzjax.base import (
@@ -27,6 +28,8 @@ from byzjax.compiled import Compiled
 from byzjax.stacked import Geometry, matmul
 
 Link = Aggregator | PreAggregator
+
+_MANY = 512  # workers from which on products of n × n matrices take longer than reading few coordinates again
 
 
 def chain(*links: Link) -> Any:
@@ -72,6 +75,15 @@ def chain(*links: Link) -> Any:
     def init(params):
         return tuple(stage.init(params) for stage in stages)
 
+    kind = Aggregator if isinstance(links[-1], Aggregator) else PreAggregator
+    if len(stages) > 1:
+        return kind.weighing(init, _in_turn(stages), links=links)
+    return kind.weighing(stages[0].init, stages[0].weigh, links=links)
+
+
+def _in_turn(stages: Sequence[Link]) -> Callable[..., tuple[Any, Any, Trust]]:
+    """The function of stages one after the other, with a tuple of their states."""
+
     def weigh(updates, state, params=None, *, key=None, **extra):
         states, mixing, told = [], None, True
         trust = Trust()
@@ -84,10 +96,7 @@ def chain(*links: Link) -> Any:
             trust = Trust(weights, mixing)
         return updates, tuple(states), trust
 
-    kind = Aggregator if isinstance(links[-1], Aggregator) else PreAggregator
-    if len(stages) > 1:
-        return kind.weighing(init, weigh, links=links)
-    return kind.weighing(stages[0].init, stages[0].weigh, links=links)
+    return weigh
 
 
 def aggregate(rule: Link, updates: Stacked, *, key: jax.Array | None = None, return_weights: bool = False) -> Any:
@@ -154,7 +163,7 @@ def _stages(links: Sequence[Link]) -> list[Link]:
 
     def flush() -> None:
         if len(waiting) > 1:
-            stages.append(_fused(waiting.copy()))
+            stages.append(_fused(waiting.copy(), links))
         else:
             stages.extend(_placed(position, links[position]) for position, _ in waiting)
         waiting.clear()
@@ -164,7 +173,7 @@ def _stages(links: Sequence[Link]) -> list[Link]:
         if isinstance(link.kernel, Mixing | Scaling | Weights):
             waiting.append((position, link.kernel))
         elif isinstance(link.kernel, Coordinatewise) and measured:
-            stages.append(_fused([*waiting, (position, link.kernel)]))
+            stages.append(_fused([*waiting, (position, link.kernel)], links))
             waiting.clear()
         else:
             flush()
@@ -180,8 +189,26 @@ def _placed(position: int, link: Link) -> Link:
     return type(link).weighing(link.init, weigh)
 
 
-def _fused(run: list[tuple[int, Any]]) -> Link:
-    """Mixings, and possibly a rule after them, in worker space: the matrices multiply, the data wait."""
+def _fused(run: list[tuple[int, Any]], links: Sequence[Link]) -> Link:
+    """Mixings, and possibly a rule after them, in worker space: the matrices multiply, the data wait.
+
+    Not where there are more workers than coordinates, and many: products of n × n matrices would cost more than data.
+    """
+    fused = _in_worker_space(run)
+    apart = _in_turn([_placed(position, links[position]) for position, _ in run])
+    stateless = (optax.EmptyState(),) * (len(run) - 1)  # as all mixings are
+
+    def weigh(updates, state, params=None, **extra):
+        n = num_workers_of(updates)
+        if n < _MANY or n * n < sum(leaf.size for leaf in jax.tree.leaves(updates)):
+            return fused.weigh(updates, state, params, **extra)
+        result, states, trust = apart(updates, (*stateless, state), params, **extra)
+        return result, states[-1], trust
+
+    return type(fused).weighing(fused.init, weigh)
+
+
+def _in_worker_space(run: list[tuple[int, Any]]) -> Link:
     position, last = run[-1]
     mixings = run[:-1] if isinstance(last, Weights | Coordinatewise) else run
 

@@ -103,7 +103,7 @@ def trimmed_mean(f: Numeric) -> Aggregator:
     >>> byzjax.aggregate(trimmed_mean(f=1), jnp.array([[1.0], [2.0], [4.0], [jnp.inf]])).tolist()
     [3.0]
     """
-    check_f(f, "trimmed_mean")
+    f = check_f(f, "trimmed_mean")
 
     def reduce(x: jax.Array) -> jax.Array:
         n = x.shape[0]
@@ -137,7 +137,7 @@ def meamed(f: Numeric, *, even: Literal["midpoint", "lower"] = "midpoint") -> Ag
     >>> byzjax.aggregate(meamed(f=1), jnp.array([[1.0], [2.0], [3.0], [jnp.inf]])).tolist()
     [2.0]
     """
-    check_f(f, "meamed")
+    f = check_f(f, "meamed")
     _check_even(even, "meamed")
 
     def reduce(x: jax.Array) -> jax.Array:

@@ -124,7 +124,7 @@ def bulyan(f: Numeric, *, power: Power = 2, neighbors: Neighbors = "n-f-2") -> A
     >>> byzjax.aggregate(bulyan(f=1), x).tolist()
     [2.0]
     """
-    less = _check_scores(f, power, neighbors, "bulyan")
+    f, less = _check_scores(f, power, neighbors, "bulyan")
 
     def update(updates: Stacked, state, params=None, *, key: jax.Array | None = None, **extra):
         del params, key, extra
@@ -167,7 +167,7 @@ def _select_by_krum(distances: jax.Array, f: Numeric, count: Numeric, power: int
 
 
 def _krum(f: Numeric, m: Numeric | None, power: int, neighbors: str, name: str) -> Aggregator:
-    less = _check_scores(f, power, neighbors, name)
+    f, less = _check_scores(f, power, neighbors, name)
 
     def weights(geometry: Geometry, key: jax.Array | None) -> jax.Array:
         del key
@@ -211,14 +211,14 @@ def _check_selected(m: Numeric, n: int, name: str) -> None:
         raise ValueError(f"{name}: m = {m} rows to average must be between 1 and n = {n}.")
 
 
-def _check_scores(f: Numeric, power: int, neighbors: str, name: str) -> int:
-    """How many workers beside f a score leaves out."""
-    check_f(f, name)
+def _check_scores(f: Numeric, power: int, neighbors: str, name: str) -> tuple[Numeric, int]:
+    """f, and how many workers beside them a score leaves out."""
+    f = check_f(f, name)
     if power not in (1, 2, 4):
         raise ValueError(f"{name}: power = {power!r} must be 1, 2 or 4.")
     if neighbors not in ("n-f-2", "n-f-1"):
         raise ValueError(f"{name}: neighbors = {neighbors!r} must be 'n-f-2' or 'n-f-1'.")
-    return 2 if neighbors == "n-f-2" else 1
+    return f, 2 if neighbors == "n-f-2" else 1
 
 
 def krum_scores(distances: jax.Array, count: Numeric, power: int = 2) -> jax.Array:

@@ -8,7 +8,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from byzjax.aggregators.kernels import weights_rule
+from byzjax.aggregators.kernels import mean_of, weights_rule
 from byzjax.base import Aggregator, Numeric, Weights, check_integer, check_number, promises
 from byzjax.loops import fori_loop, while_loop
 from byzjax.sorting import ranks
@@ -232,8 +232,8 @@ def centered_clipping(
 def _start(geometry: Geometry, start: str) -> jax.Array:
     """Where an iteration begins, as a combination of the points: f32[n + p]."""
     if start == "mean":
-        rows = geometry.finite.astype(geometry.gram.dtype)
-        return jnp.pad(rows / rows.sum(), (0, geometry.num_points - geometry.num_workers))
+        share = mean_of(geometry.finite, geometry.gram.dtype)
+        return jnp.pad(share, (0, geometry.num_points - geometry.num_workers))
     place = geometry.index_of("origin" if start == "zero" else start)
     return jnp.zeros((geometry.num_points,), geometry.gram.dtype).at[place].set(1.0)
 

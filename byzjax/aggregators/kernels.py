@@ -117,7 +117,8 @@ def scaling_rule(kernel: Scaling) -> PreAggregator:
         num_workers_of(updates)
         lengths, frame = stacked.measure_lengths(updates, "origin")
         factors = kernel.factors(lengths, key)
-        return stacked.scale_rows(factors, updates, frame), state, Trust(mixing=jnp.diag(factors))
+        mixing = jnp.diag(jnp.where(frame.finite, factors, 1.0))  # a lost row is a mixture of itself
+        return stacked.scale_rows(factors, updates, frame), state, Trust(mixing=mixing)
 
     return PreAggregator.weighing(optax.init_empty_state, weigh, kernel)
 

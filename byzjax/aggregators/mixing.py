@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from byzjax import stacked
-from byzjax.aggregators.kernels import mean_of_lowest, mixing_rule
+from byzjax.aggregators.kernels import mean_of, mean_of_lowest, mixing_rule
 from byzjax.base import (
     Mixing,
     Numeric,
@@ -53,7 +53,7 @@ def nnm(f: Numeric) -> PreAggregator:
     >>> byzjax.aggregate(nnm(f=1), x).tolist()
     [[1.5], [1.5], [3.0]]
     """
-    check_f(f, "nnm")
+    f = check_f(f, "nnm")
 
     def matrix(geometry: Geometry, key: jax.Array | None) -> jax.Array:
         del key
@@ -163,7 +163,7 @@ def finite_guard(replace: Literal["mean", "zero"] = "mean") -> PreAggregator:
         if replace == "mean":
             known = nan_unless(finite.any())
             instead = jax.tree.map(lambda x: x * known.astype(x.dtype), instead)
-            share = share / jnp.maximum(share.sum(), 1.0) * known
+            share = mean_of(finite, largest.dtype)
         else:
             instead, share = jax.tree.map(jnp.zeros_like, (instead, share))
         matrix = jnp.where(finite[:, None], jnp.eye(len(finite), dtype=share.dtype), share[None, :])

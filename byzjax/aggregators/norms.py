@@ -44,7 +44,7 @@ def cge(f: Numeric) -> Aggregator:
     >>> byzjax.aggregate(cge(f=1), jnp.array([[1.0], [3.0], [-9.0]])).tolist()
     [2.0]
     """
-    check_f(f, "cge")
+    f = check_f(f, "cge")
 
     def weights(geometry: Geometry | Lengths, key: jax.Array | None) -> jax.Array:
         del key
@@ -103,7 +103,7 @@ def arc(f: Numeric) -> PreAggregator:
     >>> byzjax.aggregate(arc(f=1), jnp.array([[1.0], [2.0], [-9.0]])).tolist()
     [[1.0], [2.0], [-2.0]]
     """
-    check_f(f, "arc")
+    f = check_f(f, "arc")
 
     def factors(geometry: Geometry | Lengths, key: jax.Array | None) -> jax.Array:
         del key

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 
 from byzjax import stacked
-from byzjax.aggregators.kernels import weights_rule
+from byzjax.aggregators.kernels import mean_of, weights_rule
 from byzjax.base import (
     Aggregator,
     Numeric,
@@ -56,7 +56,7 @@ def caf(f: Numeric) -> Aggregator:
     >>> byzjax.aggregate(caf(f=1), jnp.array([[1.0], [2.0], [3.0], [99.0]])).round(1).tolist()
     [2.0]
     """
-    check_f(f, "caf")
+    f = check_f(f, "caf")
 
     def weights(geometry: Geometry, key: jax.Array | None) -> jax.Array:
         del key
@@ -90,7 +90,7 @@ def caf(f: Numeric) -> Aggregator:
             return c, c.sum() > least, best
 
         # Lost rows start without weight: they are among the f.
-        start = (finite, finite.sum() > least, (finite / finite.sum(), jnp.asarray(jnp.inf, dtype)))
+        start = (finite, finite.sum() > least, (mean_of(geometry.finite, dtype), jnp.asarray(jnp.inf, dtype)))
         _, _, (mean, _) = while_loop(lambda state: state[1], step, start)
         return mean * nan_unless_minority(f, n) * nan_unless(geometry.finite.sum() >= n - f)
 
@@ -129,7 +129,7 @@ def dnc(f: Numeric, *, num_iters: int = 1, sub_dim: int = 10_000, filter_frac: N
     >>> byzjax.aggregate(dnc(f=1), x, key=jax.random.key(0)).tolist()
     [2.0]
     """
-    check_f(f, "dnc")
+    f = check_f(f, "dnc")
     num_iters = check_integer(num_iters, "num_iters", "dnc", least=1)
     sub_dim = check_integer(sub_dim, "sub_dim", "dnc", least=1)
     check_number(filter_frac, "filter_frac", "dnc", least=0)
@@ -153,8 +153,7 @@ def dnc(f: Numeric, *, num_iters: int = 1, sub_dim: int = 10_000, filter_frac: N
         times = jax.lax.map(good, jax.random.split(key, num_iters)).sum(0)
         _, frame = stacked.measure(updates, origin=False)
         times = jnp.where(frame.finite, times, 0)
-        chosen = ((times == times.max()) & frame.finite).astype(frame.sizes.dtype)
-        weights = chosen / chosen.sum() * nan_unless_minority(f, n)
+        weights = mean_of((times == times.max()) & frame.finite, frame.sizes.dtype) * nan_unless_minority(f, n)
         weights = weights * nan_unless(frame.finite.sum() >= n - f)
         return stacked.combine(weights, updates, frame), state, Trust(weights)
 

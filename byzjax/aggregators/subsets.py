@@ -101,7 +101,7 @@ def _best_subset(
 
     ``bounds`` lie below it at less cost; each is looked at only where those before it leave many subsets.
     """
-    check_f(f, name)
+    f = check_f(f, name)
     if concrete(f) is None:
         raise ValueError(f"{name}: f is traced, but the subsets must be enumerated; pass a Python integer.")
 

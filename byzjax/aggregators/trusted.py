@@ -50,7 +50,7 @@ def monna(f: Numeric, *, reference: Numeric = 0) -> Aggregator:
     >>> byzjax.aggregate(monna(f=1), jnp.array([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0]])).tolist()
     [5.0, 0.0]
     """
-    check_f(f, "monna")
+    f = check_f(f, "monna")
 
     def weights(geometry: Geometry | Lengths, key: jax.Array | None) -> jax.Array:
         del key

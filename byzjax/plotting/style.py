@@ -165,8 +165,8 @@ def ticks_of_powers(axis: Axis, low: float, high: float) -> None:
     axis.set_minor_formatter(NullFormatter())
     if high >= 100 * low:
         return
-    if high >= 5 * low:
-        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    if high >= 4 * low:
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high >= 15 * low else (1.0, 2.0, 3.0, 5.0, 7.0)))
     else:
         axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
         axis.set_minor_locator(NullLocator())

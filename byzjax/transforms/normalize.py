@@ -22,15 +22,20 @@ def global_norm(tree: Params) -> jax.Array:
 def normalized(tree: Params) -> Params:
     """``x / ‖x‖`` over all leaves jointly; exactly 0 at 0, with NaN where x is not finite."""
     shrink, norm = _norm(tree)
-    return jax.tree.map(
-        lambda x: (x.astype(norm.dtype) * shrink / jnp.where(norm == 0, 1.0, norm)).astype(x.dtype), tree
-    )
+
+    def scale(x: jax.Array) -> jax.Array:
+        kind = jnp.complex128 if norm.dtype == jnp.float64 else jnp.complex64
+        wide = kind if jnp.iscomplexobj(x) else norm.dtype
+        return (x.astype(wide) * shrink.astype(wide) / jnp.where(norm == 0, 1.0, norm).astype(wide)).astype(x.dtype)
+
+    return jax.tree.map(scale, tree)
 
 
 def normalize_by_global_norm() -> optax.GradientTransformationExtraArgs:
     """An optax link: ``u ← v / ‖v‖`` over all parameters jointly, line 6 of Algorithm 1.
 
-    Exactly 0 at v = 0, and exact in relative terms for ‖v‖ from the smallest to the largest float32, where
+    Complex parameters have the norm of their real and imaginary parts together, as in `optax.global_norm`. Exactly 0
+    at v = 0, and exact in relative terms for ‖v‖ from the smallest to the largest float32, where
     ``optax.contrib`` variants divide 0 by 0 or add 1e-6, which is a different method when gradients are that small.
 
     >>> tx = normalize_by_global_norm()
@@ -50,10 +55,14 @@ def normalize_by_global_norm() -> optax.GradientTransformationExtraArgs:
 def _norm(tree: Params) -> tuple[jax.Array, jax.Array]:
     """A power of two that brings the largest coordinate near 1, and the norm after multiplying by it."""
     leaves = [leaf for leaf in jax.tree.leaves(tree) if leaf.size]
-    dtype = jnp.float64 if any(leaf.dtype == jnp.float64 for leaf in leaves) else jnp.float32
-    leaves = [leaf.astype(dtype) for leaf in leaves]
-    largest = jnp.stack([jnp.abs(leaf).max() for leaf in leaves]).max()
+    if not leaves:
+        return jnp.ones(()), jnp.zeros(())
+    # A complex number is as long as the vector of its two parts.
+    parts = [part for x in leaves for part in ((x.real, x.imag) if jnp.iscomplexobj(x) else (x,))]
+    dtype = jnp.dtype(jnp.float64 if any(part.dtype == jnp.float64 for part in parts) else jnp.float32)
+    parts = [part.astype(dtype) for part in parts]
+    largest = jnp.stack([jnp.abs(part).max() for part in parts]).max()
     least = int(jnp.finfo(dtype).minexp)  # neither the power nor its inverse may be subnormal: those flush to 0
     _, exponent = jnp.frexp(largest)
     shrink = jnp.ldexp(jnp.ones((), dtype), jnp.clip(2 - exponent, least, -least))
-    return shrink, jnp.sqrt(jnp.stack([jnp.square(leaf * shrink).sum() for leaf in leaves]).sum())
+    return shrink, jnp.sqrt(jnp.stack([jnp.square(part * shrink).sum() for part in parts]).sum())

@@ -22,11 +22,13 @@ from byzjax.base import (
     check_key,
     check_mask,
     check_rule,
+    num_workers_of,
     unchanged_batch,
     unchanged_updates,
 )
 from byzjax.checks import check_kind, shown
 from byzjax.contracts import ONE_ROW_OF_ALL, check_like, check_pair, described, only_masked
+from byzjax.explicit_axes import on_auto_axes, typed
 from byzjax.keys import drawable, worker_keys
 from byzjax.transforms.accumulating import accumulating, as_transformation
 
@@ -77,6 +79,9 @@ def per_worker(
 
     def update(updates: Stacked, state, params=None, **extra):
         shapes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(updates)}
+        if not shapes:  # a group of `optax.partition` that no parameter is in
+            step = jax.vmap(lambda _, s: tx.update(updates, s, params, **extra)[1])
+            return updates, step(jnp.arange(n), state)
         if shapes != {(n,)}:
             raise ValueError(
                 f"per_worker: updates have leading axes {sorted(shapes)}, not num_workers = {n}; {_ONE_PER_WORKER}"
@@ -98,7 +103,7 @@ _ONE_PER_WORKER = (
 
 def _check_stack(updates: Stacked, known: Collection[dict[str, str]], where: str) -> None:
     """Reject updates that are not parameters with a worker axis in front, as one gradient is."""
-    if known and described(updates, rows=True) not in known:
+    if known and jax.tree.leaves(updates) and described(updates, rows=True) not in known:
         raise ValueError(
             f"{where}: updates have shapes {shown(described(updates))}, which are no rows for parameters of shapes "
             f"{shown(next(iter(known)))}; {_ONE_PER_WORKER}"
@@ -220,21 +225,28 @@ def inject_attack(
     def init(params: Params) -> InjectAttackState:
         return InjectAttackState(attack.init(params, num_workers), key, jnp.zeros((), jnp.int32))
 
+    def attacked(updates: Stacked, state: Any, params: Params | None, *, byzantine: jax.Array, **extra):
+        answer = attack.update(updates, state, params, byzantine=byzantine, aggregate=aggregate, **extra)
+        rows, state = check_pair(answer, "Attack.update", wanted="(updates, state)")
+        check_like(rows, updates, "the updates", "Attack.update", fix="return them with other rows.")
+        return only_masked(rows, updates, byzantine), state
+
     def update(updates: Stacked, state: InjectAttackState, params=None, *, grads: Stacked | None = None, **extra):
         extra.pop("key", None)  # the rule's, not the attack's
-        answer = attack.update(
-            updates,
-            state.attack,
-            params,
-            byzantine=byzantine,
-            key=jax.random.fold_in(drawable(state.key), state.count),
-            grads=updates if grads is None else grads,
-            aggregate=aggregate,
-            **extra,
-        )
-        attacked, inner = check_pair(answer, "Attack.update", wanted="(updates, state)")
-        check_like(attacked, updates, "the updates", "Attack.update", fix="return them with other rows.")
-        updates = only_masked(attacked, updates, byzantine)
+        extra |= {
+            "grads": updates if grads is None else grads,
+            "key": jax.random.fold_in(drawable(state.key), state.count),
+            "byzantine": byzantine,
+        }
+        inner = state.attack
+        if jax.tree.leaves(updates):
+            num_workers_of(updates)
+            updates, inner = on_auto_axes(
+                attacked,
+                (updates, inner, params),
+                extra,
+                lambda sharding: (typed(updates, sharding), typed(inner, sharding)),
+            )
         return updates, InjectAttackState(inner, state.key, state.count + 1)
 
     return optax.GradientTransformationExtraArgs(init, update)  # type: ignore[arg-type]
