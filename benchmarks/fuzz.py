@@ -31,8 +31,8 @@ asked three times, and hostile rows may then lie on its last answer.
 
 The references are float64 NumPy, written from the papers' formulas ([byzjax/testing](../../byzjax/testing)). *Largest*
 and *99.9 %* are errors in units of the honest scale: the median norm of the honest rows, an option that limits what a
-row can do where that is shorter, the length of the right answer where that is longer. *Wrong* are errors beyond 1e-4,
-but for two kinds that are counted apart, and left out of those columns:
+row can do where that is shorter (down to a millionth), the length of the right answer where that is longer. *Wrong* are
+errors beyond 1e-4, but for two kinds that are counted apart, and left out of those columns:
 
 - *ties*: float64 calls what was chosen as good as the best choice, to a relative difference of 1e-5 of the scores (as
   lengths), or gives the same answer when rows or thresholds change by so much;
@@ -56,15 +56,16 @@ def main() -> None:
     shapes = fuzz.SHAPES[1:6:2] if args.quick else fuzz.SHAPES
     for name in names:
         for convention in CONVENTIONS[name]:
-            line = f"{name}({convention.label})"
+            line = convention.named(name)
             known = done.get(line, {})
             if known.get("inputs", 0) >= args.inputs and known.get("seed") == args.seed and not known["wrong"]:
                 continue
             start = time.perf_counter()
             found = fuzz.check(name, convention, args.seed, args.inputs, shapes)
-            done[line] = {"who": convention.who, "seed": args.seed, **summary(found)}
+            done[line] = {"seed": args.seed, **summary(found)}
             seconds = time.perf_counter() - start
-            print(f"{line} [{convention.who}]: {done[line]} in {seconds:.0f} s", flush=True)
+            short = {key: value for key, value in done[line].items() if key not in ("seed", "families")}
+            print(f"{line}: {short} in {seconds:.0f} s", flush=True)
             show([case for case in found if case.wrong], args.show)
             if not args.quick:
                 write(args.out, done, args.inputs)
@@ -106,12 +107,20 @@ def rounded(error: float) -> float:
 
 def write(path: Path, done: dict[str, Any], inputs: int) -> None:
     """The results as JSON, and as a table."""
-    order = [f"{name}({convention.label})" for name in CONVENTIONS for convention in CONVENTIONS[name]]
+    order = [convention.named(name) for name in CONVENTIONS for convention in CONVENTIONS[name]]
     done = {line: done[line] for line in order if line in done}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(done, indent=1) + "\n")
     rows = [
-        (line, d["who"], d["inputs"], d["wrong"], d["ties"], d["rounding"], f"{d['most']:.1g}", f"{d['largest']:.1g}")
+        (
+            *line.split(": "),
+            d["inputs"],
+            d["wrong"],
+            d["ties"],
+            d["rounding"],
+            f"{d['most']:.1g}",
+            f"{d['largest']:.1g}",
+        )
         for line, d in done.items()
     ]
     m = machine()

@@ -156,8 +156,10 @@ class Geometry(NamedTuple):
         sums = to_pivot[:, None] + to_pivot[None, :]
         by_gram = self.gram - self.gram[pivot][:, None] - self.gram[pivot][None, :] + squares[pivot]
         inner = jnp.where(sums + among < reach[:, None] * reach[None, :], 0.5 * (sums - among), by_gram)
-        inside = known & (jnp.arange(self.num_points) != pivot)
-        return jnp.where(inside[:, None] & inside[None, :], inner, 0.0)
+        # By Cauchy and Schwarz, so that a copy of p has no product that is rounding alone.
+        lengths = jnp.sqrt(to_pivot)
+        limit = lengths[:, None] * lengths[None, :]
+        return jnp.where(known[:, None] & known[None, :], jnp.clip(inner, -limit, limit), 0.0)
 
 
 def small_geometry(places: Places, finite: jax.Array, unit: jax.Array) -> Geometry:
@@ -179,7 +181,8 @@ def _distances_by_differences(offsets: jax.Array, others: jax.Array) -> jax.Arra
     step = product(shares, offsets)
     squared = jnp.square(offsets - scale * step[None]).sum(-1)
     # The square of a step away from p, and from its copies, may be out of range.
-    return jnp.where(squared > _LEAST, safe_sqrt(squared), scale * safe_sqrt(jnp.square(step).sum()))
+    at_pivot = jnp.square(offsets).sum(-1) <= _LEAST
+    return jnp.where(at_pivot, scale * safe_sqrt(jnp.square(step).sum()), safe_sqrt(squared))
 
 
 def _distances_by_products(about: jax.Array, to_pivot: jax.Array, others: jax.Array) -> jax.Array:

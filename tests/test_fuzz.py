@@ -17,9 +17,7 @@ DRAWING = {"bucketing", "dp_clipping"}
 QUESTIONS = [(name, convention) for name, all_ in CONVENTIONS.items() for convention in all_]
 
 
-@pytest.mark.parametrize(
-    ("name", "convention"), QUESTIONS, ids=[f"{name}({convention.label})" for name, convention in QUESTIONS]
-)
+@pytest.mark.parametrize(("name", "convention"), QUESTIONS, ids=[c.named(name) for name, c in QUESTIONS])
 def test_agrees_with_float64_wherever_rows_lie(name, convention):
     found = fuzz.check(name, convention, seed=3, count=50, shapes=SHAPES)
     wrong = [(case.families, case.error, case.sent.tolist()) for case in found if case.wrong]
@@ -85,6 +83,10 @@ def test_equal_counts_of_signs_are_no_matter_of_rounding(name, x):
 def test_the_mean_of_no_rows_is_not_zero(rule):
     """XLA's compiler makes 0 of a quotient of two counts that are 0."""
     assert np.isnan(byzjax.aggregate(rule, np.full((5, 2), np.nan, np.float32))).all()
+
+
+def test_conventions_have_names_of_their_own():
+    assert len({convention.named(name) for name, convention in QUESTIONS}) == len(QUESTIONS)
 
 
 def test_a_wrong_rule_is_found_out(monkeypatch):

@@ -391,6 +391,9 @@ def test_foolsgold_tells_nearly_equal_directions_apart():
     expected = foolsgold_weights(x.astype(np.float64), 6, "sum")
     assert ((expected > 0.1) & (expected < 0.9)).any()
     np.testing.assert_allclose(weights, expected, atol=1e-4)
+    same = np.random.default_rng(0).normal(size=(6, 1)) * np.random.default_rng(1).normal(size=(1, 4))
+    same = jnp.asarray(np.abs(same), jnp.float32)
+    assert byzjax.aggregate(agg.foolsgold(6), same).tolist() == [0] * 4, "they differ by rounding"
 
 
 def test_foolsgold_forgets_what_is_not_a_number_and_takes_no_step_among_copies():

@@ -285,6 +285,7 @@ def _weiszfeld(
 
 def _leaning_weights(away: jax.Array, strength: jax.Array, finite: jax.Array) -> jax.Array:
     """``argmin_{α ∈ Δ} Σ α_i d_i + (λ/2) ‖α‖²``: ``max(η − d_i, 0)/λ``, zero for lost rows."""
+    away = away - jnp.where(finite, away, jnp.inf).min()  # the weights stay, and a small λ is not lost beside distances
     order = ranks(away)
     upto = jnp.where((order[None, :] <= order[:, None]) & finite[None, :], away[None, :], 0.0).sum(-1)
     levels = (upto + strength) / (order + 1).astype(away.dtype)

@@ -24,10 +24,14 @@ class Convention(NamedTuple):
         """
         return {key: value(n, d, f) if callable(value) else value for key, value in self.options.items()}
 
-    @property
-    def label(self) -> str:
-        """The options as text, short."""
-        return ", ".join(f"{key}={'…' if callable(value) else value}" for key, value in self.options.items())
+    def named(self, rule: str) -> str:
+        """The rule with these options, short, and who uses it.
+
+        >>> Convention("Blades", {"power": 4}).named("krum")
+        'krum(power=4): Blades'
+        """
+        shown = ", ".join(f"{key}={'…' if callable(value) else value}" for key, value in self.options.items())
+        return f"{rule}({shown}): {self.who}"
 
 
 def _default(who: str = "", **options: Any) -> Convention:

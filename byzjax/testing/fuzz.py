@@ -41,6 +41,7 @@ _ROUNDS = {"flanders": 4}  # with a memory, else 3
 
 # Options that are lengths, beyond which no row moves the answer.
 _REACH = ("tau", "max_norm", "initial_norm")
+_KNOWN = 1e-6  # of the rows: float32 does not hold them better than 6e-8
 _QUESTIONS = 48  # nearby ones, asked where an answer is wrong
 
 
@@ -85,9 +86,9 @@ def check(name: str, convention: Convention, seed: int, count: int, shapes: tupl
     """Aggregate ``count`` stacks, spread evenly over the shapes, and compare with float64.
 
     An answer is off by its distance from the right one, in units of the median norm of the honest rows, or of an option
-    that limits what a row can do where that is shorter. Where the right answer itself is longer, its length is the
-    unit: one huge row is most of a mean. Of pre-aggregations the worst row counts. A rule with a memory is asked
-    several times, and hostile rows may then lie on its last answer.
+    that limits what a row can do where that is shorter, down to a millionth. Where the right answer itself is longer,
+    its length is the unit: one huge row is most of a mean. Of pre-aggregations the worst row counts. A rule with a
+    memory is asked several times, and hostile rows may then lie on its last answer.
 
     Args:
       name: of the rule in the registry.
@@ -153,9 +154,9 @@ def _next_round(rng: np.random.Generator, given: Stacks, answer: np.ndarray) -> 
 
 
 def _scale(x: np.ndarray, hostile: np.ndarray, options: dict[str, Any], right: np.ndarray) -> np.ndarray:
-    reach = [honest_scale(x.astype(np.float64), hostile)]
-    reach += [options[key] for key in _REACH if options.get(key) is not None]
-    return np.maximum(min(reach), np.linalg.norm(right, axis=-1))
+    honest = honest_scale(x.astype(np.float64), hostile)
+    reach = min([honest, *(options[key] for key in _REACH if options.get(key) is not None)])
+    return np.maximum(max(reach, _KNOWN * honest), np.linalg.norm(right, axis=-1))
 
 
 def _off(answer: np.ndarray, right: np.ndarray, scale: np.ndarray) -> float:
