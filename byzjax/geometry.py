@@ -191,11 +191,12 @@ def _distances_by_products(about: jax.Array, to_pivot: jax.Array, others: jax.Ar
     inner = (about * shares[None]).sum(-1)
     weights = jnp.abs(shares)
     # What cancels down to rounding is not known to be zero, and must not hold an iteration on the row.
-    least = float(jnp.finfo(about.dtype).eps) * (weights[:, None] * jnp.abs(about) * weights[None]).sum()
+    rounding = float(jnp.finfo(about.dtype).eps)
+    least = rounding * (weights[:, None] * jnp.abs(about) * weights[None]).sum()
     step = jnp.maximum((shares * inner).sum(), least)
     known = jnp.where(jnp.isfinite(to_pivot), to_pivot, 0.0)
-    squared = known - 2.0 * scale * inner + scale * (scale * step)
-    return jnp.where(squared > _LEAST, safe_sqrt(squared), scale * safe_sqrt(step))
+    squared = jnp.maximum(known - 2.0 * scale * inner + scale * (scale * step), rounding * known)
+    return jnp.where(known <= _LEAST, scale * safe_sqrt(step), safe_sqrt(squared))
 
 
 def _scaled(others: jax.Array) -> tuple[jax.Array, jax.Array]:
