@@ -157,7 +157,7 @@ class Geometry(NamedTuple):
         by_gram = self.gram - self.gram[pivot][:, None] - self.gram[pivot][None, :] + squares[pivot]
         inner = jnp.where(sums + among < reach[:, None] * reach[None, :], 0.5 * (sums - among), by_gram)
         # By Cauchy and Schwarz, so that a copy of p has no product that is rounding alone.
-        lengths = jnp.sqrt(to_pivot)
+        lengths = safe_sqrt(to_pivot)
         limit = lengths[:, None] * lengths[None, :]
         return jnp.where(known[:, None] & known[None, :], jnp.clip(inner, -limit, limit), 0.0)
 
