@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from byzjax.blocks import matmul, product
 from byzjax.cancelling import lose, measure_again
 
-_LEAST = 1e-30  # a squared distance in units, below which its terms may have been out of range
+FARTHEST = 2.0**110  # the same in a small stack, where lengths are measured, and no squares
 FAR = 2.0**46  # the largest distance from the centre that a row is measured at, in units of the median row
 
 
@@ -96,6 +96,12 @@ class Geometry(NamedTuple):
         squares = jnp.square(self.places.offsets(k)[: self.num_workers]).sum(-1)
         return jnp.where(self.finite, squares, jnp.inf)
 
+    def norms(self, about: Any = "origin") -> jax.Array:
+        """``‖x_i − p‖``, f32[n], as `squared_norms`; of a small stack also where the square is out of range."""
+        if self.places is None:
+            return safe_sqrt(self.squared_norms(about))
+        return jnp.where(self.finite, _norms(self.places.offsets(self.index_of(about))[: self.num_workers]), jnp.inf)
+
     def distances_from(self, point: jax.Array) -> jax.Array:
         """``‖x_i − z‖`` from a combination ``z = Σ_j a_j p_j`` of the points, f32[n]; +inf for lost rows.
 
@@ -117,7 +123,7 @@ class Geometry(NamedTuple):
         pivot = jnp.argmax(one)
         moved = jnp.where(jnp.arange(len(one)) == pivot, 0.0, one - other)
         if self.places is not None:
-            return safe_sqrt(jnp.square(product(moved, self.places.offsets(pivot))).sum())
+            return _norms(product(moved, self.places.offsets(pivot))[None])[0]
         return safe_sqrt((moved[:, None] * self._about(pivot) * moved[None, :]).sum())
 
     def mix(self, matrix: jax.Array, affine: bool = False) -> Geometry:
@@ -165,6 +171,7 @@ class Geometry(NamedTuple):
 def small_geometry(places: Places, finite: jax.Array, unit: jax.Array) -> Geometry:
     """The geometry of points that are all there: all differences are formed, no loops, which is what ``vmap`` likes."""
     placed = places.offsets(-1)
+    placed = placed * (FAR / jnp.maximum(jnp.abs(placed).max(-1, initial=0.0), FAR))[:, None]
     known = known_points(finite, len(placed) - len(finite))
     separations = lose(jnp.square(placed[:, None] - placed[None, :]).sum(-1), known)
     gram = jnp.where(known[:, None] & known[None, :], matmul(placed, placed.T), 0.0)
@@ -178,11 +185,7 @@ def _without_largest(point: jax.Array) -> jax.Array:
 def _distances_by_differences(offsets: jax.Array, others: jax.Array) -> jax.Array:
     """``‖p_i − p − Σ_j a_j (p_j − p)‖`` from the differences from p."""
     scale, shares = _scaled(others)
-    step = product(shares, offsets)
-    squared = jnp.square(offsets - scale * step[None]).sum(-1)
-    # The square of a step away from p, and from its copies, may be out of range.
-    at_pivot = jnp.square(offsets).sum(-1) <= _LEAST
-    return jnp.where(at_pivot, scale * safe_sqrt(jnp.square(step).sum()), safe_sqrt(squared))
+    return _norms(offsets - scale * product(shares, offsets)[None])
 
 
 def _distances_by_products(about: jax.Array, to_pivot: jax.Array, others: jax.Array) -> jax.Array:
@@ -196,13 +199,21 @@ def _distances_by_products(about: jax.Array, to_pivot: jax.Array, others: jax.Ar
     step = jnp.maximum((shares * inner).sum(), least)
     known = jnp.where(jnp.isfinite(to_pivot), to_pivot, 0.0)
     squared = jnp.maximum(known - 2.0 * scale * inner + scale * (scale * step), rounding * known)
-    return jnp.where(known <= _LEAST, scale * safe_sqrt(step), safe_sqrt(squared))
+    at_pivot = known <= 2.0**26 * float(jnp.finfo(known.dtype).tiny)  # squares of steps may be out of range
+    return jnp.where(at_pivot, scale * safe_sqrt(step), safe_sqrt(squared))
 
 
 def _scaled(others: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The sum of the weights, and their shares in it."""
     scale = jnp.abs(others).sum()
     return scale, others / jnp.where(scale > 0, scale, 1.0)
+
+
+def _norms(rows: jax.Array) -> jax.Array:
+    """``‖x_i‖``, where the squares may be out of range."""
+    size = jnp.abs(rows).max(-1, initial=0.0)
+    unit = jnp.where(size > 0, size, 1.0)
+    return size * safe_sqrt(jnp.square(rows / unit[:, None]).sum(-1))
 
 
 def safe_sqrt(squared: jax.Array) -> jax.Array:
@@ -232,6 +243,10 @@ class Lengths(NamedTuple):
         """f32[n], about the point that was measured from, which the kernel named itself."""
         del about
         return self.squares
+
+    def norms(self, about: Any = "origin") -> jax.Array:
+        """The roots of `squared_norms`."""
+        return safe_sqrt(self.squared_norms(about))
 
 
 class Frame(NamedTuple):

@@ -9,7 +9,8 @@ cancellation, and centring on anything that attackers can move lets one huge row
    kept); a row with NaN or inf is *lost*: distance +inf to all, weight exactly 0;
 4. points so close together that their distance cancels are measured again about one of them, cluster by cluster: rows
    to each other, and rows to the origin or to the last aggregate;
-5. a small stack is kept, and whatever is asked of its points is taken from their differences.
+5. a small stack is kept, and whatever is asked of its points is taken from their differences: there rows are drawn
+   back, for lengths, from 2¹¹⁰ units on alone. The origin and the last aggregate never are.
 """
 
 from __future__ import annotations
@@ -40,13 +41,14 @@ from byzjax.blocks import (
     wide_dtype,
 )
 from byzjax.cancelling import measure_again
-from byzjax.geometry import FAR, Frame, Geometry, Lengths, Places, known_points, mask_gram, small_geometry
+from byzjax.geometry import FAR, FARTHEST, Frame, Geometry, Lengths, Places, known_points, mask_gram, small_geometry
 from byzjax.loops import while_loop
 from byzjax.sorting import order_statistic, ranks
 
 _NEAR = 2.0**90  # a squared size in units below which no row is drawn back
 _ORDINARY = (2.0**-80, 2.0**80)  # squared sizes that are summed in plain units
 _EXACT = 1 << 17  # n·n·d up to which all differences are formed
+_ROOM = 56  # powers of two by which a unit may be longer than the median row where lengths are all that is asked for
 _COMPARED = 1 << 13  # coordinates of two points that are compared at a time
 _WHOLE = 1 << 23  # numbers of a stack up to which lengths are summed without blocks: few enough for plain sums
 
@@ -190,14 +192,14 @@ def _measure_lengths(
 
     def measure_scaled(state):
         sizes = greatest(fold(lambda largest, y: jnp.maximum(largest, _absolute(y).max(1, initial=0.0))))
-        factor = _factor(sizes, _median_size(sizes))[:, None]
+        factor = _factor(sizes, _median_size(sizes, room=_ROOM))[:, None]
         squares = fold(lambda done, y: done + jnp.square(jnp.where(factor > 0, y * factor, 0.0)).sum(1))
         return total(squares), sizes
 
     sizes = jnp.sqrt(plain)
-    unit = _median_size(sizes)
+    unit = _median_size(sizes, room=_ROOM)
     squares, sizes = only_if(~ordinary, measure_scaled, (plain / unit / unit, sizes))
-    unit = _median_size(sizes)
+    unit = _median_size(sizes, room=_ROOM)
     frame = Frame(points, _factor(sizes, unit) * unit, sizes)
     return Lengths(jnp.where(frame.finite, squares, jnp.inf), frame.finite, unit), frame
 
@@ -232,13 +234,13 @@ def _measure_small(
     sizes = _absolute(offsets).max(1, initial=0.0)
     tallest = jnp.abs(fixed - centre[None]).max(initial=0.0)
     unit = _median_size(sizes, tallest if origin else None)
-    reach = _factor(sizes, unit) * unit
+    reach = _factor(sizes, unit, FARTHEST) * unit
 
     def drawn_back(points: jax.Array, reach: jax.Array) -> jax.Array:
         return jnp.where(reach == 1.0, points, centre[None] + reach * (points - centre[None]))
 
     rows = jnp.where(jnp.isfinite(sizes)[:, None], drawn_back(x, reach[:, None]), 0.0)
-    points = jnp.concatenate([rows, drawn_back(fixed, _factor(tallest, unit) * unit), centre[None]])
+    points = jnp.concatenate([rows, drawn_back(fixed, _factor(tallest, unit, FARTHEST) * unit), centre[None]])
     down = jnp.minimum(1.0, 1.0 / unit)
     places = Places(points * down, jnp.maximum(1.0, 1.0 / unit))
     return small_geometry(places, jnp.isfinite(sizes), unit), Frame(local, reach, sizes)
@@ -352,17 +354,23 @@ def _equal_points(part: _Points, i: jax.Array, j: jax.Array) -> jax.Array:
     return while_loop(lambda state: state[1] & (state[0] < d), step, start)[1]
 
 
-def _factor(sizes: jax.Array, unit: jax.Array) -> jax.Array:
-    """What scales a centred row to units, at most `FAR` of them; 0 for lost rows. Never a product that underflows."""
-    return jnp.where(jnp.isfinite(sizes), jnp.minimum(1.0 / unit, FAR / jnp.maximum(sizes, unit)), 0.0)
+def _factor(sizes: jax.Array, unit: jax.Array, far: float = FAR) -> jax.Array:
+    """What scales a centred row to units, at most ``far`` of them; 0 for lost rows. Never a product that underflows."""
+    return jnp.where(jnp.isfinite(sizes), jnp.minimum(1.0 / unit, far / jnp.maximum(sizes, unit)), 0.0)
 
 
-def _median_size(sizes: jax.Array, tallest: jax.Array | None = None) -> jax.Array:
+def _median_size(sizes: jax.Array, tallest: jax.Array | None = None, room: int = 0) -> jax.Array:
     """A power of two near the median row's size.
 
     Where most rows are the centre itself, the smallest of the other sizes: whoever owns that row, rows drawn back to it
     keep their order, while a unit too large would make honest rows coincide. Rules that measure fixed points know
-    absolute lengths, too: their unit is then at most the tallest point's size, 1 if that is 0.
+    absolute lengths, too: their unit is then at most the tallest point's size, 1 if that is 0, and never so small that
+    such a point would be drawn back.
+
+    Args:
+      sizes: f32[n], +inf for lost rows.
+      tallest: the size of the largest fixed point.
+      room: raise the unit by so many powers of two at most where that keeps rows from being drawn back.
     """
     n = sizes.shape[0]
     positive = (sizes > 0) & jnp.isfinite(sizes)
@@ -371,6 +379,10 @@ def _median_size(sizes: jax.Array, tallest: jax.Array | None = None) -> jax.Arra
     if tallest is not None:
         other = jnp.minimum(other, jnp.where(tallest > 0, tallest, 1.0))
     size = jnp.where((middle > 0) & jnp.isfinite(middle), middle, jnp.where(jnp.isfinite(other), other, 1.0))
+    if tallest is not None:
+        size = jnp.maximum(size, tallest * 2.0**-40)
+    if room:
+        size = jnp.maximum(size, jnp.minimum(jnp.where(positive, sizes, 0.0).max() / FAR, size * 2.0**room))
     least = int(jnp.finfo(sizes.dtype).minexp)  # the inverse of the unit must not be subnormal: that flushes to 0
     _, exponent = jnp.frexp(size)
     return jnp.ldexp(jnp.ones((), sizes.dtype), jnp.clip(exponent - 1, least + 2, -least))

@@ -100,7 +100,7 @@ def byzantine_sgd(
         v, rounds = jnp.asarray(deviation, dtype), jnp.asarray(num_rounds, dtype)
         total_reach = 4.0 * v * jnp.sqrt(rounds * jnp.log(16.0 * num_workers * rounds / failure))
         along = state.along + stacked.inner(updates, jax.tree.map(jnp.subtract, params, start))
-        total = jax.tree.map(jnp.add, state.total, updates)
+        total = jax.tree.map(lambda t, g: t + g.astype(t.dtype), state.total, updates)
         now, frame = _lengths(updates)
         sums, _ = _lengths(total)
         middle = order_statistic(along, (num_workers - 1) // 2)
@@ -205,7 +205,7 @@ def safeguard(
 
         def add(total: jax.Array, g: jax.Array, window: int) -> jax.Array:
             fresh = jnp.where(state.rounds % window == 0, jnp.zeros_like(total), total)
-            return fresh + g / jnp.maximum(before.sum(), 1).astype(g.dtype)
+            return fresh + g.astype(fresh.dtype) / jnp.maximum(before.sum(), 1).astype(fresh.dtype)
 
         long = jax.tree.map(lambda t, g: add(t, g, longer), state.long, updates)
         short = jax.tree.map(lambda t, g: add(t, g, shorter), state.short, updates)
@@ -223,7 +223,7 @@ def safeguard(
 
 
 def _per_worker_zeros(params: Params, num_workers: int) -> Stacked:
-    return jax.tree.map(lambda p: jnp.zeros((num_workers, *p.shape), p.dtype), params)
+    return jax.tree.map(lambda p: jnp.zeros((num_workers, *p.shape), stacked.wide_dtype([p])), params)
 
 
 def _check_workers(updates: Stacked, num_workers: int, name: str) -> None:

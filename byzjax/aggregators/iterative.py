@@ -30,7 +30,8 @@ def geometric_median(
 
     ν is an absolute length: once all rows lie within ν of z, the result is their plain mean. Choose it far below the
     spread of honest updates. The iteration runs in worker space and reads the data twice in all. An iterate is measured
-    about the row that it is nearest to, so that no row can hold it by rounding.
+    about the row of largest weight, so that no row can hold it by rounding; in stacks of more than 2¹⁷/n² coordinates
+    distances from it to other rows are known to 3e-4 of those to that row, so take ν above.
 
     Args:
       num_iters: Weiszfeld steps, static. 8 in the Byz-NSGDM code, 3 in ByzFL, FLPoison and Pillutla et al.; the
@@ -262,7 +263,8 @@ def _weiszfeld(
     dtype, fixed = geometry.gram.dtype, geometry.num_points - geometry.num_workers
     # The sum of all 1/ν must not overflow.
     least = 16.0 * geometry.num_workers / float(jnp.finfo(dtype).max)
-    nu = jnp.maximum(jnp.asarray(smoothing, dtype) / geometry.unit, max(least, float(jnp.finfo(dtype).tiny)))
+    least, most = max(least, float(jnp.finfo(dtype).tiny)), 0.0625 / float(jnp.finfo(dtype).tiny)
+    nu = jnp.clip(jnp.asarray(smoothing, dtype) / geometry.unit, least, most)
 
     def step(away: jax.Array) -> jax.Array:
         pull = jnp.where(geometry.finite, alpha / jnp.maximum(away, nu), 0.0)

@@ -29,7 +29,7 @@ from byzjax.sorting import lowest
 class PreviousAggregate(NamedTuple):
     """The state of a rule that starts from its last result."""
 
-    previous: Params  # leaves [*p], zero at first
+    previous: Params  # leaves [*p], float32 or wider, zero at first
 
 
 def coordinate_rule(kernel: Coordinatewise) -> Aggregator:
@@ -54,7 +54,7 @@ def trusting_rule(kernel: Weights, mixing: Mixing | None) -> Aggregator:
     def init(params: Params):
         if kernel.anchor != "previous":
             return optax.EmptyState()
-        return PreviousAggregate(jax.tree.map(jnp.zeros_like, params))
+        return PreviousAggregate(jax.tree.map(lambda p: jnp.zeros(p.shape, stacked.wide_dtype([p])), params))
 
     def weigh(updates: Stacked, state, params=None, *, key: jax.Array | None = None, **extra):
         del params, extra
@@ -76,9 +76,13 @@ def trusting_rule(kernel: Weights, mixing: Mixing | None) -> Aggregator:
         if kernel.anchor is not None:
             point = previous if previous is not None else stacked.centre_of(updates, frame)
             anchor = stacked.Anchor(answer[m], point)
-        result = stacked.combine(weights, updates, frame, anchor, picks=kernel.picks and mixing is None)
         assert weights.shape == (n,)
-        return result, state if previous is None else PreviousAggregate(result), Trust(weights, matrix)
+        # What is remembered must not be rounded to 16 bits: steps smaller than that rounding would be lost.
+        rows = updates if previous is None else jax.tree.map(lambda x: x.astype(stacked.wide_dtype([x])), updates)
+        result = stacked.combine(weights, rows, frame, anchor, picks=kernel.picks and mixing is None)
+        state = state if previous is None else PreviousAggregate(result)
+        result = jax.tree.map(lambda y, x: y.astype(x.dtype), result, updates)
+        return result, state, Trust(weights, matrix)
 
     return Aggregator.weighing(init, weigh, kernel if mixing is None else None)
 

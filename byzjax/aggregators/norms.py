@@ -50,7 +50,7 @@ def cge(f: Numeric) -> Aggregator:
         del key
         n = geometry.num_workers
         check_majority(f, n, "cge")
-        return mean_of_lowest(geometry.squared_norms(), n - f) * nan_unless_minority(f, n)
+        return mean_of_lowest(geometry.norms(), n - f) * nan_unless_minority(f, n)
 
     return weights_rule(Weights(weights, about="origin"))
 
@@ -109,7 +109,7 @@ def arc(f: Numeric) -> PreAggregator:
         del key
         n = geometry.num_workers
         check_majority(f, n, "arc")
-        norms = jnp.sqrt(geometry.squared_norms())
+        norms = geometry.norms()
         clipped = 2 * f * (n - f) // n
         longest_kept = jnp.where(ranks(norms) == n - 1 - clipped, norms, 0.0).sum()
         return shortening(geometry, longest_kept * nan_unless_minority(f, n))
@@ -119,5 +119,5 @@ def arc(f: Numeric) -> PreAggregator:
 
 def shortening(geometry: Geometry | Lengths, bound: jax.Array) -> jax.Array:
     """``min(1, bound/‖x_i‖)``, f32[n], with the bound in units of the geometry; 1 for a row of zeros."""
-    norms = jnp.sqrt(geometry.squared_norms())
+    norms = geometry.norms()
     return jnp.where(norms > 0, jnp.minimum(1.0, bound / jnp.where(norms > 0, norms, 1.0)), 1.0)

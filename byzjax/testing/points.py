@@ -75,7 +75,7 @@ RULES: dict[str, Rule] = {
     "geometric_median-100": Rule(lambda f, v: agg.geometric_median(100, smoothing=v), _median(num_iters=100)),
     "geometric_median-median": Rule(
         lambda f, v: agg.geometric_median(smoothing=v, init="median"),
-        lambda x, f, v, last: REFERENCES["geometric_median"](x - _lower(x), smoothing=v) + _lower(x),
+        _median(init="median"),
     ),
     "nnm,geometric_median": Rule(
         lambda f, v: chain(agg.nnm(f), agg.geometric_median(smoothing=v)), _after(_NNM, _median())
@@ -109,10 +109,6 @@ RULES: dict[str, Rule] = {
         False,
     ),
 }
-
-
-def _lower(x: np.ndarray) -> np.ndarray:
-    return np.sort(x, axis=0)[(len(x) - 1) // 2]
 
 
 class Found(NamedTuple):
