@@ -9,7 +9,9 @@ from typing import Any
 _MOST = 60  # characters of a value that a message shows
 
 
-def check_kind(value: Any, kinds: type | tuple[type, ...], argument: str, where: str, *, fix: str) -> Any:
+def check_kind(
+    value: Any, kinds: type | tuple[type, ...], argument: str, where: str, *, fix: str, wanted: str | None = None
+) -> Any:
     """Reject what is of none of the kinds; returns it.
 
     Args:
@@ -18,6 +20,7 @@ def check_kind(value: Any, kinds: type | tuple[type, ...], argument: str, where:
       argument: its name.
       where: the function that got it.
       fix: what to do instead, as the end of the sentence.
+      wanted: the kinds in words; by default their names.
 
     Raises:
       ValueError: it is something else.
@@ -29,7 +32,7 @@ def check_kind(value: Any, kinds: type | tuple[type, ...], argument: str, where:
     if isinstance(value, kinds):
         return value
     kinds = kinds if isinstance(kinds, tuple) else (kinds,)
-    wanted = " or ".join(with_article(kind.__name__) for kind in kinds)
+    wanted = wanted or " or ".join(with_article(kind.__name__) for kind in kinds)
     raise ValueError(
         f"{where}: {argument} = {shown(value)} is {with_article(type(value).__name__)}, not {wanted}; {fix}"
     )

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -157,7 +157,14 @@ def run_(
         ),
     ] = "none",
     num_workers: Annotated[int, typer.Option(min=1, help="Workers, n.")] = 20,
-    num_byzantine: Annotated[int, typer.Option(min=0, help="How many of them are Byzantine: the last ones.")] = 3,
+    num_byzantine: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="How many of them are Byzantine: the last ones, unless the task says byzantine=[…].",
+            show_default="3, or as many as the task says",
+        ),
+    ] = None,
     f: Annotated[
         int | None,
         typer.Option(
@@ -202,7 +209,18 @@ def run_(
     method_name = specs.parse(method).name
     rate = _DEFAULT_RATES.get(method_name, 0.1) if learning_rate is None else learning_rate
     config = RunConfig(
-        task, method, aggregator, attack, num_workers, num_byzantine, f, rate, beta, num_rounds, eval_every, seed
+        task,
+        method,
+        aggregator,
+        attack,
+        num_workers,
+        cast(int, num_byzantine),
+        f,
+        rate,
+        beta,
+        num_rounds,
+        eval_every,
+        seed,
     )
     described = config.as_dict()
     folder = out or Path("results") / _slug(

@@ -12,12 +12,15 @@ import jax
 
 from byzjax.outside import hashable
 
+_MANY = 40_000  # memory maps
+
 
 class Compiled:
     """`jax.jit` that keeps the programs used last, and frees the others.
 
-    Linux allows a process some 65,000 memory maps, and a run's programs take about 170. Inside of `jax.jit` they are
-    never freed while the function lives; so there is one for every kind of call, and it goes with its programs.
+    Linux allows a process 65,530 memory maps, and a run's programs take 70 to some 450. Inside of `jax.jit` they are
+    never freed while the function lives; so there is one for every kind of call, and it goes with its programs. Where
+    the process holds more than 40,000 maps, the older half goes, however few they are.
 
     Args:
       fn: to compile; keyword-only arguments are static, the others are trees of arrays.
@@ -52,13 +55,24 @@ class Compiled:
         dropped = []
         with self._lock:
             jitted = self._jitted.pop(key, None)
+            known = jitted is not None
             if jitted is None:
                 fn = functools.partial(self._fn, **static)  # JAX keeps what belongs to one function together
                 fn.__name__ = getattr(self._fn, "__name__", "fn")  # type: ignore[attr-defined]
                 jitted = jax.jit(fn, donate_argnames=self._donate)
             self._jitted[key] = jitted
-            while len(self._jitted) > self.most:
+            most = self.most if known or not _is_crowded() else min(self.most, (len(self._jitted) + 1) // 2)
+            while len(self._jitted) > most:
                 dropped.append(self._jitted.popitem(last=False)[1])
         for one in dropped:
             one.clear_cache()  # type: ignore[attr-defined]
         return jitted
+
+
+def _is_crowded() -> bool:
+    """Whether the process holds so many memory maps that compiling more could fail; False where nobody counts them."""
+    try:
+        with open("/proc/self/maps", "rb") as maps:
+            return sum(1 for _ in maps) > _MANY
+    except OSError:
+        return False

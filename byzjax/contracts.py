@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -82,8 +82,36 @@ def check_measured(values: Any, where: str) -> dict[str, Any]:
     check_kind(values, Mapping, "what it returns", where, fix="return a dict of named arrays.")
     kinds = (jax.Array, np.ndarray, np.generic, bool, int, float, complex)
     for path, leaf in jax.tree.leaves_with_path(values, is_leaf=lambda leaf: leaf is None):
-        check_kind(leaf, kinds, f"what it returns{jax.tree_util.keystr(path)}", where, fix="return numbers.")
+        check_kind(
+            leaf,
+            kinds,
+            f"what it returns{jax.tree_util.keystr(path)}",
+            where,
+            fix="return numbers.",
+            wanted="a number or an array",
+        )
     return jax.tree.map(lambda leaf: leaf if isinstance(leaf, jax.Array) else jnp.asarray(leaf), dict(values))
+
+
+def no_value_fn(who: str) -> Callable[..., Any]:
+    """What is passed as ``value_fn=`` where nobody has the loss at other parameters.
+
+    Args:
+      who: would call it, as messages begin.
+
+    >>> no_value_fn("per_worker: tx")(0.0)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ValueError: per_worker: tx calls value_fn, the loss at other parameters, which is not to be had here; ...
+    """
+
+    def value_fn(*args: Any, **kwargs: Any) -> Any:
+        del args, kwargs
+        raise ValueError(
+            f"{who} calls value_fn, the loss at other parameters, which is not to be had here; choose one without line "
+            "search, e.g. optax.lbfgs(linesearch=None)."
+        )
+
+    return value_fn
 
 
 def missing_unless(present: jax.Array, value: jax.Array) -> jax.Array:

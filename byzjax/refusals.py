@@ -29,15 +29,18 @@ def check_lanes(closed: Any, first: int, checks: Sequence[Callable[[Any], Any]],
       lanes: axis -> values.
 
     Raises:
-      ValueError: what a check says of the first lane that it refuses, and which lane that is.
+      ValueError: what a check says of the first lane that it refuses, and which lane that is if that matters.
     """
     if not checks:
         return
-    for values, check in zip(_checked(closed, first, lanes), checks, strict=True):
+    found = zip(_checked(closed, first, lanes), checks, _by_the_lane(closed.jaxpr, first), strict=True)
+    for values, check, by_the_lane in found:
         for value, lane in zip(*np.unique(values, return_index=True, axis=0), strict=True):
             try:
                 check(_plain(value))
             except ValueError as error:
+                if not by_the_lane:
+                    raise
                 where = ", ".join(f"{name} = {_plain(points[lane])}" for name, points in lanes.items())
                 raise ValueError(f"{error} (The sweep would have it at {where}.)") from error
 
@@ -56,6 +59,15 @@ def _checked(closed: Any, first: int, lanes: Lanes) -> list[np.ndarray]:
     points = [lanes[name] for name in sorted(lanes)]
     found = jax.vmap(lambda *lane: jax.core.eval_jaxpr(part, closed.consts, *lane))(*points)
     return [np.asarray(values) for values in found]
+
+
+def _by_the_lane(jaxpr: Any, first: int) -> list[bool]:
+    """Whether a checked value is computed from an axis at all."""
+    moved = {id(var) for var in jaxpr.invars}
+    for eqn in jaxpr.eqns:
+        if any(id(var) in moved for var in eqn.invars):
+            moved |= {id(var) for var in eqn.outvars}
+    return [id(var) in moved for var in jaxpr.outvars[first:]]
 
 
 def _plain(value: Any) -> Any:

@@ -19,6 +19,7 @@ from byzjax.contracts import (
     check_measured,
     check_pair,
     missing_unless,
+    no_value_fn,
     only_masked,
 )
 from byzjax.keys import init_key, order_key, round_keys
@@ -29,6 +30,7 @@ from byzjax.transforms import per_worker
 from byzjax.transforms.accumulating import accumulating, as_transformation, widened
 
 _SAME_STATE = "a state looks alike in all rounds, as init makes it."
+_WORKER, _SERVER = "Method: the worker's transformation", "Method: the server's transformation"
 
 
 class RoundState(NamedTuple):
@@ -116,7 +118,7 @@ def make_round(
         batch = layout.workers(_poisoned(attack, layout.workers(batch), byzantine, keys.poison, task.num_classes))
         losses, grads = layout.workers(value_and_grad(state.params, batch, jax.random.split(keys.model, n)))
         updates, worker_state = layout.workers(
-            workers.update(grads, state.worker, state.params, value=losses, grad=grads)
+            workers.update(grads, state.worker, state.params, value=losses, grad=grads, value_fn=no_value_fn(_WORKER))
         )
         sent = layout.exchanged(updates)
         updates, attack_state = _attacked(
@@ -140,7 +142,7 @@ def make_round(
             losses, updates, aggregate, state.params, honest_mean, deviations, byzantine, state.finite, trust
         )
         step, server_state = server.update(
-            aggregate, state.server, state.params, value=loss(info), grad=aggregate, value_fn=_not_to_be_had
+            aggregate, state.server, state.params, value=loss(info), grad=aggregate, value_fn=no_value_fn(_SERVER)
         )
         check_like(step, state.params, "the step", "Method: server", fix="return updates like the parameters.")
         params = optax.apply_updates(state.params, step)
@@ -213,14 +215,6 @@ def _attacked(attack: Attack, sent: Any, state: RoundState, *, byzantine: jax.Ar
     if all(new is old for new, old in zip(jax.tree.leaves(updates), jax.tree.leaves(sent), strict=True)):
         return updates, attack_state
     return stacked.replace_rows(sent, byzantine, updates), attack_state
-
-
-def _not_to_be_had(params: Params) -> jax.Array:
-    del params
-    raise ValueError(
-        "Method: the server's transformation calls value_fn, the loss at other parameters, which a server does not "
-        "have; it gets value= and grad=. Choose one without line search, e.g. optax.lbfgs(linesearch=None)."
-    )
 
 
 def _check_batch(batch: Any, num_workers: int) -> None:

@@ -120,7 +120,10 @@ def _score(dataset: xarray.Dataset, axes: list[str], by: str, reduce: str | None
     for time in ("round", "eval"):
         if time in score.dims:
             if not 1 <= last <= score.sizes[time]:
-                raise ValueError(f"select: last = {last} must be between 1 and the {score.sizes[time]} of {time!r}.")
+                raise ValueError(
+                    f"select: last = {last} must be between 1 and the {score.sizes[time]} of {time!r}; pass "
+                    f"last={score.sizes[time]} or less."
+                )
             score = score.isel({time: slice(-last, None)}).mean(time, skipna=False)
     if "diverged" in dataset:
         score = score.where(~dataset["diverged"])

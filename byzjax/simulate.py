@@ -128,10 +128,11 @@ def run(
 ) -> Result:
     """`simulate` from the host: compiled chunk by chunk, with a progress bar and an ETA. The same numbers.
 
-    Programs are kept for later calls with the same functions. Numbers, texts and small arrays that these read by name
-    from their module, a closure or an object are compared in every call: where one has changed, the program is compiled
-    anew. What is read in another way (a file, the environment, a large array of a module) is not seen to change: pass
-    it as an argument of a factory, or put it into ``Task.data``.
+    Programs are kept for later calls with the same functions: the 192 used last, fewer where they hold too many memory
+    maps. The code of functions, and numbers, texts and small arrays, that these read by name from their module, a
+    closure, an object or its class are compared in every call: where one has changed, the program is compiled anew.
+    What is read in another way (a file, the environment, an array of more than 1 MiB, a container of more than 10,000
+    elements) is not seen to change: pass it as an argument of a factory, or put it into ``Task.data``.
 
     With a checkpoint, a run that was interrupted goes on where it was saved last, and gives the same bits as if nothing
     had happened; one that was finished is read, or made longer.
@@ -222,7 +223,7 @@ def _some_rounds(
 
 
 # Compiled once for the same parts, and the same numbers outside of them, whatever the key, the mask or the data.
-_chunk = Compiled(_some_rounds, most=64, donate=("state",))
+_chunk = Compiled(_some_rounds, most=192, donate=("state",))
 
 
 def _open(
@@ -266,7 +267,7 @@ def _on_host(parts: list[Any]) -> list[Any]:
     )
 
 
-@functools.partial(Compiled, most=64)
+@functools.partial(Compiled, most=192)
 def _init_state(
     task: Task, key: jax.Array, *, method: Method, attack: Attack, mesh: Mesh | None, outside: str
 ) -> RoundState:

@@ -213,7 +213,7 @@ def flip(label, own=None, num_classes=None):
         (lambda: flip(LABELS), r"number of classes is not known; use label_flip\(num_classes=…\)"),
         (lambda: flip(LABELS, num_classes=5), "shift = 5 changes no label modulo 5"),
         (lambda: flip(LABELS, 10, num_classes=3), "num_classes = 10, but the task has 3 classes"),
-        (lambda: flip(LABELS, num_classes=1), "num_classes = 1 must be an integer ≥ 2"),
+        (lambda: flip(LABELS, num_classes=1), "label_flip: the task's num_classes = 1 must be an integer ≥ 2"),
         (lambda: flip(jnp.ones((N, 3)), num_classes=3), r"labels are float32\[5, 3\]"),
         (lambda: attacks.label_flip(num_classes=1), "num_classes = 1"),
         (lambda: attacks.label_flip().poison({"x": THREE}, byzantine=BYZANTINE, key=None), "no 'label'"),

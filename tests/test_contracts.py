@@ -92,12 +92,19 @@ WRONG = {
     "factory": ({"method": METHOD._replace(aggregator=agg.median)}, "is a function, not an Aggregator"),
     "record": ({"record": ["loss"]}, r"record = \['loss'\] is a list, not a Callable"),
     "record of a list": ({"record": lambda info: [info.finite]}, "record: what it returns .* is a list, not a Mapping"),
-    "record of text": ({"record": lambda info: {"a": "b"}}, r"record: what it returns\['a'\] = 'b' is a str"),
+    "record of text": (
+        {"record": lambda info: {"a": "b"}},
+        r"record: what it returns\['a'\] = 'b' is a str, not a number or an array; return",
+    ),
     "evaluate": (
         {"task": dataclasses.replace(TASK, evaluate=lambda data, x: x.sum()), "eval_every": 1},
         "Task.evaluate: what it returns .* not a Mapping",
     ),
-    "line search": ({"method": server(optax.lbfgs())}, "value_fn, the loss at other parameters"),
+    "line search": ({"method": server(optax.lbfgs())}, "the server's .* value_fn, the loss at other parameters"),
+    "line search of a worker": (
+        {"method": METHOD._replace(worker=optax.lbfgs())},
+        "the worker's .* value_fn, the loss at other parameters",
+    ),
 }
 
 
@@ -118,8 +125,8 @@ def whole_chain():
     )
 
 
-def update(tx, updates=STACK, params=PARAMS):
-    return tx.update(updates, tx.init(PARAMS), params)
+def update(tx, updates=STACK, params=PARAMS, **extra):
+    return tx.update(updates, tx.init(PARAMS), params, **extra)
 
 
 @pytest.mark.parametrize(
@@ -137,6 +144,10 @@ def update(tx, updates=STACK, params=PARAMS):
         (lambda: transforms.inject_attack(attacks.ipm, MASK, key=KEY), "is a function, not an Attack"),
         (lambda: transforms.per_worker(optax.sgd(0.1), 2.5), "num_workers = 2.5 must be an integer"),
         (lambda: transforms.per_worker("sgd", 2), "tx = 'sgd' is a str"),
+        (lambda: update(transforms.per_worker(optax.lbfgs(), N), value=jnp.zeros(N), grad=STACK),
+         "per_worker: tx calls value_fn"),
+        (lambda: update(transforms.per_worker(optax.ema(0.9), 3), PARAMS | {"b": jnp.zeros(3)}, PARAMS | {"b": 0.0}),
+         "no rows for parameters"),
         (lambda: metrics.record(["loss"]), "is a list, not a str"),
     ],
 )  # fmt: skip

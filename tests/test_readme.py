@@ -10,6 +10,7 @@ import pytest
 
 import byzjax
 from byzjax import aggregators as agg
+from byzjax.experiments import grid, grid_run
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
@@ -36,6 +37,13 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
     grads = {"w": jnp.ones((20, 3, 2))}
     updates, _ = names["tx"].update(grads, names["tx"].init(params), params)
     np.testing.assert_allclose(jnp.linalg.norm(updates["w"]), 0.1, rtol=1e-5)
+
+
+def test_the_sweep_of_the_readme_can_run(monkeypatch):
+    monkeypatch.chdir(Path(__file__).parents[1])
+    (path, override), *others = re.findall(r"^byzjax sweep (\S+) --set (\S+)$", README, flags=re.MULTILINE)
+    assert not others
+    assert grid_run.check(grid.load(path, [override]), grid_run.Tasks()) == []
 
 
 def test_the_first_line_that_everybody_types():

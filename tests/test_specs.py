@@ -237,6 +237,15 @@ def test_the_configuration_says_everything_and_ignores_blanks():
     assert config == RunConfig(aggregator="nnm,rfa", attack="ipm(10.0)", f=2, learning_rate=0.3).as_dict()
 
 
+@pytest.mark.parametrize("liars", ["[0, 1]", "[True, True, False, False, False]"])
+def test_a_task_that_says_who_lies_says_how_many(liars):
+    config = RunConfig(task=f"quartic(byzantine={liars})", num_workers=5, attack="ipm")
+    assert config.num_byzantine == config.as_dict()["f"] == 2
+    assert config.build().byzantine.tolist() == [True, True, False, False, False]
+    with pytest.raises(ValueError, match="num_byzantine = 1, but byzantine marks 2 workers"):
+        RunConfig(task=f"quartic(byzantine={liars})", num_workers=5, num_byzantine=1).build()
+
+
 @pytest.mark.parametrize(
     ("config", "line"),
     [

@@ -43,6 +43,14 @@ def _compare_with_loop(tx):
                 np.testing.assert_allclose(a, b, rtol=1e-6)
 
 
+def test_per_worker_takes_gradients_per_example():
+    private = transforms.per_worker(optax.contrib.differentially_private_aggregate(1.0, 1e-9, 0), N)
+    params = {"w": jnp.zeros((3, 2)), "b": jnp.zeros(())}
+    examples = {"w": jnp.full((N, 4, 3, 2), 0.01), "b": jnp.full((N, 4), 0.02)}
+    updates, _ = private.update(examples, private.init(params), params)
+    jax.tree.map(lambda u, e: np.testing.assert_allclose(u, e.mean(1), rtol=1e-5), updates, examples)
+
+
 def test_links_work_in_an_ordinary_chain_with_extra_arguments():
     tx = optax.chain(
         transforms.per_worker(optax.ema(0.9, debias=False), N),

@@ -73,7 +73,7 @@ def _agreed(own: int | None, task: int | None) -> int:
         raise ValueError(
             "label_flip: the number of classes is not known; use label_flip(num_classes=…), or Task(num_classes=…)."
         )
-    return check_integer(known, "num_classes", "label_flip", least=2)
+    return check_integer(known, "num_classes" if own else "the task's num_classes", "label_flip", least=2)
 
 
 def _check_shift(map: Map, shift: Numeric, num_classes: int) -> None:

@@ -16,6 +16,7 @@ import byzjax
 from byzjax import attacks, methods, results, specs, tasks
 from byzjax.base import Attack, Method, Task, concrete
 from byzjax.checkpoint import Checkpoint
+from byzjax.masks import as_mask
 from byzjax.progress import Advance, Progress
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 
 _COUNTS = ("num_workers", "num_byzantine", "f", "num_rounds", "eval_every")
+_NUM_BYZANTINE = 3
 
 
 class Parts(NamedTuple):
@@ -42,7 +44,7 @@ class RunConfig:
       task, method, attack: specifications of one registry entry each, see `byzjax.specs`.
       aggregator: pre-aggregations and a rule, with commas between them.
       num_workers: n.
-      num_byzantine: b; the last b workers are Byzantine, unless the task says who.
+      num_byzantine: b; the last b workers are Byzantine, unless the task says who. By default as many as it says, or 3.
       f: how many the rule is told to tolerate; ``num_byzantine`` by default.
       learning_rate: γ₀.
       beta: the workers' momentum; the method's own default by default.
@@ -54,13 +56,24 @@ class RunConfig:
     aggregator: str = "nnm,rfa"
     attack: str = "none"
     num_workers: int = 20
-    num_byzantine: int = 3
+    num_byzantine: int = None  # type: ignore[assignment]  # a number from __post_init__ on
     f: int | None = None
     learning_rate: float = 0.1
     beta: float | None = None
     num_rounds: int = 1000
     eval_every: int = 30
     seed: int = 0
+
+    def __post_init__(self):
+        if self.num_byzantine is None:
+            object.__setattr__(self, "num_byzantine", self._as_the_task_says())
+
+    def _as_the_task_says(self) -> int:
+        try:
+            liars = specs.parse(self.task).kwargs.get("byzantine")
+            return _NUM_BYZANTINE if liars is None else int(as_mask(liars, self.num_workers, "task").sum())
+        except ValueError:  # said by `calls`, or by the factory
+            return _NUM_BYZANTINE
 
     def calls(self) -> dict[str, list[specs.Call]]:
         """Every factory with all of its arguments, defaults included; the method's rule is put in by `build`.

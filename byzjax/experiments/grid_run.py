@@ -138,6 +138,11 @@ def _rehearse(grid: GridConfig, result: Result) -> None:
     if by not in leading:
         raise ValueError(f"sweep.select.by: {by!r} is not reported by these runs; {nearest(by, leading)}.")
     shape = {**result.history, **result.evals}[by].shape
+    if grid.select.last > shape[0]:
+        raise ValueError(
+            f"sweep.select.last = {grid.select.last} must be between 1 and the {shape[0]} of {leading[by]!r}; lower "
+            "it, or run more rounds."
+        )
     sizes = [len(values) for values in grid.axes.values()]
     coordinates: dict[str, Any] = {axis: list(values) for axis, values in named(grid.axes).items()}
     dims = *coordinates, *dims_of(by, len(shape), leading[by])

@@ -27,7 +27,7 @@ from byzjax.base import (
     unchanged_updates,
 )
 from byzjax.checks import check_kind, shown
-from byzjax.contracts import ONE_ROW_OF_ALL, check_like, check_pair, described, only_masked
+from byzjax.contracts import ONE_ROW_OF_ALL, check_like, check_pair, described, no_value_fn, only_masked
 from byzjax.explicit_axes import on_auto_axes, typed
 from byzjax.keys import drawable, worker_keys
 from byzjax.transforms.accumulating import accumulating, as_transformation
@@ -49,7 +49,8 @@ def per_worker(
     or after `robust_aggregate`; around both they would meet a stack where they keep a gradient.
 
     Args:
-      tx: any optax transformation of one worker's gradient, e.g. ``optax.ema(0.9, debias=False)``.
+      tx: any optax transformation of one worker's gradient, e.g. ``optax.ema(0.9, debias=False)``; or of one worker's
+        per-example gradients ``[B, *p]``, as `optax.contrib.differentially_private_aggregate`.
       num_workers: n.
       initial: ``{field: leaves [n, *p]}`` replaces fields of the initial states, as ``{"ema": v0}`` for the initial
         momenta of Algorithm 1.
@@ -62,7 +63,7 @@ def per_worker(
 
     Raises:
       ValueError: num_workers is no integer ≥ 1, ``tx`` no transformation, updates that are no stack of n gradients, or
-        an ``initial`` that does not fit.
+        an ``initial`` that does not fit; a ``tx`` with a line search, unless ``update`` is passed ``value_fn=``.
 
     >>> tx = per_worker(optax.ema(0.5, debias=False), 2)
     >>> tx.update(jnp.array([[2.0], [4.0]]), tx.init(jnp.zeros(1)))[0].tolist()
@@ -87,7 +88,8 @@ def per_worker(
                 f"per_worker: updates have leading axes {sorted(shapes)}, not num_workers = {n}; {_ONE_PER_WORKER}"
             )
         if params is not None:
-            _check_stack(updates, [described(params)], "per_worker")
+            _check_own(updates, params)
+        extra.setdefault("value_fn", no_value_fn("per_worker: tx"))
         own = {name: value for name, value in extra.items() if _each_has_its_own(name, value, updates)}
         shared = {name: value for name, value in extra.items() if name not in own}
         return jax.vmap(lambda u, s, e: tx.update(u, s, params, **shared, **e))(updates, state, own)
@@ -99,6 +101,20 @@ _ONE_PER_WORKER = (
     "take one gradient per worker, e.g. jax.vmap(jax.grad(loss), in_axes=(None, 0)), and put optax.MultiSteps, "
     "optax.flatten and their like inside per_worker(…), or after robust_aggregate(…)."
 )
+
+
+def _check_own(updates: Stacked, params: Params) -> None:
+    """Reject what is no gradient per worker. Axes between may be of examples, as for differential privacy."""
+    given, wanted = (
+        {jax.tree_util.keystr(path): jnp.shape(leaf) for path, leaf in jax.tree.leaves_with_path(tree)}
+        for tree in (updates, params)
+    )
+    fits = given.keys() == wanted.keys() and all(
+        len(given[path]) > len(shape) and given[path][len(given[path]) - len(shape) :] == shape
+        for path, shape in wanted.items()
+    )
+    if not fits:
+        _check_stack(updates, [described(params)], "per_worker")
 
 
 def _check_stack(updates: Stacked, known: Collection[dict[str, str]], where: str) -> None:
