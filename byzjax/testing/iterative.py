@@ -69,6 +69,7 @@ def auto_gm(
     strength = max(n * np.sort(distances(z))[n // 2], 1e-300) if regularization is None else regularization
     for _ in range(num_iters):
         away = distances(z)
+        away = away - away.min()  # which changes no weight, and a small strength is not lost beside it
         levels = [(np.sort(away)[:p].sum() + strength) / p for p in range(1, n + 1)]
         level = [eta for eta, d in zip(levels, np.sort(away), strict=True) if eta > d][-1]
         alpha = np.maximum(level - away, 0) / strength
