@@ -31,11 +31,12 @@ asked three times, and hostile rows may then lie on its last answer.
 
 The references are float64 NumPy, written from the papers' formulas ([byzjax/testing](../../byzjax/testing)). *Largest*
 and *99.9 %* are errors in units of the honest scale: the median norm of the honest rows, an option that limits what a
-row can do where that is shorter (down to a millionth), the length of the right answer where that is longer. *Wrong* are
+row can do where that is shorter (down to 1e-5 of it), the length of the right answer where that is longer. *Wrong* are
 errors beyond 1e-4, but for two kinds that are counted apart, and left out of those columns:
 
 - *ties*: float64 calls what was chosen as good as the best choice, to a relative difference of 1e-5 of the scores (as
-  lengths), or gives the same answer when rows or thresholds change by so much;
+  lengths), or gives the same answer when rows or thresholds change by so much; or the answer is another of the
+  geometric medians that an even number of rows on a line has;
 - *rounding*: float64's own answer moves as far when every number of the input is rounded to float32 another way, equal
   rows alike."""
 

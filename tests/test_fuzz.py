@@ -65,14 +65,25 @@ def test_the_geometric_median_where_it_was_wrong(options, x, right):
     [
         # Two workers' shares of signs are equally far from the first one's.
         ("signguard", [[0.757, -0.335, 0.149], [0.487, 0.15, 0.149], [0.757, -0.335, 0.149], [0.684, -0.356, -0.622]]),
+        # Parallel rows of length one, but for rounding.
+        ("flame", [[1.5293488502502441], [1.5293488502502441], [0.00036312881275080144]]),
         # Two balances of signs are exactly one deviation from the median.
         ("lasa", [[-1.0, -1.4, -1.9], [-1.1, -1.0, -1.5], [-1.4, 1.4, 1.2], [-1.7, 1.9, 1.5]]),
     ],
 )
-def test_equal_counts_of_signs_are_no_matter_of_rounding(name, x):
+def test_what_is_equal_is_no_matter_of_rounding(name, x):
     x = np.asarray(x, np.float32)
     right = fuzz.REFERENCES[name](x.astype(np.float64))
     np.testing.assert_allclose(byzjax.aggregate(agg.REGISTRY[name](), x), right, rtol=1e-4, atol=1e-4)
+
+
+def test_caf_silences_near_copies_together():
+    """A copy that is a rounding nearer would keep a ten-millionth of its weight, and the largest τ."""
+    x = 1e-2 * np.random.default_rng(0).normal(size=(12, 20, 3))
+    x[:, :3] = 1.5 * np.array([[1.0, 2.0, 3.0]]) * (1 + 1e-7 * np.arange(3))[:, None]
+    for stack in x.astype(np.float32):
+        right = ref.caf(stack.astype(np.float64), 4)
+        np.testing.assert_allclose(byzjax.aggregate(agg.caf(4), stack), right, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from byzjax import stacked
 from byzjax.base import Stacked
 
+_ROUNDED = 4.0  # roundings between two rows at length one
 Rows = TypeVar("Rows")  # a stacked tree, or the array that is one
 
 
@@ -49,13 +50,15 @@ def cosine_distances(updates: Stacked) -> jax.Array:
     """``1 − ⟨x_i, x_j⟩/(‖x_i‖ ‖x_j‖)``, f32[n, n]; 1 to zero and lost rows.
 
     From the distances of the rows at length one, ``‖u_i − u_j‖²/2``: no row costs another one digits, and what tells
-    nearly equal directions apart is not rounded away beside 1.
+    nearly equal directions apart is not rounded away beside 1. Directions that differ by no more than the rounding of
+    rows to length one are equal: parallel rows are, and none is nearer to another by chance.
     """
     unit = directions(updates)
     geometry, _ = stacked.measure(unit.rows, origin=False)
     squared = geometry.distances * jnp.square(geometry.unit)
     there = unit.there[:, None] & unit.there[None, :]
-    return jnp.where(there, jnp.clip(0.5 * squared, 0.0, 2.0), 1.0)
+    apart = jnp.where(squared > 2.0 * jnp.square(_ROUNDED * jnp.finfo(squared.dtype).eps), 0.5 * squared, 0.0)
+    return jnp.where(there, jnp.clip(apart, 0.0, 2.0), 1.0)
 
 
 def exponents(sizes: jax.Array) -> jax.Array:

@@ -30,6 +30,7 @@ from byzjax.loops import scan
 from byzjax.sorting import median_of
 
 _MOST_INPUTS = 500  # that are predicted at a time, which bounds the memory
+_ROUNDED = 4.0  # roundings between the shares of two parallel rows, of which none is nearer to another by chance
 _LARGEST_RATIO = 80.0  # of probabilities, as a logarithm: its square is a number yet
 
 Predict = Callable[[Any, jax.Array], jax.Array]  # (params, inputs) -> logits
@@ -120,7 +121,9 @@ def deepsight(
             label = hdbscan(distances, finite, min_cluster_size=min_cluster_size, min_samples=min_samples)
             return (label[:, None] != label[None, :]).astype(shares.dtype)
 
-        views = [apart(_euclidean(shares)), apart(cosine_distances(bias))]
+        energies = _euclidean(shares)
+        energies = jnp.where(energies > _ROUNDED * jnp.finfo(shares.dtype).eps, energies, 0.0)
+        views = [apart(energies), apart(cosine_distances(bias))]
         if predict is not None:
             if params is None:
                 raise ValueError(f"{name}: needs the parameters of the round; pass params to update.")

@@ -87,8 +87,6 @@ def _unlike(distances: jax.Array) -> jax.Array:
     away = jnp.where(jnp.eye(len(distances), dtype=bool), 1.0, distances)
     pardoned = (away - nearest[None, :] + nearest[:, None] * (1.0 - away)) / jnp.maximum(1.0 - nearest, 1e-30)[None, :]
     unlike = jnp.clip(jnp.where(nearest[None, :] < nearest[:, None], pardoned, away).min(1), 0.0, 1.0)
-    # Directions that differ by no more than rounding are copies: their weights would be made of it alone.
-    unlike = jnp.where(unlike > jnp.square(2.0 * jnp.finfo(unlike.dtype).eps), unlike, 0.0)
     share = unlike / jnp.where(unlike.max() > 0, unlike.max(), 1.0)
     logit = jnp.log(share / jnp.maximum(1.0 - share, 1e-6)) + 0.5  # -inf for copies
     return jnp.clip(logit, 0.0, 1.0)

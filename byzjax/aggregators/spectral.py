@@ -31,6 +31,8 @@ from byzjax.sorting import lowest
 from byzjax.spectrum import eigh
 from byzjax.stacked import Geometry
 
+_ROUNDED = 1e-5  # relative difference of two rows along a direction that may be rounding
+
 
 def caf(f: Numeric) -> Aggregator:
     """Covariance-bound agnostic filter: shrink the weights of rows that stick out until the spread is least.
@@ -83,9 +85,9 @@ def caf(f: Numeric) -> Aggregator:
             alive = jnp.where(c > 0, along, 0.0)
             largest = alive.max()
             share = jnp.square(along / jnp.where(largest > 0, largest, 1.0))  # τ_i/τ_max; τ itself may overflow
-            # Compared, not divided: a quotient one rounding below 1 would leave the row a little weight, and with it
-            # the largest τ again.
-            left = jnp.where(alive == largest, 0.0, c * jnp.maximum(1.0 - share, 0.0))
+            # Compared, not divided: a quotient one rounding below 1, of this row or a copy, would leave it a little
+            # weight, and with it the largest τ again.
+            left = jnp.where(alive >= (1.0 - _ROUNDED) * largest, 0.0, c * jnp.maximum(1.0 - share, 0.0))
             c = jnp.where(largest > 0, left, 0.0)
             return c, c.sum() > least, best
 

@@ -144,6 +144,7 @@ def deepsight(x: np.ndarray, min_cluster_size: int = 5, min_samples: int = 3) ->
     norms = np.linalg.norm(x, axis=1)
     shares = directions(x) ** 2
     euclidean = np.linalg.norm(shares[:, None] - shares[None, :], axis=-1)
+    euclidean[euclidean <= 4 * 2.0**-23] = 0.0  # no more than rounding to float32
     merged = (apart(euclidean) + apart(cosine_distances(x))) / 2
     broad = (shares > max(0.01, 1 / x.shape[1]) * shares.max(1, keepdims=True)).sum(1)
     suspicious = (broad <= np.median(broad) / 2) & (np.median(broad) > 0)

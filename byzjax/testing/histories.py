@@ -46,7 +46,7 @@ def foolsgold_weights(total: np.ndarray, num_workers: int, reduce: str) -> np.nd
             if likest[j] > likest[i]:
                 pardoned[i, j] *= likest[i] / likest[j]
     unlike = np.clip(1.0 - np.maximum(pardoned.max(1), 0.0), 0.0, 1.0)
-    unlike[unlike <= (2 * 2.0**-23) ** 2] = 0.0  # no more than rounding to float32
+    unlike[unlike < 1e-15] = 0.0
     unlike /= unlike.max() or 1.0
     with np.errstate(divide="ignore"):
         alpha = np.clip(np.log(unlike / np.maximum(1.0 - unlike, 1e-300)) + 0.5, 0.0, 1.0)

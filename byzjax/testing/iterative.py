@@ -68,7 +68,8 @@ def auto_gm(
     z = weiszfeld(x, start, 1.0, weiszfeld_iters, smoothing, limit, middle)
     strength = max(n * np.sort(distances(z))[n // 2], 1e-300) if regularization is None else regularization
     for _ in range(num_iters):
-        away = distances(z) - distances(z).min()  # the weights stay, and a small λ is not lost beside distances
+        away = distances(z)
+        away = away - away.min()  # which changes no weight, and a small strength is not lost beside it
         levels = [(np.sort(away)[:p].sum() + strength) / p for p in range(1, n + 1)]
         level = [eta for eta, d in zip(levels, np.sort(away), strict=True) if eta > d][-1]
         alpha = np.maximum(level - away, 0) / strength

@@ -40,8 +40,9 @@ def directions(x: np.ndarray) -> np.ndarray:
 
 
 def cosine_distances(x: np.ndarray) -> np.ndarray:
-    """One minus the cosine of every two rows, 0 between equal ones, 1 to rows of zeros."""
+    """One minus the cosine of every two rows, 1 to rows of zeros; 0 where float32 does not hold the difference."""
     unit = directions(x)
     squared = ((unit[:, None] - unit[None, :]) ** 2).sum(-1)
     there = np.any(unit != 0, axis=1)
-    return np.where(there[:, None] & there[None, :], squared / 2, 1.0)
+    apart = np.where(squared / 2 > (4 * 2.0**-23) ** 2, squared / 2, 0.0)
+    return np.where(there[:, None] & there[None, :], apart, 1.0)

@@ -140,7 +140,8 @@ def caf(x: np.ndarray, f: int) -> np.ndarray:
             best, best_value = mu, value
         tau = ((x - mu) @ vectors[0]) ** 2
         largest = tau[c > 0].max()
-        c = c * np.maximum(1 - tau / largest, 0) if largest > 0 else np.zeros(len(x))
+        equal = tau >= (1 - 1e-5) ** 2 * largest  # but for rounding
+        c = np.where(equal, 0.0, c * np.maximum(1 - tau / (largest or 1.0), 0))
     return best
 
 

@@ -42,6 +42,8 @@ def chosen_among_equals(
 ) -> bool | None:
     """Whether the answer is the mean of a choice of rows that float64 calls as good as the best; None if unknown.
 
+    An even number of rows on a line has geometric medians wherever half of them lie on either side.
+
     Args:
       name: of the rule.
       x: f64[n, d].
@@ -52,6 +54,8 @@ def chosen_among_equals(
     if name == "bulyan":
         selections = _selections(x, **options)
         return any(_in_windows(answer, x[sorted(rows)], 2 * options["f"], "midpoint") for rows in selections)
+    if name == "geometric_median":
+        return _on_a_plateau(answer, x) or None
     if name == "meamed":
         return _in_windows(answer, x, options["f"], options.get("even", "midpoint"))
     if trust is None or name not in {*_SCORES, *_BADNESS, "nnm"}:
@@ -126,6 +130,16 @@ def _in_windows(answer: np.ndarray, x: np.ndarray, f: int, even: str) -> bool:
         if not any(r <= limit and abs(w.mean() - value) <= rounding for w, r in zip(windows, reach, strict=True)):
             return False
     return True
+
+
+def _on_a_plateau(answer: np.ndarray, x: np.ndarray) -> bool:
+    """Whether the rows are on a line, and no row has a smaller sum of distances than the answer."""
+    sizes = np.append(np.linalg.svd(x - x.mean(0), compute_uv=False), 0.0)
+
+    def total(z: np.ndarray) -> float:
+        return float(np.linalg.norm(x - z, axis=1).sum())
+
+    return bool(sizes[1] <= 1e-6 * sizes[0] and total(answer) <= min(map(total, x)) * (1 + 1e-7))
 
 
 def _near(answer: np.ndarray, rows: np.ndarray) -> bool:
