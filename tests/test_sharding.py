@@ -232,11 +232,12 @@ def test_coordinate_rules_need_no_sum_and_the_counting_can_fail():
 
 def test_the_stack_is_not_gathered_inside_a_run_where_workers_do_not_divide():
     n, method, attack = 10, methods.byz_nsgdm(0.01, aggregator=GRAM_RULES["krum"]), attacks.ipm(2.0)
-    chosen, mask = sharding.place_task(task(n, 800), mesh()), jnp.arange(n) >= n - B
+    d = 1_600  # a smaller stack is measured whole on every device
+    chosen, mask = sharding.place_task(task(n, d), mesh()), jnp.arange(n) >= n - B
     state = init_state(chosen, method, attack, key=KEY)
     parts = {"method": method, "attack": attack, "record": metrics.default_record, "mesh": mesh()}
     text = _chunk.lower(chosen, state, mask, **parts, length=3, evaluated=False).compile().as_text()
-    assert not [size for _, operation, size in collectives(text) if operation == "all-gather" and size >= n * 800]
+    assert not [size for _, operation, size in collectives(text) if operation == "all-gather" and size >= n * d]
 
 
 HOSTILE = {
