@@ -66,8 +66,8 @@ def bound(text, registry=attacks.REGISTRY, **kwargs):
 @pytest.mark.parametrize(
     ("name", "near"),
     [
-        ("cifar10", r"classification\('tfds:cifar10'\)"),
-        ("emnist", r"classification\('tfds:emnist'\)"),
+        ("cifar10", r"\"classification\('tfds:cifar10'\)\""),
+        ("emnist", r"\"classification\('tfds:emnist'\)\""),
         ("mnits", "mnist"),
         ("quartc", "quartic"),
     ],
