@@ -245,7 +245,7 @@ def test_the_origin_is_measured_when_it_is_asked_for(d):
     with_origin, _ = stacked.measure(x)
     without, _ = stacked.measure(x, origin=False)
     assert with_origin.gram.shape == (7, 7)  # the centre is a point, too
-    assert without.gram.shape == (5, 5)
+    assert without.gram.shape == (6, 6)
     np.testing.assert_allclose(with_origin.distances, without.distances, rtol=1e-5)
     averages = jnp.asarray([[0.5, 0.5, 0.0, 0.0, 0.0], [0.0, 0.2, 0.2, 0.3, 0.3]])
     mixed = [geometry.mix(averages).distances for geometry in (with_origin, without)]

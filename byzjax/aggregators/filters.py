@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 
 from byzjax import stacked
-from byzjax.aggregators.kernels import mean_of
 from byzjax.aggregators.noise import add_noise
 from byzjax.base import (
     Aggregator,
@@ -24,6 +23,7 @@ from byzjax.base import (
     check_key,
     check_number,
     concrete,
+    nan_unless,
     num_workers_of,
     promises,
 )
@@ -107,7 +107,7 @@ def byzantine_sgd(
         good = state.good & (jnp.abs(along - middle) <= diameter * total_reach)
         good = good & (sums[_majority_centre(sums)] <= 2.0 * total_reach)
         good = good & (now[_majority_centre(now)] <= 4.0 * v) & frame.finite
-        weights = mean_of(good, dtype)
+        weights = _mean_of_trusted(good, frame)
         aggregate = stacked.combine(weights, updates, frame)
         return aggregate, ByzantineSGDState(along, total, good, start, state.rounds + 1), Trust(weights)
 
@@ -201,7 +201,6 @@ def safeguard(
         _, frame = stacked.measure(updates, origin=False)
         again = state.rounds % longer == 0
         before = (state.good | again) if reset else state.good
-        dtype = frame.sizes.dtype
 
         def add(total: jax.Array, g: jax.Array, window: int) -> jax.Array:
             fresh = jnp.where(state.rounds % window == 0, jnp.zeros_like(total), total)
@@ -212,7 +211,7 @@ def safeguard(
         low, high = fixed if fixed is not None else (None, None)
         good = before & near(long, before, high) & near(short, before, low)
         trusted = before & frame.finite
-        weights = mean_of(trusted, dtype)
+        weights = _mean_of_trusted(trusted, frame)
         aggregate = stacked.combine(weights, updates, frame)
         state = SafeguardState(long, short, good, state.rounds + 1)
         if concrete(noise_std) == 0:
@@ -220,6 +219,12 @@ def safeguard(
         return add_noise(aggregate, noise_std, check_key(key, name)), state, Trust()
 
     return Aggregator.weighing(init, weigh)
+
+
+def _mean_of_trusted(good: jax.Array, frame: stacked.Frame) -> jax.Array:
+    """The weights of their mean, f32[n]: 0 where nobody is left, for the server to stand still; NaN if all are lost."""
+    count = jnp.maximum(good.sum(), 1).astype(frame.sizes.dtype)
+    return good.astype(frame.sizes.dtype) / count * nan_unless(frame.finite.any())
 
 
 def _per_worker_zeros(params: Params, num_workers: int) -> Stacked:
