@@ -44,10 +44,11 @@ BYZPY = {"num_iters": 256, "smoothing": 1e-12, "init": "median", "tolerance": 1e
         ({"num_iters": 64, "smoothing": 1e-6}, ZEROS, None),
         ({}, 3e3 * ZEROS, None),
         ({"num_iters": 100, "smoothing": 1e-6, "init": "mean"}, NEAR, [-3.53723, 3.16845]),
+        ({"num_iters": 1, "smoothing": 1e-6, "init": "mean"}, [[4.0], [-3.0], [1.0], [2.0]], [1.0]),
         ({}, [[164.075], [0.0], [164.075]], [22.145]),
         (BYZPY, 1e-7 * np.array(SMALL), [-1.846e-7, -3.382e-7, -0.911e-7]),
     ],
-    ids=["zeros", "zeros at the default", "near", "three rows", "one step"],
+    ids=["zeros", "zeros at the default", "near", "a row at the mean", "three rows", "one step"],
 )
 def test_the_geometric_median_where_it_was_wrong(options, x, right):
     x = np.asarray(x, np.float32)
@@ -58,6 +59,31 @@ def test_the_geometric_median_where_it_was_wrong(options, x, right):
     np.testing.assert_allclose(
         byzjax.aggregate(agg.geometric_median(**options), x), expected, rtol=0, atol=1e-4 * scale
     )
+
+
+@pytest.mark.parametrize("start", ["zero", "previous"])
+def test_zeros_do_not_hold_centred_clipping_that_has_hardly_moved(start):
+    """Steps of a ten-billionth of the rows' length, where distances come from inner products."""
+    x = 5e9 * np.random.default_rng(0).normal(1.0, 1.0, (19, 400)).astype(np.float32)
+    x[:4] = 0
+    options = {"tau": 1.0, "num_iters": 10}
+    right = ref.centered_clipping(x.astype(np.float64), **options, start="zero")
+    got = byzjax.aggregate(agg.centered_clipping(**options, start=start), x)
+    np.testing.assert_allclose(got, right, rtol=0, atol=1e-4 * float(np.linalg.norm(right)))
+
+
+def test_auto_gm_with_a_strength_far_below_the_distances():
+    x = 1e9 * np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    right = ref.auto_gm(x.astype(np.float64), regularization=5.0)
+    np.testing.assert_allclose(byzjax.aggregate(agg.auto_gm(5.0), x), right, rtol=1e-5)
+
+
+@pytest.mark.parametrize("seed", [7, 35])
+def test_lasa_takes_rows_shortened_to_one_length_for_equally_long(seed):
+    long, short = sorted(np.random.default_rng(seed).normal(size=(2, 2)) + 3, key=np.linalg.norm, reverse=True)
+    x = np.array([long, short, long, short, short], np.float32)
+    right = 0.4 * long * np.linalg.norm(short) / np.linalg.norm(long) + 0.6 * short
+    np.testing.assert_allclose(byzjax.aggregate(agg.lasa(rows="sparse"), x), right, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+import functools
 import itertools
 
 import numpy as np
@@ -92,6 +94,8 @@ def hdbscan(
     core = np.sort(distance, axis=1)[:, min(min_samples, n - 1)]
     reach = np.maximum(distance, np.maximum(core[:, None], core[None, :]))
 
+    steps = np.unique([0.0, *reach.ravel()]).tolist()
+
     def parts(nodes: list[int], level: float) -> list[list[int]]:
         """What hangs together by steps below a level."""
         left, found = set(nodes), []
@@ -106,6 +110,9 @@ def hdbscan(
             found.append(sorted(part))
         return found
 
+    def together(nodes: list[int], level: float) -> bool:
+        return len(parts(nodes, np.nextafter(level, np.inf))) == 1
+
     def density(level: float) -> float:
         return 1.0 / max(level, 1e-9 * distance.max(), 1e-300)
 
@@ -113,7 +120,8 @@ def hdbscan(
         """The score of a cluster's best clusters, and these."""
         lasting, current, left, below = 0.0, nodes, {}, []
         while current:
-            level = min(step for step in [0.0, *reach.ravel()] if len(parts(current, np.nextafter(step, np.inf))) == 1)
+            # The least level at which they hang together; above it they do, too.
+            level = steps[bisect.bisect_left(steps, True, key=functools.partial(together, current))]
             large = [part for part in parts(current, level) if len(part) >= min_cluster_size]
             stay = large[0] if len(large) == 1 else []
             gone = [node for node in current if node not in stay]

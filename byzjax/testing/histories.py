@@ -70,7 +70,7 @@ def byzantine_sgd(
         good &= np.abs(along - np.sort(along)[(num_workers - 1) // 2]) <= diameter * reach
         good &= _from_the_majority(sent[: t + 1].sum(0))[0] <= 2 * reach
         good &= _from_the_majority(x)[0] <= 4 * deviation
-        answers.append(x[good].mean(0) if good.any() else np.full(x.shape[1], np.nan))
+        answers.append(x[good].mean(0) if good.any() else np.zeros(x.shape[1]))
     return answers
 
 
@@ -90,7 +90,7 @@ def safeguard(
     good, answers = np.ones(num_workers, bool), []
     for t, x in enumerate(sent):
         before = good | (reset and t % windows[1] == 0)
-        answers.append(x[before].mean(0) if before.any() else np.full(x.shape[1], np.nan))
+        answers.append(x[before].mean(0) if before.any() else np.zeros(x.shape[1]))
         good = before.copy()
         for k, window in enumerate(windows):
             totals[k] = (totals[k] if t % window else 0.0) + x / max(before.sum(), 1)

@@ -170,7 +170,7 @@ def lasa(
     good = np.ones(len(x), bool)
     for values, bound in ((norms, norm_bound), (signs, sign_bound)):
         away = np.abs(values - np.median(values))
-        good &= (away < bound * values.std() * (1 - 1e-5)) | (away == 0)
+        good &= (away < bound * values.std() * (1 - 1e-5)) | (away <= 16 * 2.0**-23 * np.abs(values).max())
     return (sparse if rows == "sparse" else clipped)[good if good.any() else slice(None)].mean(0)
 
 
