@@ -17,7 +17,7 @@ from byzjax.testing.conventions import Convention
 from byzjax.testing.histories import HISTORIES
 from byzjax.testing.references import REFERENCES
 from byzjax.testing.stacks import Stacks, stacks
-from byzjax.testing.ties import CONTINUOUS, chosen_among_equals, jittered, nearby, rounded, scaled
+from byzjax.testing.ties import CONTINUOUS, chosen_among_equals, coarser, jittered, nearby, rounded, scaled
 
 Shape = tuple[int, int, int]
 
@@ -194,7 +194,8 @@ def _excuse(
             break
         if _off(answer, other, scale) <= ALLOWED:
             return "tie"
-    moves = [_off(ask(functools.partial(rounded, rng=rng), options), right, scale) for _ in range(_QUESTIONS // 3)]
+    others = (ask(functools.partial((rounded, coarser)[k % 2], rng=rng), options) for k in range(_QUESTIONS // 3))
+    moves = [_off(other, right, scale) for other in others]
     return "rounding" if _off(answer, right, scale) <= 2 * max(moves) else ""
 
 

@@ -159,12 +159,16 @@ def scaled(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def rounded(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Every number rounded to float32 another way, or to two bits less; equal rows stay equal."""
-    if rng.random() < 0.25:
-        mantissa, exponent = np.frexp(x)
-        return np.ldexp(np.round(mantissa * 2.0**22), exponent - 22)
+    """Every number rounded to float32 another way; equal rows stay equal."""
     distinct, place = np.unique(x, axis=0, return_inverse=True)
     return (distinct * (1 + 2.0**-23 * rng.uniform(-1, 1, size=distinct.shape)))[place.reshape(-1)]
+
+
+def coarser(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Every number rounded to one to three bits less than float32 has: nearly equal rows become equal."""
+    bits = int(rng.integers(21, 24))
+    mantissa, exponent = np.frexp(x)
+    return np.ldexp(np.round(mantissa * 2.0**bits), exponent - bits)
 
 
 def jittered(options: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
