@@ -37,8 +37,8 @@ errors beyond 1e-4, but for two kinds that are counted apart, and left out of th
 - *ties*: float64 calls what was chosen as good as the best choice, to a relative difference of 1e-5 of the scores (as
   lengths), or gives the same answer when rows or thresholds change by so much; or the answer is another of the
   geometric medians that an even number of rows on a line has;
-- *rounding*: float64's own answer moves as far when every number of the input is rounded to float32 another way, equal
-  rows alike."""
+- *rounding*: float64's own answer moves at least half as far when every number of the input is rounded to float32
+  another way, equal rows alike, or to up to three bits less, which makes nearly equal rows equal."""
 
 
 def main() -> None:
