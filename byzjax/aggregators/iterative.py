@@ -209,12 +209,11 @@ def centered_clipping(
         n, dtype = geometry.num_workers, geometry.unit.dtype
         growth = 1.0 - jnp.asarray(beta, dtype)
         radius = jnp.asarray(tau, dtype) / {"none": 1.0, "linear": growth, "sqrt": jnp.sqrt(growth)}[scaling]
-        radius = radius / geometry.unit
+        radius = jnp.clip(radius / geometry.unit, jnp.finfo(dtype).tiny, jnp.finfo(dtype).max)
 
         def pulls(away: jax.Array) -> jax.Array:
             """``min(1, τ/‖x_i − v‖)/n``, f32[n]."""
-            clipped = jnp.minimum(1.0, radius / jnp.where(away > 0, away, 1.0))
-            return jnp.where(geometry.finite, jnp.where(away > 0, clipped, 1.0), 0.0) / n
+            return jnp.where(geometry.finite, radius / jnp.maximum(away, radius), 0.0) / n
 
         if isinstance(geometry, Lengths):
             pull = pulls(jnp.sqrt(geometry.squares))
