@@ -12,22 +12,15 @@ from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import optax
 
 from byzjax.arrays import owned
-from byzjax.checks import check_kind, shown
+from byzjax.checks import check_integer, check_kind
 from byzjax.contracts import check_pair
 from byzjax.explicit_axes import on_auto_axes, typed
 from byzjax.keys import check_key as check_key
 from byzjax.masks import as_mask
-from byzjax.traced import concrete
-
-Params = optax.Params  # leaves [*p]
-Stacked = optax.Updates  # leaves [n, *p]
-Batch = Any  # one worker: leaves [B, …]; a round: leaves [n, B, …]
-Numeric = float | int | jax.Array
+from byzjax.types import Batch, Numeric, Params, Stacked
 
 
 class Traits(NamedTuple):
@@ -328,94 +321,6 @@ class Method(NamedTuple):
     initial: dict[str, Stacked] | None = None
 
 
-def check_f(f: Any, where: str) -> Any:
-    """Reject a declared number of Byzantine workers that is negative or not an integer.
-
-    Returns it as a Python integer, whatever type it came in: NumPy's numbers bring their own dtype into sums.
-    """
-    value = concrete(f, lambda known: check_f(known, where))
-    if value is None:
-        return f
-    number = value.dtype.kind in "iuf" and value.ndim == 0 and bool(np.isfinite(value))
-    if not number or value != np.floor(value) or value < 0:
-        raise ValueError(
-            f"{where}: f = {shown(f)} must be an integer ≥ 0; it is the number of Byzantine workers to tolerate."
-        )
-    return int(value)
-
-
-def check_majority(f: Numeric, num_workers: int, where: str) -> None:
-    """Reject 2f ≥ n: no rule can tell which half is honest."""
-    value = concrete(f, lambda known: check_majority(known, num_workers, where))
-    if value is not None and 2 * value >= num_workers:
-        raise ValueError(
-            f"{where}: f = {f} of n = {num_workers} workers is not a minority (2f ≥ n); "
-            f"use f ≤ {(num_workers - 1) // 2} or more workers."
-        )
-
-
-def nan_unless(valid: Any) -> jax.Array:
-    """1 where a traced condition holds, else NaN: what a rule multiplies its answer by when it cannot raise."""
-    # A root, not a constant NaN: jax_debug_nans stops at one that nobody takes.
-    return jnp.sqrt(jnp.where(valid, 1.0, -1.0))
-
-
-def nan_unless_minority(f: Numeric, num_workers: int) -> jax.Array | float:
-    """NaN for a traced f without an honest majority, where `check_majority` cannot raise; else 1."""
-    return nan_unless((f >= 0) & (2 * f < num_workers)) if concrete(f) is None else 1.0
-
-
-def check_number(
-    value: Any,
-    argument: str,
-    where: str,
-    *,
-    least: float = -np.inf,
-    open_below: bool = False,
-    below: float = np.inf,
-    finite: bool = True,
-) -> None:
-    """Reject what is not one finite number, or one outside ``[least, below)``, or at ``least``.
-
-    With ``finite=False`` +∞ is a number, too.
-    """
-
-    def again(known: Any) -> None:
-        check_number(known, argument, where, least=least, open_below=open_below, below=below, finite=finite)
-
-    number = concrete(value, again)
-    if number is None:
-        return
-    rule = "a finite number" if finite else "a number"
-    rule += f" {'>' if open_below else '≥'} {least:g}" if least > -np.inf else ""
-    rule += f" and < {below:g}" if below < np.inf else ""
-    fine = number.dtype.kind in "iuf" and number.ndim == 0 and bool(np.isfinite(number))
-    if not finite and number.dtype.kind == "f" and number.ndim == 0 and number == np.inf:
-        return
-    if not fine or number < least or (open_below and number == least) or number >= below:
-        raise ValueError(f"{where}: {argument} = {shown(value)} must be {rule}.")
-
-
-def check_integer(value: Any, argument: str, where: str, *, least: int) -> int:
-    """Reject what is not an integer ≥ ``least``; 8.0 is one, True is not. Returns it as a Python integer."""
-    number = concrete(value)
-    fine = number is not None and number.dtype.kind in "iuf" and number.ndim == 0 and bool(np.isfinite(number))
-    if number is None or not fine or number != np.floor(number) or number < least:
-        raise ValueError(f"{where}: {argument} = {shown(value)} must be an integer ≥ {least}, and not traced.")
-    return int(number)
-
-
-def check_mask(byzantine: jax.Array, num_workers: int) -> jax.Array:
-    """Reject a mask that is not bool[n]; integers would be silently wrong, since ~1 is -2."""
-    byzantine = jnp.array(byzantine) if isinstance(byzantine, np.ndarray) else jnp.asarray(byzantine)  # never borrowed
-    if byzantine.shape != (num_workers,) or byzantine.dtype != jnp.bool_:
-        raise ValueError(
-            f"byzantine: {byzantine.dtype}{list(byzantine.shape)} is not a mask bool[{num_workers}], one entry per "
-            f"worker of the task; e.g. jnp.arange({num_workers}) >= {num_workers - 1}."
-        )
-    return byzantine
-
-
 def check_rule(value: Any, argument: str, where: str) -> Aggregator:
     """Reject what is no `Aggregator`; returns it."""
     fix = (
@@ -423,33 +328,3 @@ def check_rule(value: Any, argument: str, where: str) -> Aggregator:
         "byzjax.chain(nnm(f=3), geometric_median())."
     )
     return check_kind(value, Aggregator, argument, where, fix=fix)
-
-
-def num_workers_of(updates: Stacked) -> int:
-    """The length of the worker axis that all leaves share.
-
-    >>> num_workers_of({"w": jnp.zeros((4, 3)), "b": jnp.zeros((4,))})
-    4
-    """
-    leaves = jax.tree.leaves_with_path(updates)
-    if isinstance(updates, list | tuple) and len(leaves) > 1 and {jnp.ndim(x) for _, x in leaves} == {1}:
-        raise ValueError(
-            f"updates: a list of {len(leaves)} vectors is ambiguous: as a tree it is {len(leaves)} parameters, not "
-            "workers. Stack workers with jnp.stack(…); give parameters as a dict."
-        )
-    if not leaves:
-        raise ValueError("updates: an empty tree has no workers; pass arrays with a leading worker axis.")
-    sizes = {}
-    for path, leaf in leaves:
-        name = f"updates{jax.tree_util.keystr(path)}"
-        if jnp.ndim(leaf) == 0:
-            raise ValueError(f"{name} is a scalar; every leaf needs a leading worker axis [n, …].")
-        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
-            raise ValueError(f"{name} has dtype {jnp.result_type(leaf)}; updates must be floating point, e.g. float32.")
-        sizes[name] = jnp.shape(leaf)[0]
-    if len(set(sizes.values())) != 1:
-        raise ValueError(f"updates: leaves disagree on the number of workers (axis 0): {sizes}.")
-    n = next(iter(sizes.values()))
-    if n == 0:
-        raise ValueError("updates: the worker axis has length 0; pass at least one worker.")
-    return n

@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 
-from byzjax.base import Stacked
 from byzjax.loops import fori_loop, while_loop
+from byzjax.types import Stacked
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from byzjax.base import check_integer
+from byzjax.checks import check_integer
 from byzjax.claims import Claims
 from byzjax.files import check_room, expanded
 from byzjax.identity import Identity

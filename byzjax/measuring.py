@@ -22,7 +22,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from byzjax.base import Numeric, Params, Stacked, num_workers_of
 from byzjax.blocks import (
     add,
     every,
@@ -41,9 +40,11 @@ from byzjax.blocks import (
     wide_dtype,
 )
 from byzjax.cancelling import measure_again
+from byzjax.checks import num_workers_of
 from byzjax.geometry import FAR, FARTHEST, Frame, Geometry, Lengths, Places, known_points, mask_gram, small_geometry
 from byzjax.loops import while_loop
 from byzjax.sorting import order_statistic, ranks
+from byzjax.types import Numeric, Params, Stacked
 
 _NEAR = 2.0**90  # a squared size in units below which no row is drawn back
 _ORDINARY = (2.0**-80, 2.0**80)  # squared sizes that are summed in plain units

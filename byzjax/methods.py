@@ -14,9 +14,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from byzjax.base import Aggregator, Method, Numeric, Stacked, check_number, check_rule
-from byzjax.checks import check_choice
+from byzjax.base import Aggregator, Method, check_rule
+from byzjax.checks import check_choice, check_number
 from byzjax.transforms import normalize_by_global_norm
+from byzjax.types import Numeric, Stacked
 
 Schedule = Callable[[jax.Array], jax.Array]
 Momentum = Literal["ema", "heavy_ball"]

@@ -8,10 +8,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from byzjax.base import Params, Stacked, Trust
+from byzjax.base import Trust
 from byzjax.checks import check_kind
 from byzjax.transforms.accumulating import widened
 from byzjax.transforms.normalize import global_norm
+from byzjax.types import Params, Stacked
 
 
 class RoundInfo(NamedTuple):

@@ -11,8 +11,8 @@ import jaxlib.version
 import numpy as np
 
 from byzjax.axes import Lanes, Options
-from byzjax.base import check_integer
 from byzjax.batching import Compiler
+from byzjax.checks import check_integer
 from byzjax.chunks import Chunk
 from byzjax.lanes import RUNS, Device, Output, Program, trace
 from byzjax.programs import Kept, digest, flags, settings

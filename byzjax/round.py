@@ -11,8 +11,8 @@ import optax
 from jax.sharding import Mesh
 
 from byzjax import stacked
-from byzjax.base import Attack, Method, Params, Task, check_mask, check_rule, concrete
-from byzjax.checks import check_kind
+from byzjax.base import Attack, Method, Task, check_rule
+from byzjax.checks import check_kind, check_mask
 from byzjax.contracts import (
     ONE_ROW_OF_ALL,
     check_like,
@@ -26,8 +26,10 @@ from byzjax.keys import init_key, order_key, round_keys
 from byzjax.masks import check_built_for
 from byzjax.metrics import Record, RoundInfo, default_record, loss
 from byzjax.sharding import Layout, check_mesh
+from byzjax.traced import concrete
 from byzjax.transforms import per_worker
 from byzjax.transforms.accumulating import accumulating, as_transformation, widened
+from byzjax.types import Params
 
 _SAME_STATE = "a state looks alike in all rounds, as init makes it."
 _WORKER, _SERVER = "Method: the worker's transformation", "Method: the server's transformation"

@@ -14,9 +14,11 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from byzjax.base import Stacked, Task, check_integer
+from byzjax.base import Task
+from byzjax.checks import check_integer
 from byzjax.keys import is_key, key_data
 from byzjax.spread import AXIS, current, spread_over
+from byzjax.types import Stacked
 
 RUNS = "runs"
 

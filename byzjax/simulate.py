@@ -12,11 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from byzjax.base import Attack, Method, Task, check_key
+from byzjax.base import Attack, Method, Task
 from byzjax.checkpoint import Checkpoint, Saved, Store
 from byzjax.compiled import Compiled
 from byzjax.contracts import check_measured, missing_unless
 from byzjax.identity import identify
+from byzjax.keys import check_key
 from byzjax.metrics import Record, default_record
 from byzjax.outside import hashable, read_outside
 from byzjax.progress import Progress

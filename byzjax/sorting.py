@@ -13,9 +13,10 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from byzjax.base import Numeric, concrete
 from byzjax.blocks import add, cache_numbers
 from byzjax.loops import fori_loop
+from byzjax.traced import concrete
+from byzjax.types import Numeric
 
 MAX_NETWORK = 128
 

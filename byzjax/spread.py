@@ -20,9 +20,9 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from byzjax.base import Params, Stacked
 from byzjax.blocks import flatten, of_a_part, one_of_several
 from byzjax.geometry import Frame
+from byzjax.types import Params, Stacked
 
 AXIS = "workers"
 

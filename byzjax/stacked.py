@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 
 from byzjax import measuring
-from byzjax.base import Numeric, Params, Stacked, check_mask, nan_unless, num_workers_of
 from byzjax.blocks import (
     UNROLL,
     add,
@@ -36,10 +35,12 @@ from byzjax.blocks import (
     weighted_sum,
     wide_dtype,
 )
+from byzjax.checks import check_mask, nan_unless, num_workers_of
 from byzjax.geometry import Frame, Geometry, Lengths, touches_lost
 from byzjax.loops import fori_loop
 from byzjax.sorting import MAX_NETWORK, finite_or_nan, lowest
 from byzjax.spread import spreads
+from byzjax.types import Numeric, Params, Stacked
 
 measure = spreads(("plain", "frame"))(measuring.measure)
 measure_lengths = spreads(("plain", "frame"))(measuring.measure_lengths)

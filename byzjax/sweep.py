@@ -15,8 +15,8 @@ import numpy as np
 from byzjax import batching, netcdf, plans, results
 from byzjax import store as stores
 from byzjax.axes import Options, cell_labels, check_names, coordinate, flatten, grid_values, said
-from byzjax.base import check_integer
 from byzjax.batching import Compiler
+from byzjax.checks import check_integer
 from byzjax.chunks import Chunk, compute
 from byzjax.lanes import RUNS
 from byzjax.plans import Cell, Output

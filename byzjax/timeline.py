@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from byzjax.base import check_integer
+from byzjax.checks import check_integer
 from byzjax.simulate import Result
 
 

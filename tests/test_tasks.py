@@ -10,7 +10,8 @@ import pytest
 from flax import linen, nnx
 
 from byzjax import aggregators, attacks, data, methods, tasks
-from byzjax.base import Task, check_mask
+from byzjax.base import Task
+from byzjax.checks import check_mask
 from byzjax.data import Dataset
 from byzjax.data.text import encode
 from byzjax.experiments.config import RunConfig

@@ -9,23 +9,13 @@ import jax.numpy as jnp
 
 from byzjax import stacked
 from byzjax.aggregators.directions import exponents, shifted
-from byzjax.base import (
-    Aggregator,
-    Numeric,
-    Params,
-    Stacked,
-    Trust,
-    check_f,
-    check_integer,
-    check_key,
-    check_number,
-    concrete,
-    nan_unless,
-    num_workers_of,
-    promises,
-)
+from byzjax.base import Aggregator, Trust, promises
+from byzjax.checks import check_f, check_integer, check_number, nan_unless, num_workers_of
+from byzjax.keys import check_key
 from byzjax.loops import fori_loop
 from byzjax.spectrum import solve
+from byzjax.traced import concrete
+from byzjax.types import Numeric, Params, Stacked
 
 _ROUNDED = 8.0  # roundings of a system's trace: what keeps it positive definite
 

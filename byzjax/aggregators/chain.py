@@ -11,21 +11,12 @@ import jax.numpy as jnp
 import optax
 
 from byzjax.aggregators.kernels import mixed_coordinate_rule, mixing_rule, trusting_rule
-from byzjax.base import (
-    Aggregator,
-    Coordinatewise,
-    Mixing,
-    Params,
-    PreAggregator,
-    Scaling,
-    Stacked,
-    Trust,
-    Weights,
-    check_key,
-    num_workers_of,
-)
+from byzjax.base import Aggregator, Coordinatewise, Mixing, PreAggregator, Scaling, Trust, Weights
+from byzjax.checks import num_workers_of
 from byzjax.compiled import Compiled
+from byzjax.keys import check_key
 from byzjax.stacked import Geometry, matmul
+from byzjax.types import Params, Stacked
 
 Link = Aggregator | PreAggregator
 

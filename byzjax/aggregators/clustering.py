@@ -19,21 +19,13 @@ from byzjax.aggregators.directions import cosine_distances
 from byzjax.aggregators.kernels import mean_of, weights_rule
 from byzjax.aggregators.noise import add_noise
 from byzjax.aggregators.norms import shortening
-from byzjax.base import (
-    Aggregator,
-    Numeric,
-    Stacked,
-    Trust,
-    Weights,
-    check_key,
-    check_number,
-    concrete,
-    nan_unless,
-    num_workers_of,
-    promises,
-)
+from byzjax.base import Aggregator, Trust, Weights, promises
+from byzjax.checks import check_number, nan_unless, num_workers_of
 from byzjax.geometry import Geometry
+from byzjax.keys import check_key
 from byzjax.sorting import median_of
+from byzjax.traced import concrete
+from byzjax.types import Numeric, Stacked
 
 Linkage = Literal["average", "single", "complete"]
 

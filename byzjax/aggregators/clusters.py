@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from byzjax.aggregators.directions import exponents, shifted
-from byzjax.base import Numeric
 from byzjax.loops import fori_loop, while_loop
+from byzjax.types import Numeric
 
 _ROUNDED = 1e-5  # relative differences that may be rounding
 _LLOYD_TURNS = 100

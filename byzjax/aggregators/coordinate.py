@@ -15,16 +15,8 @@ import jax.numpy as jnp
 
 from byzjax import stacked
 from byzjax.aggregators.kernels import coordinate_rule
-from byzjax.base import (
-    Aggregator,
-    Coordinatewise,
-    Numeric,
-    check_f,
-    check_majority,
-    concrete,
-    nan_unless_minority,
-    promises,
-)
+from byzjax.base import Aggregator, Coordinatewise, promises
+from byzjax.checks import check_f, check_majority, nan_unless_minority
 from byzjax.sorting import (
     MAX_NETWORK,
     finite_or_nan,
@@ -34,6 +26,8 @@ from byzjax.sorting import (
     rank_sum,
     sort_workers,
 )
+from byzjax.traced import concrete
+from byzjax.types import Numeric
 
 
 @promises(robust=False)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from byzjax import stacked
-from byzjax.base import Stacked
+from byzjax.types import Stacked
 
 _ROUNDED = 4.0  # roundings between two rows at length one
 Rows = TypeVar("Rows")  # a stacked tree, or the array that is one

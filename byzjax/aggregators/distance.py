@@ -17,22 +17,13 @@ import optax
 from byzjax import stacked
 from byzjax.aggregators.coordinate import mean_around_median
 from byzjax.aggregators.kernels import mean_of_lowest, weights_rule
-from byzjax.base import (
-    Aggregator,
-    Numeric,
-    Stacked,
-    Weights,
-    check_f,
-    check_majority,
-    concrete,
-    nan_unless,
-    nan_unless_minority,
-    num_workers_of,
-    promises,
-)
+from byzjax.base import Aggregator, Weights, promises
+from byzjax.checks import check_f, check_majority, nan_unless, nan_unless_minority, num_workers_of
 from byzjax.loops import fori_loop
 from byzjax.sorting import lowest
 from byzjax.stacked import Geometry
+from byzjax.traced import concrete
+from byzjax.types import Numeric, Stacked
 
 Power = Literal[1, 2, 4]
 Neighbors = Literal["n-f-2", "n-f-1"]

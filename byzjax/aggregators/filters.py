@@ -13,21 +13,12 @@ import jax.numpy as jnp
 
 from byzjax import stacked
 from byzjax.aggregators.noise import add_noise
-from byzjax.base import (
-    Aggregator,
-    Numeric,
-    Params,
-    Stacked,
-    Trust,
-    check_integer,
-    check_key,
-    check_number,
-    concrete,
-    nan_unless,
-    num_workers_of,
-    promises,
-)
+from byzjax.base import Aggregator, Trust, promises
+from byzjax.checks import check_integer, check_number, nan_unless, num_workers_of
+from byzjax.keys import check_key
 from byzjax.sorting import order_statistic
+from byzjax.traced import concrete
+from byzjax.types import Numeric, Params, Stacked
 
 
 class ByzantineSGDState(NamedTuple):

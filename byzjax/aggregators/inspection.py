@@ -13,21 +13,12 @@ from byzjax import stacked
 from byzjax.aggregators.clusters import hdbscan
 from byzjax.aggregators.directions import cosine_distances, exponents, shifted
 from byzjax.aggregators.norms import shortening
-from byzjax.base import (
-    Aggregator,
-    Numeric,
-    Params,
-    Stacked,
-    Trust,
-    check_integer,
-    check_key,
-    check_number,
-    nan_unless,
-    num_workers_of,
-    promises,
-)
+from byzjax.base import Aggregator, Trust, promises
+from byzjax.checks import check_integer, check_number, nan_unless, num_workers_of
+from byzjax.keys import check_key
 from byzjax.loops import scan
 from byzjax.sorting import median_of
+from byzjax.types import Numeric, Params, Stacked
 
 _MOST_INPUTS = 500  # that are predicted at a time, which bounds the memory
 _ROUNDED = 4.0  # roundings between the shares of two parallel rows, of which none is nearer to another by chance

@@ -9,10 +9,12 @@ import jax
 import jax.numpy as jnp
 
 from byzjax.aggregators.kernels import mean_of, weights_rule
-from byzjax.base import Aggregator, Numeric, Weights, check_integer, check_number, promises
+from byzjax.base import Aggregator, Weights, promises
+from byzjax.checks import check_integer, check_number
 from byzjax.loops import fori_loop, while_loop
 from byzjax.sorting import ranks
 from byzjax.stacked import Geometry, Lengths
+from byzjax.types import Numeric
 
 Init = Literal["zero", "mean", "median"]
 

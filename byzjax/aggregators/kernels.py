@@ -9,21 +9,10 @@ import jax.numpy as jnp
 import optax
 
 from byzjax import stacked
-from byzjax.base import (
-    Aggregator,
-    Coordinatewise,
-    Mixing,
-    Numeric,
-    Params,
-    PreAggregator,
-    Scaling,
-    Stacked,
-    Trust,
-    Weights,
-    nan_unless,
-    num_workers_of,
-)
+from byzjax.base import Aggregator, Coordinatewise, Mixing, PreAggregator, Scaling, Trust, Weights
+from byzjax.checks import nan_unless, num_workers_of
 from byzjax.sorting import lowest
+from byzjax.types import Numeric, Params, Stacked
 
 
 class PreviousAggregate(NamedTuple):

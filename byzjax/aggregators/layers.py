@@ -10,16 +10,10 @@ import optax
 
 from byzjax import stacked
 from byzjax.aggregators.norms import shortening
-from byzjax.base import (
-    Aggregator,
-    Numeric,
-    Stacked,
-    check_number,
-    nan_unless,
-    num_workers_of,
-    promises,
-)
+from byzjax.base import Aggregator, promises
+from byzjax.checks import check_number, nan_unless, num_workers_of
 from byzjax.sorting import median_of
+from byzjax.types import Numeric, Stacked
 
 _ROUNDED = 1e-5  # relative difference that may be rounding
 

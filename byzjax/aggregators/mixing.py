@@ -10,22 +10,11 @@ import optax
 
 from byzjax import stacked
 from byzjax.aggregators.kernels import mean_of, mean_of_lowest, mixing_rule
-from byzjax.base import (
-    Mixing,
-    Numeric,
-    PreAggregator,
-    Stacked,
-    Trust,
-    check_f,
-    check_integer,
-    check_key,
-    check_majority,
-    nan_unless,
-    nan_unless_minority,
-    num_workers_of,
-    promises,
-)
+from byzjax.base import Mixing, PreAggregator, Trust, promises
+from byzjax.checks import check_f, check_integer, check_majority, nan_unless, nan_unless_minority, num_workers_of
+from byzjax.keys import check_key
 from byzjax.stacked import Geometry
+from byzjax.types import Numeric, Stacked
 
 
 def nnm(f: Numeric) -> PreAggregator:

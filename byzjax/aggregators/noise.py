@@ -11,21 +11,12 @@ import optax
 from byzjax import stacked
 from byzjax.aggregators.kernels import weights_rule
 from byzjax.aggregators.norms import clipping, shortening
-from byzjax.base import (
-    Aggregator,
-    Numeric,
-    Params,
-    PreAggregator,
-    Stacked,
-    Trust,
-    Weights,
-    check_key,
-    check_number,
-    concrete,
-    num_workers_of,
-    promises,
-)
+from byzjax.base import Aggregator, PreAggregator, Trust, Weights, promises
+from byzjax.checks import check_number, num_workers_of
+from byzjax.keys import check_key
 from byzjax.stacked import Geometry, Lengths
+from byzjax.traced import concrete
+from byzjax.types import Numeric, Params, Stacked
 
 
 @promises(translation=False, scale=False, averaging=False, robust=False)

@@ -6,20 +6,11 @@ import jax
 import jax.numpy as jnp
 
 from byzjax.aggregators.kernels import mean_of_lowest, scaling_rule, weights_rule
-from byzjax.base import (
-    Aggregator,
-    Numeric,
-    PreAggregator,
-    Scaling,
-    Weights,
-    check_f,
-    check_majority,
-    check_number,
-    nan_unless_minority,
-    promises,
-)
+from byzjax.base import Aggregator, PreAggregator, Scaling, Weights, promises
+from byzjax.checks import check_f, check_majority, check_number, nan_unless_minority
 from byzjax.sorting import ranks
 from byzjax.stacked import Geometry, Lengths
+from byzjax.types import Numeric
 
 
 @promises(translation=False)

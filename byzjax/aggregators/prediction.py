@@ -11,16 +11,10 @@ from byzjax import stacked
 from byzjax.aggregators.directions import exponents, shifted
 from byzjax.aggregators.kernels import mean_of
 from byzjax.aggregators.votes import split_in_two
-from byzjax.base import (
-    Aggregator,
-    Params,
-    Stacked,
-    Trust,
-    check_integer,
-    num_workers_of,
-    promises,
-)
+from byzjax.base import Aggregator, Trust, promises
+from byzjax.checks import check_integer, num_workers_of
 from byzjax.spectrum import eigh
+from byzjax.types import Params, Stacked
 
 _UNIFORM_SAMPLES = 20
 _SINGULAR = 1e-6  # relative to the largest eigenvalue

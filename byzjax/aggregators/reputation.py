@@ -9,7 +9,9 @@ import jax.numpy as jnp
 
 from byzjax import stacked
 from byzjax.aggregators.directions import cosine_distances
-from byzjax.base import Aggregator, Params, Stacked, Trust, check_integer, nan_unless, num_workers_of, promises
+from byzjax.base import Aggregator, Trust, promises
+from byzjax.checks import check_integer, nan_unless, num_workers_of
+from byzjax.types import Params, Stacked
 
 Reduce = Literal["mean", "sum"]
 

@@ -9,27 +9,23 @@ import optax
 
 from byzjax import stacked
 from byzjax.aggregators.kernels import mean_of, weights_rule
-from byzjax.base import (
-    Aggregator,
-    Numeric,
-    Stacked,
-    Trust,
-    Weights,
+from byzjax.base import Aggregator, Trust, Weights, promises
+from byzjax.checks import (
     check_f,
     check_integer,
-    check_key,
     check_majority,
     check_number,
-    concrete,
     nan_unless,
     nan_unless_minority,
     num_workers_of,
-    promises,
 )
+from byzjax.keys import check_key
 from byzjax.loops import while_loop
 from byzjax.sorting import lowest
 from byzjax.spectrum import eigh
 from byzjax.stacked import Geometry
+from byzjax.traced import concrete
+from byzjax.types import Numeric, Stacked
 
 _ROUNDED = 1e-5  # relative difference of two rows along a direction that may be rounding
 

@@ -15,10 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from byzjax.aggregators.kernels import weights_rule
-from byzjax.base import Aggregator, Weights, check_f, check_majority, concrete, promises
+from byzjax.base import Aggregator, Weights, promises
+from byzjax.checks import check_f, check_majority
 from byzjax.loops import while_loop
 from byzjax.spectrum import eigvalsh, largest_ritz_value
 from byzjax.stacked import Geometry, matmul, only_if
+from byzjax.traced import concrete
 
 MAX_SUBSETS = 1_000_000
 _CHUNK = 1_024  # subsets looked at together

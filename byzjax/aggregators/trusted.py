@@ -9,21 +9,11 @@ import optax
 from byzjax import stacked
 from byzjax.aggregators.directions import directions
 from byzjax.aggregators.kernels import mean_of_lowest, weights_rule
-from byzjax.base import (
-    Aggregator,
-    Numeric,
-    Stacked,
-    Trust,
-    Weights,
-    check_f,
-    check_majority,
-    concrete,
-    nan_unless,
-    nan_unless_minority,
-    num_workers_of,
-    promises,
-)
+from byzjax.base import Aggregator, Trust, Weights, promises
+from byzjax.checks import check_f, check_majority, nan_unless, nan_unless_minority, num_workers_of
 from byzjax.stacked import Geometry, Lengths
+from byzjax.traced import concrete
+from byzjax.types import Numeric, Stacked
 
 
 @promises(permutation=False, robust=False)

@@ -9,18 +9,10 @@ import jax.numpy as jnp
 
 from byzjax import stacked
 from byzjax.aggregators.kernels import mean_of
-from byzjax.base import (
-    Aggregator,
-    Numeric,
-    Params,
-    Stacked,
-    Trust,
-    check_integer,
-    check_number,
-    num_workers_of,
-    promises,
-)
+from byzjax.base import Aggregator, Trust, promises
+from byzjax.checks import check_integer, check_number, num_workers_of
 from byzjax.sorting import MAX_NETWORK, nan_last, sort_workers
+from byzjax.types import Numeric, Params, Stacked
 
 _ROUNDED = 1e-6  # relative difference that may be rounding
 

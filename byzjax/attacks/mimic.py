@@ -10,10 +10,12 @@ import jax.numpy as jnp
 
 from byzjax import stacked
 from byzjax.attacks.simple import no_state
-from byzjax.base import Attack, Numeric, Params, Stacked, concrete, promises
+from byzjax.base import Attack, promises
 from byzjax.checks import check_choice
+from byzjax.traced import concrete
 from byzjax.transforms.accumulating import widened
 from byzjax.transforms.normalize import normalized
+from byzjax.types import Numeric, Params, Stacked
 
 Variant = Literal["reverse", "copy", "fixed"]
 

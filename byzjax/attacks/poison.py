@@ -10,8 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from byzjax.attacks.simple import none
-from byzjax.base import Attack, Batch, Numeric, check_integer, check_number, concrete
-from byzjax.checks import check_choice
+from byzjax.base import Attack
+from byzjax.checks import check_choice, check_integer, check_number
+from byzjax.traced import concrete
+from byzjax.types import Batch, Numeric
 
 Map = Literal["shift", "mirror"]
 

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from byzjax import stacked
-from byzjax.base import Attack, Numeric, Params, Stacked, check_number, promises, unchanged_updates
-from byzjax.checks import check_choice
+from byzjax.base import Attack, promises, unchanged_updates
+from byzjax.checks import check_choice, check_number
+from byzjax.types import Numeric, Params, Stacked
 
 
 def no_state(params: Params, num_workers: int) -> tuple:

@@ -13,8 +13,9 @@ import byzjax
 from byzjax import aggregators as agg
 from byzjax import methods
 from byzjax.aggregators.distance import Neighbors, Power
-from byzjax.base import Aggregator, Method, Numeric, Task
+from byzjax.base import Aggregator, Method, Task
 from byzjax.experiments.experiment import Recipe
+from byzjax.types import Numeric
 
 _MASKS = 0x6D61736B
 BASE, DECAY, OURS = METHODS = ("Base", "Decay", "Byz-NSGDM")

@@ -14,10 +14,11 @@ import numpy as np
 
 import byzjax
 from byzjax import attacks, methods, results, specs, tasks
-from byzjax.base import Attack, Method, Task, concrete
+from byzjax.base import Attack, Method, Task
 from byzjax.checkpoint import Checkpoint
 from byzjax.masks import as_mask
 from byzjax.progress import Advance, Progress
+from byzjax.traced import concrete
 
 if TYPE_CHECKING:
     import xarray

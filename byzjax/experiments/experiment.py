@@ -8,7 +8,8 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 
-from byzjax.base import Aggregator, Attack, Method, Task, check_number
+from byzjax.base import Aggregator, Attack, Method, Task
+from byzjax.checks import check_number
 
 Variant = Literal["paper", "released"]
 VARIANTS: tuple[Variant, ...] = ("paper", "released")

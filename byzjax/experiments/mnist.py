@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 
 from byzjax import attacks, stacked, tasks
-from byzjax.base import Attack, Params, Stacked
+from byzjax.base import Attack
 from byzjax.experiments.common import BASE, DECAY, OURS, algorithm_1, frozen_masks, rules
 from byzjax.experiments.experiment import Experiment, Metric, Tuning, Variant
 from byzjax.keys import drawable
+from byzjax.types import Params, Stacked
 
 N, B = 20, 3
 RECORD = ("loss", "aggregate_norm", "honest_norm", "aggregation_error", "attackers_kept", "worker_kept")

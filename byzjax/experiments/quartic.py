@@ -12,10 +12,11 @@ import numpy as np
 import optax
 
 from byzjax import attacks, methods, tasks
-from byzjax.base import Aggregator, Method, Numeric, Task
+from byzjax.base import Aggregator, Method, Task
 from byzjax.experiments.common import BASE, DECAY, OURS, algorithm_1, rules
 from byzjax.experiments.experiment import Experiment, Metric, Recipe, Tuning, Variant
 from byzjax.transforms import normalize_by_global_norm
+from byzjax.types import Numeric
 
 N, B = 20, 3
 _SHIFTS = 0x73686966

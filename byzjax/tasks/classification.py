@@ -12,8 +12,8 @@ import optax
 
 from byzjax import data as datasets
 from byzjax.arrays import as_array
-from byzjax.base import Task, check_integer, check_number
-from byzjax.checks import check_choice, check_kind
+from byzjax.base import Task
+from byzjax.checks import check_choice, check_integer, check_kind, check_number
 from byzjax.keys import drawable
 from byzjax.masks import Liars
 from byzjax.tasks.models import MODELS, Model, check_model

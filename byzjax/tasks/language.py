@@ -13,9 +13,10 @@ from jax.typing import DTypeLike
 
 from byzjax import data as datasets
 from byzjax.arrays import as_array
-from byzjax.base import Task, check_integer, check_key
-from byzjax.checks import check_choice, check_kind
+from byzjax.base import Task
+from byzjax.checks import check_choice, check_integer, check_kind
 from byzjax.data.text import Text
+from byzjax.keys import check_key
 from byzjax.masks import Liars
 from byzjax.tasks.models import Model, check_model
 from byzjax.tasks.partitions import ByzantineBlocks, partition_blocks

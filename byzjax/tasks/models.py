@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from byzjax.base import Params, check_integer
-from byzjax.checks import check_choice, check_kind
+from byzjax.checks import check_choice, check_integer, check_kind
+from byzjax.types import Params
 
 Init = Literal["torch", "lecun"]
 

@@ -7,8 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from byzjax.base import check_integer, check_number
-from byzjax.checks import check_choice, check_kind
+from byzjax.checks import check_choice, check_integer, check_kind, check_number
 from byzjax.masks import Liars
 from byzjax.tasks.workers import who_lies
 

@@ -11,10 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from byzjax.arrays import as_array
-from byzjax.base import Numeric, Task, check_integer, check_key, check_number, concrete
+from byzjax.base import Task
+from byzjax.checks import check_integer, check_number
+from byzjax.keys import check_key
 from byzjax.masks import Liars
 from byzjax.tasks.workers import who_lies
+from byzjax.traced import concrete
 from byzjax.transforms.normalize import global_norm
+from byzjax.types import Numeric
 
 PAPER_NOISE_SCALE = math.sqrt(1e-5)
 PAPER_SHIFT_SCALE = math.sqrt(1e-3)

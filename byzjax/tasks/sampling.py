@@ -10,8 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from byzjax.base import check_integer
-from byzjax.checks import check_choice
+from byzjax.checks import check_choice, check_integer
 from byzjax.keys import order_key
 
 Sampling = Literal["replacement", "epochs"]

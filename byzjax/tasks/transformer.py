@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from byzjax.base import check_integer, check_number
+from byzjax.checks import check_integer, check_number
 from byzjax.tasks.models import Model, functional
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from byzjax.base import check_integer
+from byzjax.checks import check_integer
 from byzjax.masks import Liars, as_mask
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 
-from byzjax.base import check_integer, check_number
+from byzjax.checks import check_integer, check_number
 
 _ROUNDED = 1e-6  # relative: a leverage of equal deviations may be one rounding below 1
 

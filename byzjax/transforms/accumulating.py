@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from byzjax.base import Params
 from byzjax.checks import check_kind
+from byzjax.types import Params
 
 
 def as_transformation(tx: Any, argument: str, where: str) -> optax.GradientTransformationExtraArgs:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from byzjax.base import Params
+from byzjax.types import Params
 
 
 def global_norm(tree: Params) -> jax.Array:

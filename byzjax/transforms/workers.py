@@ -13,24 +13,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from byzjax.base import (
-    Aggregator,
-    Attack,
-    Params,
-    Stacked,
-    check_integer,
-    check_key,
-    check_mask,
-    check_rule,
-    num_workers_of,
-    unchanged_batch,
-    unchanged_updates,
-)
-from byzjax.checks import check_kind, shown
+from byzjax.base import Aggregator, Attack, check_rule, unchanged_batch, unchanged_updates
+from byzjax.checks import check_integer, check_kind, check_mask, num_workers_of, shown
 from byzjax.contracts import ONE_ROW_OF_ALL, check_like, check_pair, described, no_value_fn, only_masked
 from byzjax.explicit_axes import on_auto_axes, typed
-from byzjax.keys import drawable, worker_keys
+from byzjax.keys import check_key, drawable, worker_keys
 from byzjax.transforms.accumulating import accumulating, as_transformation
+from byzjax.types import Params, Stacked
 
 
 def per_worker(
