@@ -75,7 +75,7 @@ def experiment(kills: int, rules: int, rounds: int, seed: int, say: Any = print)
     import numpy as np
 
     from byzjax import results
-    from byzjax.store import Store, verify
+    from byzjax.storage.chunk_store import Store, verify
 
     draw = random.Random(seed)
     with tempfile.TemporaryDirectory() as folder:

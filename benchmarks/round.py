@@ -22,7 +22,7 @@ from _timing import Arm, Fixed, Timing, interleaved, label, machine, table
 import byzjax
 from byzjax import aggregators as agg
 from byzjax import attacks, methods, metrics, tasks
-from byzjax.keys import round_keys
+from byzjax.rng import round_keys
 
 N, F, BATCH, BETA, LEARNING_RATE, IPM = 20, 3, 64, 0.9, 0.1, 10.0
 DIM = 784 * 128 + 128 + 128 * 64 + 64 + 64 * 10 + 10

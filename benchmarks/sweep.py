@@ -23,6 +23,7 @@ from _timing import Timing, label, machine, table
 import byzjax
 from byzjax import aggregators as agg
 from byzjax import attacks, methods, metrics, tasks
+from byzjax._version import __version__
 from byzjax.testing import references
 
 N, F, DIM = 20, 3, 10
@@ -169,7 +170,7 @@ def main() -> None:
 
     report: dict[str, Any] = {
         "machine": machine(),
-        "versions": {"byzjax": byzjax.__version__, "jax": jax.__version__, "numpy": np.__version__},
+        "versions": {"byzjax": __version__, "jax": jax.__version__, "numpy": np.__version__},
         "settings": {
             "lanes": LANES, "rounds": rounds, "n": N, "f": F, "d": DIM, "rule": "nnm+rfa", "attack": "bit_flip",
             "method": "byz_nsgdm", "evaluations": 10, "repetitions": reps,

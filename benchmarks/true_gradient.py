@@ -14,13 +14,13 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-import byzjax.experiments.mnist
+import byzjax.experiments.paper.mnist
 from byzjax import tasks
-from byzjax.experiments import studies
-from byzjax.experiments.experiment import reduced
-from byzjax.experiments.reproduce import reproduce
+from byzjax.experiments.paper import studies
+from byzjax.experiments.paper.experiment import reduced
+from byzjax.experiments.paper.reproduce import reproduce
 
-N, B = byzjax.experiments.mnist.N, byzjax.experiments.mnist.B
+N, B = byzjax.experiments.paper.mnist.N, byzjax.experiments.paper.mnist.B
 
 
 def main() -> None:
@@ -37,7 +37,7 @@ def main() -> None:
     if unknown := set(args.method or ()) - set(study.methods):
         parser.error(f"--method {', '.join(sorted(unknown))} is unknown; it is one of {', '.join(study.methods)}")
     whole = dataclasses.replace(
-        byzjax.experiments.mnist.experiment("paper"),
+        byzjax.experiments.paper.mnist.experiment("paper"),
         task=lambda: tasks.mnist(N, B, gradient_norm=True),
         eval_every=150,
         references=False,

@@ -19,7 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import byzjax
-from byzjax import attacks, methods, specs, tasks
+from byzjax import attacks, methods, tasks
+from byzjax.configs import specs
 
 GRID = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 ROBUST, MEAN = "nnm,rfa", "mean"

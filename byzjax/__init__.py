@@ -6,15 +6,15 @@ nouns in namespaces (`aggregators`, `attacks`, `tasks`, `methods`, `transforms`,
 """
 
 from byzjax import aggregators, attacks, data, methods, metrics, sharding, stacked, tasks, transforms
-from byzjax.aggregators.chain import aggregate, chain
+from byzjax._version import __version__ as __version__
+from byzjax.aggregators._chain import aggregate, chain
 from byzjax.base import Aggregator, Attack, Method, PreAggregator, Task
-from byzjax.checkpoint import Checkpoint
-from byzjax.round import RoundState, init_state, make_round
 from byzjax.selection import select
-from byzjax.simulate import Result, run, simulate
-from byzjax.sweep import sweep
-
-__version__ = "0.1.0"
+from byzjax.simulation.checkpoint import Checkpoint
+from byzjax.simulation.round import RoundState, init_state, make_round
+from byzjax.simulation.run import run
+from byzjax.simulation.simulate import Result, simulate
+from byzjax.sweeps.sweep import sweep
 
 __all__ = [
     "Aggregator",

@@ -1,6 +1,6 @@
 """``python -m byzjax`` is the console script."""
 
-from byzjax.cli import main
+from byzjax.cli.app import main
 
 if __name__ == "__main__":
     main()

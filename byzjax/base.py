@@ -14,12 +14,12 @@ from typing import Any, Literal, NamedTuple
 import jax
 import optax
 
-from byzjax.arrays import owned
 from byzjax.checks import check_integer, check_kind
-from byzjax.contracts import check_pair
-from byzjax.explicit_axes import on_auto_axes, typed
-from byzjax.keys import check_key as check_key
-from byzjax.masks import as_mask
+from byzjax.checks.arrays import owned
+from byzjax.checks.contracts import check_pair
+from byzjax.checks.masks import as_mask
+from byzjax.rng import check_key as check_key
+from byzjax.stacked.explicit_axes import on_auto_axes, typed
 from byzjax.types import Batch, Numeric, Params, Stacked
 
 

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 
 from byzjax.base import Trust
 from byzjax.checks import check_kind
-from byzjax.transforms.accumulating import widened
-from byzjax.transforms.normalize import global_norm
+from byzjax.transforms._accumulating import widened
+from byzjax.transforms._normalize import global_norm
 from byzjax.types import Params, Stacked
 
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from byzjax.checks import check_choice
-from byzjax.datasets import believed, check_dataset
-from byzjax.metric_names import Best, direction, is_test
+from byzjax.checks import check_choice, check_dataset
+from byzjax.results.metric_names import Best, direction, is_test
+from byzjax.results.reading import believed
 
 if TYPE_CHECKING:
     import xarray

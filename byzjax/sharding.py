@@ -16,8 +16,8 @@ from jax.sharding import PartitionSpec as P
 
 from byzjax.base import Task
 from byzjax.checks import check_integer
-from byzjax.keys import is_key, key_data
-from byzjax.spread import AXIS, current, spread_over
+from byzjax.rng import is_key, key_data
+from byzjax.stacked.coordinate_sharding import AXIS, current, shard_coordinates
 from byzjax.types import Stacked
 
 RUNS = "runs"
@@ -109,7 +109,7 @@ class Layout(NamedTuple):
 
     def spread(self):
         """The context in which a round is traced."""
-        return spread_over(self.mesh)
+        return shard_coordinates(self.mesh)
 
     def workers(self, tree: Any) -> Any:
         """Leaves ``[n, …]`` with their workers."""

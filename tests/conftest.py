@@ -1,11 +1,12 @@
-"""One process-wide setting of JAX for all tests, made before anything uses it."""
+"""Process-wide settings of JAX for all tests, made before anything uses it."""
 
+import hashlib
 import os
+import platform
+from importlib.metadata import version
 from pathlib import Path
 
 import jaxlib
-
-CACHE = Path(__file__).parents[1] / ".cache" / "jax"
 
 # Thousands of small programs are compiled and each runs once: without the slower passes, a third less time.
 # XLA_FLAGS from outside come later and win. jaxlib 0.12 has no such emitters, and refuses flags it does not know.
@@ -22,6 +23,28 @@ os.environ["XLA_FLAGS"] = " ".join(
         "--xla_force_host_platform_device_count=8",
     )
 )
+
+
+def cache_folder() -> Path:
+    """Where programs are kept between runs of the tests: outside the checkout, so that a fresh clone starts warm.
+
+    One folder for each compiler, flags and processor: no program is served that another compiler would have made.
+    """
+    cpu = Path("/proc/cpuinfo")
+    features = (
+        [line for line in cpu.read_text().splitlines() if line.startswith(("flags", "Features"))]
+        if cpu.exists()
+        else []
+    )
+    said = (version("jax"), version("jaxlib"), os.environ["XLA_FLAGS"], platform.machine(), *features[:1])
+    key = hashlib.sha256("\n".join(said).encode()).hexdigest()[:12]
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(home, "byzjax", "tests", f"jaxlib-{version('jaxlib')}-{key}")
+
+
+CACHE = cache_folder()
+MOST_BYTES = 3 << 30  # of programs that are kept
+
 os.environ["MPLBACKEND"] = "Agg"
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # test processes share a GPU
 # Compilation takes most of the time on two cores: keep everything that was ever compiled.
@@ -47,3 +70,15 @@ def pytest_runtest_teardown(item, nextitem):
 
 
 pytest_runtest_teardown.tests = 0
+
+
+def pytest_sessionfinish(session):
+    """Keep the cache from growing for ever: the programs that were not used for longest go first."""
+    if hasattr(session.config, "workerinput") or not CACHE.is_dir():  # one process does
+        return
+    entries = sorted(((path.stat().st_atime, path.stat().st_size, path) for path in CACHE.iterdir()), reverse=True)
+    size = 0
+    for _, bytes_, path in entries:
+        size += bytes_
+        if size > MOST_BYTES:
+            path.unlink(missing_ok=True)

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import norm
 
 from byzjax import attacks
-from byzjax.attacks.simple import auto_z
+from byzjax.attacks._simple import auto_z
 
 THREE = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0], [7.0, 8.0, 9.0]], np.float32)
 N = 5

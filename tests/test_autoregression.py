@@ -7,7 +7,7 @@ import pytest
 
 import byzjax
 from byzjax import aggregators as agg
-from byzjax.aggregators.autoregression import predict_rows
+from byzjax.aggregators._flanders import predict_rows
 from byzjax.testing.histories import predicted
 
 KEY = jax.random.key(0)

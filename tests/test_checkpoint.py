@@ -22,12 +22,13 @@ from typer.testing import CliRunner
 import byzjax
 from byzjax import aggregators as agg
 from byzjax import attacks, methods, metrics, results, tasks
-from byzjax.checkpoint import Checkpoint, Saved, Store
-from byzjax.claims import Claims
-from byzjax.cli import app
+from byzjax.cli.app import app
+from byzjax.configs import run_config
 from byzjax.data.base import Dataset
-from byzjax.identity import Identity
-from byzjax.progress import Progress
+from byzjax.simulation.checkpoint import Checkpoint, Saved, Store
+from byzjax.simulation.fingerprint import Identity
+from byzjax.simulation.progress import Progress
+from byzjax.storage.leases import Claims
 
 N, B = 7, 2
 MASK = jnp.arange(N) >= N - B
@@ -429,7 +430,7 @@ def test_the_command_line_does_not_mix_runs(tmp_path):
 
 def test_ctrl_c_on_the_command_line_tells_how_to_go_on(tmp_path, monkeypatch):
     run = byzjax.run
-    monkeypatch.setattr(byzjax, "run", lambda *a, **k: run(*a, **{**k, "progress": Interrupting(6, interrupt)}))
+    monkeypatch.setattr(run_config, "run", lambda *a, **k: run(*a, **{**k, "progress": Interrupting(6, interrupt)}))
     stopped = call(tmp_path, "--num-rounds", "9", "--resume", "--checkpoint-every", "1")
     assert stopped.exit_code == 130
     assert stopped.stderr.splitlines()[-1] == (

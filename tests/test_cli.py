@@ -19,10 +19,13 @@ from typer.testing import CliRunner
 
 import byzjax
 from byzjax import aggregators, attacks, methods, results, tasks
-from byzjax.cli import app
-from byzjax.experiments import config, demo, demo_report
-from byzjax.experiments.program import Program
-from byzjax.progress import Progress
+from byzjax._version import __version__
+from byzjax.cli.app import app
+from byzjax.configs import run_config
+from byzjax.experiments.demo import demo, report
+from byzjax.experiments.demo.program import Program
+from byzjax.simulation.progress import Progress
+from byzjax.storage import netcdf
 
 SMALL = [
     "run",
@@ -149,7 +152,7 @@ def test_a_platform_that_is_not_there_is_one_line(monkeypatch, tmp_path):
         raise AssertionError  # what JAX raises for JAX_PLATFORMS=cuda on a machine that has none
 
     monkeypatch.setenv("JAX_PLATFORMS", "cuda")
-    monkeypatch.setattr(byzjax, "run", absent)
+    monkeypatch.setattr(run_config, "run", absent)
     monkeypatch.setattr(jax, "local_devices", absent)
     result = call(*SMALL, "--out", str(tmp_path))
     assert result.exit_code == 2
@@ -169,21 +172,21 @@ def test_no_home_folder_is_one_line(monkeypatch):
 
 def test_memory_that_is_not_there_is_one_line(monkeypatch, tmp_path):
     for error in (MemoryError(), RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.")):
-        monkeypatch.setattr(byzjax, "run", lambda *_, error=error, **__: (_ for _ in ()).throw(error))
+        monkeypatch.setattr(run_config, "run", lambda *_, error=error, **__: (_ for _ in ()).throw(error))
         result = call(*SMALL, "--out", str(tmp_path))
         assert result.exit_code == 2
         assert result.stderr.startswith("error: out of memory: ")
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch, tmp_path):
-    monkeypatch.setattr(byzjax, "run", lambda *_, **__: 1 // 0)
+    monkeypatch.setattr(run_config, "run", lambda *_, **__: 1 // 0)
     assert isinstance(call(*SMALL, "--out", str(tmp_path)).exception, ZeroDivisionError)
 
 
 def test_paths_mean_the_home_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(byzjax, "run", lambda *_, **__: byzjax.Result(a_state(), {"loss": jnp.ones(6)}, {}))
+    monkeypatch.setattr(run_config, "run", lambda *_, **__: byzjax.Result(a_state(), {"loss": jnp.ones(6)}, {}))
     assert call(*SMALL, "--out=~/res").exit_code == 0
     assert (tmp_path / "res/run.nc").is_file()
     assert call("plot", "~/res/run.nc", "--metric", "loss", "--out=~/figure").exit_code == 0
@@ -193,12 +196,12 @@ def test_paths_mean_the_home_folder(monkeypatch, tmp_path):
 
 
 def a_state():
-    return byzjax.round.RoundState(*[jnp.zeros(())] * len(byzjax.round.RoundState._fields))
+    return byzjax.simulation.round.RoundState(*[jnp.zeros(())] * len(byzjax.simulation.round.RoundState._fields))
 
 
 def test_a_long_specification_makes_a_name_that_fits(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(byzjax, "run", lambda *_, **__: byzjax.Result(a_state(), {"loss": jnp.ones(6)}, {}))
+    monkeypatch.setattr(run_config, "run", lambda *_, **__: byzjax.Result(a_state(), {"loss": jnp.ones(6)}, {}))
     for end in "12":
         rule = ",".join(["nnm(f=1)"] * 40) + f",rfa(num_iters={end})"
         assert call(*SMALL, "--aggregator", rule).exit_code == 0
@@ -213,8 +216,8 @@ def test_numbers_survive_a_disk_that_filled_up(monkeypatch, tmp_path):
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
         return save(dataset, path)
 
-    monkeypatch.setattr(byzjax, "run", lambda *_, **__: byzjax.Result(a_state(), {"loss": jnp.full(6, 0.125)}, {}))
-    monkeypatch.setattr(results, "save", full)
+    monkeypatch.setattr(run_config, "run", lambda *_, **__: byzjax.Result(a_state(), {"loss": jnp.full(6, 0.125)}, {}))
+    monkeypatch.setattr(netcdf, "save", full)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     result = call(*SMALL, "--out", str(tmp_path / "out"))
     assert result.exit_code == 2
@@ -226,7 +229,7 @@ def test_numbers_survive_a_disk_that_filled_up(monkeypatch, tmp_path):
 
 
 def test_no_room_is_said_before_the_run(monkeypatch, tmp_path):
-    monkeypatch.setattr(byzjax, "run", lambda *_, **__: pytest.fail("it ran"))
+    monkeypatch.setattr(run_config, "run", lambda *_, **__: pytest.fail("it ran"))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, 100))
     result = call(*SMALL, "--out", str(tmp_path / "out"))
     assert result.exit_code == 2
@@ -326,7 +329,7 @@ def test_ctrl_c_is_exit_code_130_and_a_line(monkeypatch, tmp_path):
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(byzjax, "run", interrupted)
+    monkeypatch.setattr(run_config, "run", interrupted)
     result = call(*SMALL, "--out", str(tmp_path))
     assert result.exit_code == 130
     assert result.stderr.startswith("interrupted")
@@ -358,7 +361,7 @@ def test_help_names_every_option_default_and_choice():
 
 def test_the_module_is_the_console_script():
     shown = subprocess.run([sys.executable, "-m", "byzjax", "--version"], capture_output=True, text=True, check=True)
-    assert shown.stdout.startswith(f"byzjax {byzjax.__version__}, jax {jax.__version__}")
+    assert shown.stdout.startswith(f"byzjax {__version__}, jax {jax.__version__}")
     wrong = subprocess.run([sys.executable, "-m", "byzjax", "run", "--task", "quartik"], capture_output=True, text=True)
     assert wrong.returncode == 2
     known = ", ".join(sorted(byzjax.tasks.REGISTRY))
@@ -413,7 +416,7 @@ def test_the_demo_end_to_end_and_again(tmp_path, monkeypatch):
     runs = demo.run(TINY, tmp_path, progress=False, say=said.append)
     assert list(runs) == list(TINY.entries)
     assert said == []
-    paths = demo_report.write(TINY, runs, tmp_path)
+    paths = report.write(TINY, runs, tmp_path)
     assert {path.name for path in paths} == {
         *("table.md", "table.csv", "accuracy.png", "accuracy.pdf"),
         *("per_class.png", "per_class.pdf", "kappa.png", "kappa.pdf"),
@@ -482,11 +485,11 @@ def test_findings_follow_the_numbers(robust, plain, word):
         per_class = jnp.full((1, 10), accuracy).at[0, 3].set(0.1)
         evals = {name: jnp.array([accuracy]) for name in ("test_accuracy", "val_accuracy")}
         result = byzjax.Result(None, history, {**evals, "test_accuracy_per_class": per_class})
-        settings = config.RunConfig(**entry._asdict(), num_rounds=2, eval_every=2).as_dict()
+        settings = run_config.RunConfig(**entry._asdict(), num_rounds=2, eval_every=2).as_dict()
         return results.to_dataset(result, settings, seconds=1.0, compile_seconds=0.5)
 
     one, other = (demo.Entry(demo.NSGDM, rule, demo.BIT_FLIP, 0.1) for rule in (demo.ROBUST, demo.MEAN))
-    text = " ".join(demo_report.findings({one: made(one, robust), other: made(other, plain)}))
+    text = " ".join(report.findings({one: made(one, robust), other: made(other, plain)}))
     assert f"NNM + RFA is {word}" in text
     assert "NNM + RFA gets less than half of class 3 right" in text
 

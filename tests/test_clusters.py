@@ -7,7 +7,7 @@ import pytest
 from scipy.cluster.hierarchy import cophenet, linkage
 from scipy.spatial.distance import pdist, squareform
 
-from byzjax.aggregators.clusters import hdbscan, majority_cluster, ultrametric
+from byzjax.aggregators._cluster_algorithms import hdbscan, majority_cluster, ultrametric
 from byzjax.testing import clusters as ref
 
 OPTIONS = [(5, 3, False), (5, 3, True), (2, 1, False), (3, 2, True), (4, 1, True)]

@@ -11,12 +11,12 @@ from typer.testing import CliRunner
 
 from byzjax import aggregators as agg
 from byzjax import metrics, results, simulate
-from byzjax.cli import app
-from byzjax.experiments import published, quartic, registry
-from byzjax.experiments.experiment import MEAN, NONE, reduced
-from byzjax.experiments.published import Place
-from byzjax.experiments.reproduce import lane, parts, path_of, precision, reproduce
-from byzjax.keys import round_keys
+from byzjax.cli.app import app
+from byzjax.experiments.paper import published, quartic, registry
+from byzjax.experiments.paper.experiment import MEAN, NONE, reduced
+from byzjax.experiments.paper.published import Place
+from byzjax.experiments.paper.reproduce import lane, parts, path_of, precision, reproduce
+from byzjax.rng import round_keys
 
 N, B, H = 20, 3, 17
 
@@ -143,7 +143,7 @@ def test_a_reproduction_is_its_runs_and_resumes(tmp_path, monkeypatch):
     point = {"optimizer": "Byz-NSGDM", "case": "ALIE / CM", "learning_rate": 0.01, "seed": 1}
     np.testing.assert_allclose(dataset.gradient_norm.sel(point), alone.evals["gradient_norm"], rtol=1e-9)
 
-    monkeypatch.setattr("byzjax.chunks._one", lambda *args: pytest.fail("a finished chunk was computed again"))
+    monkeypatch.setattr("byzjax.sweeps.executor._one", lambda *args: pytest.fail("a finished chunk was computed again"))
     again = reproduce(experiment, tmp_path, progress=False, batch_size=4)
     for name in dataset.data_vars:
         np.testing.assert_array_equal(dataset[name], again[name])

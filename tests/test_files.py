@@ -13,11 +13,14 @@ import numpy as np
 import pytest
 
 import byzjax
-from byzjax import aggregators, attacks, methods, plotting, results, store, tasks
-from byzjax.checkpoint import Checkpoint
+from byzjax import aggregators, attacks, methods, plotting, results, tasks
+from byzjax.configs import grid_config
 from byzjax.data import cache, text
-from byzjax.experiments import demo, grid, reproduce, studies
-from byzjax.files import check_room, expanded, named, shortened
+from byzjax.experiments.demo import demo
+from byzjax.experiments.paper import reproduce, studies
+from byzjax.simulation.checkpoint import Checkpoint
+from byzjax.storage import chunk_store, files
+from byzjax.storage.files import check_room, expanded, named, shortened
 
 
 @pytest.fixture
@@ -46,7 +49,7 @@ def a_result():
 def test_results_figures_and_stores_are_put_into_the_home_folder(home):
     assert results.save(a_result(), "~/a/run.nc") == home / "a/run.nc"
     assert results.load("~/a/run.nc").identical(a_result())
-    with results.writing("~/b/text") as temporary:
+    with files.writing("~/b/text") as temporary:
         temporary.write_text("text")
     assert (home / "b/text").read_text() == "text"
     paths = plotting.save(plotting.overview(a_result(), title="t"), "~/c/figure")
@@ -54,7 +57,7 @@ def test_results_figures_and_stores_are_put_into_the_home_folder(home):
     assert all(path.is_file() for path in paths)
     dataset = byzjax.sweep(lambda x: {"y": x}, grid={"x": [1.0, 2.0]}, store="~/d", progress=False, batch_size=2)
     assert dataset.y.values.tolist() == [1.0, 2.0]
-    assert (home / "d" / store.MARKER).is_file()
+    assert (home / "d" / chunk_store.MARKER).is_file()
 
 
 def test_checkpoints_are_put_into_the_home_folder(home):
@@ -76,9 +79,9 @@ def test_checkpoints_are_put_into_the_home_folder(home):
 
 
 def test_what_names_a_path_elsewhere_means_the_home_folder_too(home, monkeypatch):
-    assert grid.parse({"sweep": {"store": "~/s"}}).store == str(home / "s")
+    assert grid_config.parse({"sweep": {"store": "~/s"}}).store == str(home / "s")
     (home / "g.toml").write_text("[run]\nnum_rounds = 3\n")
-    assert grid.load("~/g.toml").fixed == {"num_rounds": 3}
+    assert grid_config.load("~/g.toml").fixed == {"num_rounds": 3}
     entry = demo.ENTRIES[0]
     assert (home / "runs") in demo.Demo().path(entry, expanded("~")).parents
     assert (home / "runs") in demo.Demo().path(entry, "~").parents
@@ -144,7 +147,7 @@ def test_an_error_names_the_file_that_was_wanted(tmp_path):
     for error in (OSError(28, "full"), OSError(28, "full", str(tmp_path / ".run-x.nc"))):
         assert named(error, wanted).filename == str(wanted)
     assert named(OSError(2, "none", "/elsewhere/file"), wanted).filename == "/elsewhere/file"
-    with pytest.raises(OSError, match=str(wanted)), results.writing(wanted):
+    with pytest.raises(OSError, match=str(wanted)), files.writing(wanted):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert list(tmp_path.iterdir()) == []
 

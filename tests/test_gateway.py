@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from byzjax import data, results, tasks
-from byzjax.cli import app
+from byzjax.cli.app import app
 from byzjax.data import cache, gateway
 from byzjax.plotting.summaries import axis_labels
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from byzjax import cli_sweep, results
-from byzjax.cli import app
-from byzjax.experiments import config, grid, grid_run
+from byzjax import results
+from byzjax.cli import sweep
+from byzjax.cli.app import app
+from byzjax.configs import grid_config, grid_sweep, run_config
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.toml"))
 RUN = {"num_workers": 5, "num_byzantine": 1, "num_rounds": 6, "eval_every": 3, "aggregator": "median"}
@@ -38,7 +39,7 @@ def written(folder, text=TOML):
 
 
 def test_a_value_fixes_and_a_list_is_an_axis():
-    made = grid.parse(
+    made = grid_config.parse(
         {
             "run": {"attack": ["none", "ipm( scale = 10.0 )"], "f": [1, 2], "beta": [0, 0.9], "learning_rate": 1},
             "sweep": {"batch_size": 8, "store": "there", "select": {"over": "beta", "by": "objective"}},
@@ -49,16 +50,16 @@ def test_a_value_fixes_and_a_list_is_an_axis():
     assert made.lanes == {"beta": (0.0, 0.9), "seed": (0,)}
     assert made.fixed == {"learning_rate": 1.0}
     assert (made.num_cells, made.num_lanes, made.batch_size, made.store) == (4, 2, 8, "there")
-    assert made.select == grid.Selection(("beta",), "objective")
+    assert made.select == grid_config.Selection(("beta",), "objective")
     assert list(made.points())[1] == {"attack": "none", "f": 2}
-    assert made.config(f=2) == config.RunConfig(attack="none", f=2, beta=0.0, learning_rate=1.0)
+    assert made.config(f=2) == run_config.RunConfig(attack="none", f=2, beta=0.0, learning_rate=1.0)
     assert json.loads(results.encode(made.as_dict()))["run"]["beta"] == [0.0, 0.9]
 
 
 def test_seeds_may_be_counted():
-    assert grid.parse({"run": {"seed": {"first": 3, "count": 2}}}).lanes == {"seed": (3, 4)}
-    assert grid.parse({}).lanes == {"seed": (0,)}
-    assert grid.parse({}, name="mine").store == "results/mine"
+    assert grid_config.parse({"run": {"seed": {"first": 3, "count": 2}}}).lanes == {"seed": (3, 4)}
+    assert grid_config.parse({}).lanes == {"seed": (0,)}
+    assert grid_config.parse({}, name="mine").store == "results/mine"
 
 
 @pytest.mark.parametrize(
@@ -98,18 +99,18 @@ def test_seeds_may_be_counted():
 )
 def test_what_is_not_a_grid(document, message):
     with pytest.raises(ValueError, match=message):
-        grid.parse(document)
+        grid_config.parse(document)
 
 
 def test_overrides_are_toml_or_plain_text(tmp_path):
     path = written(tmp_path)
-    made = grid.load(
+    made = grid_config.load(
         path, ["run.learning_rate=[1, 2]", "run.attack=ipm(scale=10)", "run.beta=0.5", "sweep.batch_size = 64"]
     )
     assert made.lanes["learning_rate"] == (1.0, 2.0)
     assert made.fixed["attack"] == "ipm(scale=10)"
     assert (made.fixed["beta"], made.batch_size) == (0.5, 64)
-    assert grid.load(path, ["run.seed={ count = 3 }"]).lanes["seed"] == (0, 1, 2)
+    assert grid_config.load(path, ["run.seed={ count = 3 }"]).lanes["seed"] == (0, 1, 2)
     for wrong, message in (
         ("learning_rate=1", "write table.key=value"),
         ("run.seed", "write table.key=value"),
@@ -117,15 +118,15 @@ def test_overrides_are_toml_or_plain_text(tmp_path):
         ("runs.seed=1", "unknown key 'runs' in the grid; nearest: run"),
     ):
         with pytest.raises(ValueError, match=message):
-            grid.load(path, [wrong])
+            grid_config.load(path, [wrong])
 
 
 def test_what_is_not_toml(tmp_path):
     with pytest.raises(FileNotFoundError, match="does not exist"):
-        grid.load(tmp_path / "no.toml")
+        grid_config.load(tmp_path / "no.toml")
     (tmp_path / "bad.toml").write_text("[run\nseed = 1")
     with pytest.raises(ValueError, match=r"is not TOML: .*line 1"):
-        grid.load(tmp_path / "bad.toml")
+        grid_config.load(tmp_path / "bad.toml")
 
 
 def test_a_lane_is_the_run_that_it_stands_for(tmp_path):
@@ -133,8 +134,8 @@ def test_a_lane_is_the_run_that_it_stands_for(tmp_path):
         "run": {**RUN, "method": ["byz_nsgdm", "momentum_sgd"], "learning_rate": [0.1, 0.01], "beta": [0.5, 0.9]},
         "sweep": {"store": str(tmp_path / "store")},
     }
-    made = grid.parse({**document, "run": {**document["run"], "seed": [7, 2**32 - 1], "attack": "alie"}})
-    dataset = grid_run.execute(made, progress=False)
+    made = grid_config.parse({**document, "run": {**document["run"], "seed": [7, 2**32 - 1], "attack": "alie"}})
+    dataset = grid_sweep.execute(made, progress=False)
     assert dict(dataset["objective"].sizes) == {"optimizer": 2, "learning_rate": 2, "beta": 2, "seed": 2, "eval": 2}
     assert dataset["eval"].values.tolist() == [3, 6]
     assert dataset["ran"].all()
@@ -143,8 +144,10 @@ def test_a_lane_is_the_run_that_it_stands_for(tmp_path):
         {"optimizer": 1, "learning_rate": 0, "beta": 1},
     ):
         lane = dataset.isel({**dict.fromkeys(dataset["diverged"].dims, 0), **point})
-        said = {name: lane[grid.AXES.get(name, name)].item() for name in ("method", "learning_rate", "beta", "seed")}
-        alone = config.execute(made.config(**said), progress=False)
+        said = {
+            name: lane[grid_config.AXES.get(name, name)].item() for name in ("method", "learning_rate", "beta", "seed")
+        }
+        alone = run_config.execute(made.config(**said), progress=False)
         for name in ("loss", "aggregation_error", "objective", "gradient_norm"):
             np.testing.assert_allclose(lane[name], alone[name], rtol=2e-4, atol=1e-6)
     assert float(dataset["objective"].std()) > 0
@@ -157,13 +160,13 @@ def test_invalid_cells_are_found_before_anything_runs(tmp_path):
     }
     said = []
     with pytest.raises(ValueError, match=r"1 of 4 cells cannot run, the first is .*sweep.skip_invalid"):
-        grid_run.execute(grid.parse(document), progress=False, say=said.append)
+        grid_sweep.execute(grid_config.parse(document), progress=False, say=said.append)
     (line,) = said
     assert line.startswith("cannot run: aggregator = nnm,rfa, num_byzantine = 3: nnm: f = 3 of n = 5 workers")
     assert not (tmp_path / "store").exists()
 
     document["sweep"]["skip_invalid"] = True
-    dataset = grid_run.execute(grid.parse(document), progress=False)
+    dataset = grid_sweep.execute(grid_config.parse(document), progress=False)
     left_out = {"aggregator": "nnm,rfa", "num_byzantine": 3}
     assert dataset["ran"].sum() == 3
     assert not dataset["ran"].sel(left_out)
@@ -185,7 +188,7 @@ def test_invalid_cells_are_found_before_anything_runs(tmp_path):
 )
 def test_numbers_that_no_factory_takes_are_found_although_they_are_traced(run, message):
     with pytest.raises(ValueError, match=f"no cell of the grid can run; .*{message}"):
-        grid_run.check(grid.parse({"run": {**RUN, **run}}), grid_run.Tasks())
+        grid_sweep.check(grid_config.parse({"run": {**RUN, **run}}), grid_sweep.Tasks())
 
 
 @pytest.mark.parametrize(
@@ -200,18 +203,18 @@ def test_numbers_that_no_factory_takes_are_found_although_they_are_traced(run, m
     ],
 )
 def test_a_choice_that_does_not_fit_is_said_before_the_sweep(select, message):
-    made = grid.parse({"run": {**RUN, "learning_rate": [0.1, 0.3]}, "sweep": {"select": select}})
+    made = grid_config.parse({"run": {**RUN, "learning_rate": [0.1, 0.3]}, "sweep": {"select": select}})
     if message is None:
-        assert grid_run.check(made, grid_run.Tasks()) == []
+        assert grid_sweep.check(made, grid_sweep.Tasks()) == []
         return
     with pytest.raises(ValueError, match=message):
-        grid_run.check(made, grid_run.Tasks())
+        grid_sweep.check(made, grid_sweep.Tasks())
 
 
 def test_tasks_are_built_once_and_share_their_arrays():
-    tasks = grid_run.Tasks()
-    unlike, alike = (tasks[config.RunConfig(task=task)] for task in ("mnist", "mnist(scheme='iid')"))
-    assert tasks[config.RunConfig(task="mnist", attack="alie", learning_rate=3.0)] is unlike
+    tasks = grid_sweep.Tasks()
+    unlike, alike = (tasks[run_config.RunConfig(task=task)] for task in ("mnist", "mnist(scheme='iid')"))
+    assert tasks[run_config.RunConfig(task="mnist", attack="alie", learning_rate=3.0)] is unlike
     assert unlike.data["images"] is alike.data["images"]
     assert not np.array_equal(unlike.data["table"], alike.data["table"])
     one = sum(array.nbytes for array in unlike.data.values())
@@ -220,8 +223,8 @@ def test_tasks_are_built_once_and_share_their_arrays():
 
 def test_a_dry_run_counts_and_runs_nothing(tmp_path):
     run = {**RUN, "aggregator": ["median", "nnm,rfa"], "f": [1, 3], "seed": [0, 1, 2], "learning_rate": [0.1, 0.3]}
-    made = grid.parse({"run": run, "sweep": {"store": str(tmp_path / "store"), "batch_size": 4}})
-    plan = grid_run.plan(made, progress=False)
+    made = grid_config.parse({"run": run, "sweep": {"store": str(tmp_path / "store"), "batch_size": 4}})
+    plan = grid_sweep.plan(made, progress=False)
     assert [one.cell for one in plan.invalid] == [{"aggregator": "nnm,rfa", "f": 3}]
     assert len(plan.cells) == 3
     assert plan.programs == 2  # the median takes no f
@@ -234,18 +237,18 @@ def test_a_dry_run_counts_and_runs_nothing(tmp_path):
 
 
 def test_an_automatic_batch_size_is_a_power_of_two():
-    plan = grid_run.plan(grid.parse({"run": {**RUN, "seed": {"count": 64}}}), progress=False)
+    plan = grid_sweep.plan(grid_config.parse({"run": {**RUN, "seed": {"count": 64}}}), progress=False)
     assert plan.batch_size in (1, 2, 4, 8, 16, 32, 64)
     assert plan.chunks == 64 // plan.batch_size
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_examples_parse_and_dry_run(path):
-    made = grid.load(path)
+    made = grid_config.load(path)
     assert made.store == f"results/{path.stem}"
     for axis in made.cells:
         made.axes[axis] = made.axes[axis][-1:]  # one cell of each: they differ in nothing that costs time here
-    plan = grid_run.plan(made, progress=False)
+    plan = grid_sweep.plan(made, progress=False)
     assert plan.invalid == []
     assert (len(plan.cells), plan.lanes) == (1, made.num_lanes)
 
@@ -254,7 +257,7 @@ def test_examples_parse_and_dry_run(path):
 def test_the_commands_in_examples_draw_what_their_sweeps_give(path, tmp_path):
     import xarray
 
-    made, rng = grid.load(path), np.random.default_rng(0)
+    made, rng = grid_config.load(path), np.random.default_rng(0)
     names = ("gradient_norm", "objective") if made.config().task == "quartic" else ("test_accuracy", "val_accuracy")
     sizes = [len(values) for values in made.axes.values()]
     coords = {name: list(values) for name, values in made.axes.items()}
@@ -347,7 +350,7 @@ def test_a_sweep_of_ones_own_is_plotted_and_no_figure_replaces_another(tmp_path)
 
 
 def test_long_names_of_figures_are_cut_and_told_apart():
-    names = {cli_sweep._file_name("curves-loss", {"attack": [f"my attack {i}" * 20]}) for i in range(3)}
+    names = {sweep._file_name("curves-loss", {"attack": [f"my attack {i}" * 20]}) for i in range(3)}
     assert len(names) == 3
     assert max(map(len, names)) == 200
 

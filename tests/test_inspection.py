@@ -8,8 +8,8 @@ import pytest
 import byzjax
 from byzjax import aggregators as agg
 from byzjax import data
-from byzjax.aggregators.inspection import energy_shares, output_layer, probability_ratios
-from byzjax.tasks import models
+from byzjax.aggregators._deepsight import energy_shares, output_layer, probability_ratios
+from byzjax.tasks import _models
 
 KEY = jax.random.key(0)
 
@@ -62,7 +62,7 @@ def test_ratios_are_of_probabilities_and_always_numbers():
         for samples in (3, 1200):
             np.testing.assert_allclose(ratios(samples, step)[:2], expected, rtol=1e-5)
     assert np.isfinite(ratios(7)).all()
-    model = models.mlp((4, 3, 2))
+    model = _models.mlp((4, 3, 2))
     point = model.init(KEY)
     moved = jax.tree.map(lambda p: jnp.stack([jnp.zeros_like(p), jnp.ones_like(p)]), point)
     got = probability_ratios(model.apply, point, moved, 1.0, (2, 2), 900, KEY)
@@ -76,7 +76,7 @@ def test_ratios_are_of_probabilities_and_always_numbers():
 def backdoored():
     """Model, global parameters and differences of models: ten honest workers, five that call stamped images 0."""
     images, labels = (x[:6000] for x in data.load("mnist")[:2])
-    model = models.mlp()
+    model = _models.mlp()
 
     def loss(params, x, y):
         return -jnp.take_along_axis(jax.nn.log_softmax(model.apply(params, x)), y[:, None], 1).mean()

@@ -16,13 +16,13 @@ from typer.testing import CliRunner
 import byzjax
 from byzjax import aggregators as agg
 from byzjax import attacks, data, methods, tasks
-from byzjax.cli import app
+from byzjax.cli.app import app
 from byzjax.data import text as texts
-from byzjax.round import init_state, make_round
 from byzjax.sharding import Layout
-from byzjax.tasks.models import functional
-from byzjax.tasks.partitions import partition_blocks
-from byzjax.tasks.transformer import gpt
+from byzjax.simulation.round import init_state, make_round
+from byzjax.tasks._models import functional
+from byzjax.tasks._partitions import partition_blocks
+from byzjax.tasks._transformer import gpt
 
 KEY = jax.random.key(2)
 TEXT = texts.encode("".join(chr(97 + (i * i + i // 7) % 11) for i in range(2000)))
@@ -395,7 +395,7 @@ def test_a_model_that_knows_nothing_has_the_vocabulary_s_perplexity():
 
 @pytest.mark.parametrize("batch", [4, 64])
 def test_evaluation_against_numpy(batch, monkeypatch):
-    monkeypatch.setattr("byzjax.tasks.language._EVAL_BATCH", batch)
+    monkeypatch.setattr("byzjax.tasks._language._EVAL_BATCH", batch)
     task = tiny_task(val="rest", eval_blocks=9, dropout_rate=0.5)
     params = large(task.init(KEY))
     rest = np.concatenate([TEXT.val, TEXT.test])
@@ -505,7 +505,7 @@ def test_from_the_command_line(tmp_path):
 def test_hyperparameters_are_chosen_by_validation_perplexity():
     import xarray
 
-    from byzjax.plotting.choices import default_score
+    from byzjax.plotting.summaries import default_score
 
     values = {
         "val_perplexity": ("learning_rate", [9.0, 7.0, 8.0]),

@@ -11,7 +11,7 @@ import pytest
 import byzjax
 from byzjax import aggregators as agg
 from byzjax import attacks, methods, tasks, transforms
-from byzjax.keys import round_keys
+from byzjax.rng import round_keys
 from byzjax.testing import REFERENCES
 
 N, B, ROUNDS = 10, 2, 60

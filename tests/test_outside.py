@@ -10,9 +10,10 @@ import pytest
 
 import byzjax
 from byzjax import aggregators as agg
-from byzjax import attacks, compiled, methods, metrics, tasks
-from byzjax.compiled import Compiled
-from byzjax.outside import read_outside
+from byzjax import attacks, methods, metrics, tasks
+from byzjax.programs import compiled
+from byzjax.programs.captured import read_outside
+from byzjax.programs.compiled import Compiled
 
 
 def defined(source, **names):

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import byzjax
+from byzjax._version import __version__
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -67,7 +68,7 @@ print(time.process_time() - start)
 
 
 def test_version_is_the_one_that_is_published():
-    assert byzjax.__version__ == PROJECT["version"]
+    assert __version__ == PROJECT["version"]
 
 
 def test_every_public_name_exists():
@@ -132,8 +133,8 @@ def test_the_built_wheel_works_outside_the_checkout(archives, tmp_path):
 import json, sys
 sys.path.insert(0, {str(tmp_path)!r})
 import byzjax
-from byzjax import cli_examples
-examples = [str(path.parent) for path in cli_examples.paths()]
+from byzjax.cli import examples
+examples = [str(path.parent) for path in examples.paths()]
 print(json.dumps([byzjax.__file__, len(byzjax.data.load("mnist").train_images), examples]))
 """
     file, num_images, examples = json.loads(run_python(code, cwd=tmp_path).stdout)

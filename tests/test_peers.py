@@ -7,7 +7,7 @@ import pytest
 
 import byzjax
 from byzjax import aggregators as agg
-from byzjax.aggregators.mixing import bucket_matrix
+from byzjax.aggregators._mixing import bucket_matrix
 
 KEY = jax.random.key(0)
 THREE = [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0], [7.0, 8.0, 9.0]]

@@ -9,7 +9,7 @@ import pytest
 from matplotlib import colors
 
 from byzjax import plotting, results
-from byzjax.simulate import Result
+from byzjax.simulation.simulate import Result
 
 
 def made(method="byz_nsgdm", aggregator="nnm,rfa", attack="bit_flip", accuracy=(0.2, 0.9)):

@@ -8,9 +8,10 @@ import pytest
 
 import byzjax
 from byzjax import aggregators as agg
-from byzjax import measuring, stacked
+from byzjax import stacked
+from byzjax.stacked import gram
 from byzjax.testing import points
-from byzjax.testing.references import geometric_median as reference
+from byzjax.testing.iterative import geometric_median as reference
 
 SMALL = ((5, 2, 2), (11, 9, 3))
 LARGE = ((12, 2_000, 3),)
@@ -103,7 +104,7 @@ def test_training_with_zeros_ends_where_float64_does():
 @pytest.mark.parametrize("places", [True, False])
 def test_a_step_of_a_billionth_away_from_a_row_is_measured(places, monkeypatch):
     if not places:
-        monkeypatch.setattr(measuring, "_EXACT", 0)
+        monkeypatch.setattr(gram, "_EXACT", 0)
     x = jnp.asarray(np.random.default_rng(2).normal(1, 0.2, (6, 4)), jnp.float32).at[5].set(0.0)
     geometry, _ = stacked.measure(x)
     assert (geometry.places is None) != places

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 import byzjax
-from byzjax import attacks, metrics, programs, tasks
+from byzjax import attacks, metrics, tasks
 from byzjax.base import Aggregator
-from byzjax.checkpoint import Checkpoint
 from byzjax.methods import momentum_sgd
-from byzjax.store import Store
+from byzjax.programs import equations
+from byzjax.simulation.checkpoint import Checkpoint
+from byzjax.storage.chunk_store import Store
 
 SCALAR = jax.ShapeDtypeStruct((), np.float32)
 
@@ -121,7 +122,9 @@ def test_a_view_of_a_buffer_is_no_array_of_its_own():
 def test_arrays_that_cells_share_are_held_once():
     table = jnp.arange(5000.0)
     lanes, seen = {"x": np.zeros(2, np.float32)}, {}
-    programs = [byzjax.lanes.trace(lambda x, k=k: {"value": x + k * table[0]}, {}, lanes, seen) for k in (1, 2)]
+    programs = [
+        byzjax.sweeps.tracing.trace(lambda x, k=k: {"value": x + k * table[0]}, {}, lanes, seen) for k in (1, 2)
+    ]
     one, other = (program.constants[0] for program in programs)
     assert one is other
     np.testing.assert_array_equal(one, table)
@@ -131,7 +134,7 @@ def test_arrays_that_cells_share_are_held_once():
 def test_a_store_tells_settings_apart(tmp_path, name):
     fn = lambda x: {"value": x + jax.random.uniform(jax.random.key(0), (3,)).sum()}  # noqa: E731
     here = sweep(fn, tmp_path)
-    before = programs.settings()[name]
+    before = equations.settings()[name]
     try:
         jax.config.update(name, not before)
         there = sweep(fn, tmp_path)

@@ -10,7 +10,7 @@ import pytest
 
 import byzjax
 from byzjax import aggregators as agg
-from byzjax.experiments import grid, grid_run
+from byzjax.configs import grid_config, grid_sweep
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
@@ -43,7 +43,7 @@ def test_the_sweep_of_the_readme_can_run(monkeypatch):
     monkeypatch.chdir(Path(__file__).parents[1])
     (path, override), *others = re.findall(r"^byzjax sweep (\S+) --set (\S+)$", README, flags=re.MULTILINE)
     assert not others
-    assert grid_run.check(grid.load(path, [override]), grid_run.Tasks()) == []
+    assert grid_sweep.check(grid_config.load(path, [override]), grid_sweep.Tasks()) == []
 
 
 def test_the_first_line_that_everybody_types():

@@ -11,11 +11,11 @@ import xarray
 from typer.testing import CliRunner
 
 from byzjax import results
-from byzjax.cli import app
-from byzjax.experiments import published, report, report_figures, report_sections, report_table1, studies, verdicts
-from byzjax.experiments.choice import chosen
-from byzjax.experiments.published import Place
-from byzjax.plotting import paper
+from byzjax.cli.app import app
+from byzjax.experiments.paper import published, studies, verdicts
+from byzjax.experiments.paper.published import Place
+from byzjax.experiments.paper.rate_choice import chosen
+from byzjax.experiments.paper.report import figures, plots, report, sections, table1
 
 METHODS = ("Base", "Decay", "Byz-NSGDM")
 RULES = ("RFA", "Krum", "CM")
@@ -379,7 +379,7 @@ def test_the_report_has_every_section_and_says_what_is_missing(written):
         "Beside the published numbers",
         "The order of the methods",
         "β and the learning rate",
-        *report_sections.SECTIONS,
+        *sections.SECTIONS,
     ):
         assert re.search(rf"^###? {re.escape(title)}$", text, re.MULTILINE), title
     assert "**Missing in the store:** quartic (paper), shakespeare (paper), ablation (paper)." in text
@@ -429,7 +429,7 @@ def test_table1_in_markdown_and_latex(written):
 
 def test_a_mean_is_bold_where_it_is_the_best(store):
     study = next(study for study in studies.load(store) if study.key == "quartic-released")
-    table = report_table1.table(study)
+    table = table1.table(study)
     heads = [table.heads[column] for _, column in sorted(table.best)]
     assert heads == ["Byz-NSGDM"] * 2
 
@@ -471,8 +471,8 @@ def test_how_many_rates_are_about_as_good_as_the_best(tmp_path):
     dataset["diverged"][0, 0, 3, 1] = True
     dataset["tried"][0, 0, 4] = False
     (study,) = studies.load(put(tmp_path, dataset))
-    assert "within a factor of two of the best one" in report_sections.sensitivity(study)
-    assert "Base 2.0 of 4." in report_sections.sensitivity(study)
+    assert "within a factor of two of the best one" in sections.sensitivity(study)
+    assert "Base 2.0 of 4." in sections.sensitivity(study)
 
 
 def test_edges_and_divergence_are_said(tmp_path):
@@ -480,10 +480,10 @@ def test_edges_and_divergence_are_said(tmp_path):
     dataset["aggregate_norm"][0, 0, 2] = 1e-9
     dataset["diverged"][1, 0] = True
     (study,) = studies.load(put(tmp_path, dataset))
-    assert "1 of 6 choices" in report_sections.rates(study)
-    assert "all diverged" in report_sections.rates(study)
-    assert "| Decay | 3/9 | 3/9 | 3/9 | 9/27 |" in report_sections.divergence(study)
-    agreement = report_table1.agreement(study)
+    assert "1 of 6 choices" in sections.rates(study)
+    assert "all diverged" in sections.rates(study)
+    assert "| Decay | 3/9 | 3/9 | 3/9 | 9/27 |" in sections.divergence(study)
+    agreement = table1.agreement(study)
     assert "edge: largest rate tried" in agreement
     assert "no rate that was tried stayed finite" in agreement
     assert report.report(tmp_path, tmp_path / "out")
@@ -506,19 +506,19 @@ def test_the_authors_rates_are_said_where_their_curves_are_of_others(tmp_path):
     dataset = made_up("quartic", attacks=("BF",), rules=("RFA",), references=False, rates=(0.01, 0.02, 0.2))
     dataset["aggregate_norm"][:, :, 1:] += 1.0  # 0.01 is chosen
     (study,) = studies.load(put(tmp_path, dataset))
-    ((_, figure, caption), *_) = report_figures._drawn(study)
+    ((_, figure, caption), *_) = figures._drawn(study)
     labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     assert labels == ["γ₀ = 0.01 (⋯ 0.02)", "γ₀ = 0.01 (⋯ 0.2)", "γ₀ = 0.01 (⋯ 0.1)"]
     assert "said after ⋯ where ours is another" in caption
     same = dataset.isel(optimizer=[0], learning_rate=[1])
     (study,) = studies.load(put(tmp_path, same))
-    ((_, figure, _), *_) = report_figures._drawn(study)
+    ((_, figure, _), *_) = figures._drawn(study)
     assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["γ₀ = 0.02"]
 
 
 def test_a_cell_that_three_seeds_cannot_show_is_marked(tmp_path):
     (study,) = studies.load(put(tmp_path, made_up("quartic", attacks=("ALIE",), rules=("CM",))))
-    (line,) = [line for line in report_table1.agreement(study).splitlines() if "unstable at 0.2" in line]
+    (line,) = [line for line in table1.agreement(study).splitlines() if "unstable at 0.2" in line]
     assert line.startswith("| ALIE | CM | Decay |")
 
 
@@ -549,17 +549,17 @@ class TestCommandLine:
     def test_what_is_wrong_is_said_in_one_line(self, tmp_path):
         (tmp_path / "empty").mkdir()
         (tmp_path / "broken").mkdir()
-        (tmp_path / "broken" / "mnist-paper.nc").write_bytes(b"no netCDF")
+        (tmp_path / "broken" / "mnist-plots.nc").write_bytes(b"no netCDF")
         (tmp_path / "other").mkdir()
         results.save(
-            xarray.Dataset({"loss": ("round", [1.0])}, attrs={"config": "{}"}), tmp_path / "other" / "mnist-paper.nc"
+            xarray.Dataset({"loss": ("round", [1.0])}, attrs={"config": "{}"}), tmp_path / "other" / "mnist-plots.nc"
         )
         for where, message in (
             ("nowhere", "does not exist"),
             ("empty", "holds no data set"),
             ("broken", "cannot be read as netCDF"),
             ("other", "is not the data set of an experiment"),
-            ("broken/mnist-paper.nc", "is not a folder"),
+            ("broken/mnist-plots.nc", "is not a folder"),
         ):
             done = self.run(tmp_path / where)
             assert done.exit_code == 2
@@ -579,8 +579,8 @@ def test_a_single_panel_cuts_nothing_off():
     best = chosen(made_up("mnist", attacks=("BF",), rules=("RFA",), references=False))
     title = "MNIST (paper): norm of the honest mean, and what the server saw"
     figures = [
-        paper.curves(best, "test_accuracy", title=title, label="test accuracy, %", log=False),
-        paper.two_norms(best, "honest_norm", "aggregate_norm", title=title),
+        plots.curves(best, "test_accuracy", title=title, label="test accuracy, %", log=False),
+        plots.two_norms(best, "honest_norm", "aggregate_norm", title=title),
     ]
     for figure in figures:
         figure.canvas.draw()

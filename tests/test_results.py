@@ -9,9 +9,11 @@ import pytest
 
 import byzjax
 from byzjax import results
-from byzjax.datasets import believed
-from byzjax.experiments.config import RunConfig, execute
-from byzjax.simulate import Result
+from byzjax._version import __version__
+from byzjax.configs.run_config import RunConfig, execute
+from byzjax.results.reading import believed
+from byzjax.simulation.simulate import Result
+from byzjax.storage import files
 
 CONFIG = RunConfig("quartic", "byz_nsgdm", "median", "ipm(10.0)", 5, 1, num_rounds=7, eval_every=3, seed=4)
 
@@ -39,7 +41,7 @@ def test_attributes(dataset):
     assert json.loads(dataset.attrs["config"]) == json.loads(json.dumps(CONFIG.as_dict()))
     assert dataset.attrs["seed"] == 4
     assert dataset.attrs["jax_version"] == jax.__version__
-    assert dataset.attrs["byzjax_version"] == byzjax.__version__
+    assert dataset.attrs["byzjax_version"] == __version__
     assert dataset.attrs["device_kind"] == jax.devices()[0].device_kind
     assert dataset.attrs["seconds"] >= dataset.attrs["compile_seconds"]
 
@@ -76,7 +78,7 @@ def test_a_failed_save_leaves_the_old_file_and_no_litter(tmp_path):
         temporary.write_text("half")
         raise RuntimeError
 
-    with pytest.raises(RuntimeError), results.writing(path) as temporary:
+    with pytest.raises(RuntimeError), files.writing(path) as temporary:
         die(temporary)
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["run.nc"]

@@ -10,12 +10,12 @@ import pytest
 
 import byzjax
 from byzjax import aggregators as agg
-from byzjax import sorting
-from byzjax.aggregators import directions, subsets
+from byzjax.aggregators import _subsets
+from byzjax.stacked import cosines, order_statistics
 from byzjax.testing import REFERENCES
 from byzjax.theory import kappa, kappa_after_nnm, kappa_squared
 
-chain_module = importlib.import_module("byzjax.aggregators.chain")  # the package has a function of that name
+chain_module = importlib.import_module("byzjax.aggregators._chain")  # the package has a function of that name
 KEY = jax.random.key(0)
 
 
@@ -70,9 +70,9 @@ def test_many_workers_are_ranked_and_mixed_as_few_are(monkeypatch):
     values = rng.integers(0, 9, size=(3, 200)).astype(np.float32)
     for few in (1, 37, 200):
         expected = np.argsort(np.argsort(values, axis=1, kind="stable"), axis=1) < few
-        monkeypatch.setattr(sorting, "cache_numbers", lambda: 400)  # two rows at a time, and one that is left
-        np.testing.assert_array_equal(sorting.lowest(jnp.asarray(values), few), expected)
-        np.testing.assert_array_equal(sorting.lowest(jnp.asarray(values[0]), few), expected[0])
+        monkeypatch.setattr(order_statistics, "cache_numbers", lambda: 400)  # two rows at a time, and one that is left
+        np.testing.assert_array_equal(order_statistics.lowest(jnp.asarray(values), few), expected)
+        np.testing.assert_array_equal(order_statistics.lowest(jnp.asarray(values[0]), few), expected[0])
 
     x = jnp.asarray(rng.normal(size=(11, 6)) + 2, jnp.float32).at[3].set(jnp.nan)
     links = ([agg.nnm(2)], [agg.clipping(3.0), agg.nnm(2)], [agg.bucketing(2), agg.nnm(1)])
@@ -260,11 +260,11 @@ def test_fltrust_looks_at_directions_alone():
 @pytest.mark.parametrize("together", [100, 1_024])
 def test_smea_finds_the_best_of_many_near_ties(together, monkeypatch):
     """Rows without a common direction: no cheap bound tells which of many subsets has the least spread."""
-    monkeypatch.setattr(subsets, "_CHUNK", together)
+    monkeypatch.setattr(_subsets, "_CHUNK", together)
     stacks = np.random.default_rng(7).normal(size=(3, 12, 400)).astype(np.float32)
     stacks[1, 4] = np.nan
     stacks[2, :3] = stacks[2, 3:6].mean(0)
-    rule, members = agg.smea(3), subsets.subset_masks(12, 3)
+    rule, members = agg.smea(3), _subsets.subset_masks(12, 3)
     trust = jax.vmap(lambda x: byzjax.aggregate(rule, x, return_weights=True)[1])(jnp.asarray(stacks))
     for x, weights in zip(stacks.astype(np.float64), np.asarray(trust), strict=True):
         (found,) = np.flatnonzero((members == (weights > 0)).all(1))
@@ -413,7 +413,7 @@ def test_short_rows_keep_their_directions(scale):
     rng = np.random.default_rng(8)
     x = (rng.normal(size=(6, 50)) + 2.0) * (10.0 ** np.array([0, -3, -5, 0, 0.5, 3]))[:, None] * scale
     x = x.astype(np.float32)
-    found = directions.cosine_distances(jnp.asarray(x))
+    found = cosines.cosine_distances(jnp.asarray(x))
     wide = x.astype(np.float64) / np.linalg.norm(x.astype(np.float64), axis=1, keepdims=True)
     np.testing.assert_allclose(found, 1.0 - wide @ wide.T, atol=2e-6)
 

@@ -6,10 +6,10 @@ import pytest
 import xarray
 
 import byzjax
-from byzjax.experiments import grid_run
-from byzjax.metric_names import direction, is_test
+from byzjax.configs import grid_sweep
 from byzjax.plotting import choices, tables
-from byzjax.simulate import Result
+from byzjax.results.metric_names import direction, is_test
+from byzjax.simulation.simulate import Result
 
 RATES = [0.1, 0.2, 0.3, 0.4]
 
@@ -102,8 +102,8 @@ def test_a_diverged_rate_has_reached_nothing():
 
 
 def test_a_grid_that_sweeps_methods_calls_the_axis_optimizer():
-    grid = grid_run.GridConfig({}, {"method": ("a", "b")}, "store", select=None)
-    assert grid_run.named(grid.cells) == {"optimizer": ("a", "b")}
+    grid = grid_sweep.GridConfig({}, {"method": ("a", "b")}, "store", select=None)
+    assert grid_sweep.named(grid.cells) == {"optimizer": ("a", "b")}
     with pytest.raises(ValueError, match=r"'method' is an argument of xarray's sel, .* e.g. optimizer"):
         byzjax.sweep(lambda **_: {}, grid={"seed": [0]}, cells={"method": ["a"]}, progress=False)
 

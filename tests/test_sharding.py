@@ -16,9 +16,9 @@ import byzjax
 from byzjax import aggregators as agg
 from byzjax import attacks, methods, metrics, sharding, stacked, tasks
 from byzjax.base import Aggregator
-from byzjax.round import init_state, make_round
-from byzjax.simulate import _chunk
-from byzjax.spread import spread_over
+from byzjax.simulation.round import init_state, make_round
+from byzjax.simulation.run import _chunk
+from byzjax.stacked.coordinate_sharding import shard_coordinates
 from byzjax.testing import rule_cases
 
 KEY = jax.random.key(7)
@@ -67,7 +67,7 @@ def both_ways(function, *arrays, workers=8):
     """What a function of stacks gives on one device, and on several."""
 
     def spread(*arrays):
-        with spread_over(mesh(workers)):
+        with shard_coordinates(mesh(workers)):
             return function(*arrays)
 
     return jax.jit(spread)(*arrays), jax.jit(lambda *arrays: function(*arrays))(*arrays)
@@ -261,7 +261,7 @@ def test_geometry_is_the_same_for_every_kind_of_rows():
         return geometry.distances, geometry.gram, geometry.unit, frame.sizes, frame.reach, lengths.squares
 
     def measured_apart(*arrays):
-        with spread_over(mesh()):
+        with shard_coordinates(mesh()):
             return measured(*arrays)
 
     apart, alone = jax.jit(measured_apart), jax.jit(measured)

@@ -12,8 +12,8 @@ import pytest
 import byzjax
 from byzjax import aggregators as agg
 from byzjax import attacks, methods, metrics, tasks
-from byzjax.aggregators.chain import _aggregate
-from byzjax.simulate import _chunk, _init_state
+from byzjax.aggregators._chain import _aggregate
+from byzjax.simulation.run import _chunk, _init_state
 
 N, B = 10, 2
 MASK = jnp.arange(N) >= N - B

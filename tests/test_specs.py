@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import pytest
 
 import byzjax
-from byzjax import aggregators, attacks, methods, specs, tasks
-from byzjax.experiments.config import RunConfig
+from byzjax import aggregators, attacks, methods, tasks
+from byzjax.configs import specs
+from byzjax.configs.run_config import RunConfig
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 
 import byzjax
 from byzjax import aggregators as agg
-from byzjax import spectrum
+from byzjax.stacked import eigen
 from byzjax.testing import rule_cases
 
 SPECTRAL = [case for case in rule_cases() if case.id.split("(")[0] in ("smea", "caf", "dnc", "fldetector", "flanders")]
@@ -22,13 +22,13 @@ def batch(count=6, n=5):
 
 def test_a_batch_is_right():
     matrices = batch()
-    values, vectors = jax.vmap(spectrum.eigh)(matrices)
+    values, vectors = jax.vmap(eigen.eigh)(matrices)
     np.testing.assert_allclose(values, np.linalg.eigvalsh(matrices), atol=1e-5)
     again = np.einsum("bij,bj,bkj->bik", vectors, values, vectors)
     np.testing.assert_allclose(again, matrices, atol=1e-5)
-    np.testing.assert_allclose(jax.vmap(jax.vmap(spectrum.eigvalsh))(matrices[None])[0], values, atol=1e-5)
+    np.testing.assert_allclose(jax.vmap(jax.vmap(eigen.eigvalsh))(matrices[None])[0], values, atol=1e-5)
     positive = jnp.einsum("bij,bkj->bik", matrices, matrices) + jnp.eye(5)[None]
-    solved = jax.vmap(spectrum.solve)(positive, matrices)
+    solved = jax.vmap(eigen.solve)(positive, matrices)
     np.testing.assert_allclose(solved, np.linalg.solve(positive, matrices), atol=1e-4)
 
 
@@ -42,7 +42,7 @@ def test_ritz_values_are_close_and_not_above(rank):
     def apply(v):
         return jnp.einsum("cij,jc->ic", matrices, v)
 
-    found = {k: np.asarray(spectrum.largest_ritz_value(apply, jnp.ones((12, 40)), k)) for k in (1, 6, 12)}
+    found = {k: np.asarray(eigen.largest_ritz_value(apply, jnp.ones((12, 40)), k)) for k in (1, 6, 12)}
     assert (found[1] <= found[6] * (1 + 1e-5)).all()
     assert (found[6] <= found[12] * (1 + 1e-5)).all()
     assert (found[12] <= exact * (1 + 1e-5)).all()
@@ -52,7 +52,7 @@ def test_ritz_values_are_close_and_not_above(rank):
 
 @pytest.mark.parametrize("case", SPECTRAL, ids=lambda case: case.id)
 def test_rules_hand_lapack_one_matrix_at_a_time(case):
-    """Batches deadlock where several devices or programs share a thread pool, see `spectrum.eigh`."""
+    """Batches deadlock where several devices or programs share a thread pool, see `eigen.eigh`."""
     rule, stacks = case.make(2, 9), jnp.ones((3, 9, 4))
     text = jax.jit(jax.vmap(lambda x: rule.update(x, rule.init(x[0]), x[0], key=jax.random.key(0))[0])).lower(stacks)
     calls = re.findall(r"lapack_s(?:syevd|potrf|trsm)_ffi\(.*?: \((tensor<[\dx]+xf32>)[,)]", text.as_text())

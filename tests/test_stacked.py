@@ -7,8 +7,9 @@ import pytest
 
 import byzjax
 from byzjax import aggregators as agg
-from byzjax import measuring, stacked
-from byzjax.sorting import MAX_NETWORK, partition_network, ranks, sort_workers, sorting_network
+from byzjax import stacked
+from byzjax.stacked import lengths
+from byzjax.stacked.order_statistics import MAX_NETWORK, partition_network, ranks, sort_workers, sorting_network
 
 
 def true_distances(x):
@@ -233,7 +234,7 @@ def test_lengths_are_the_same_in_blocks(about, monkeypatch):
     x = jnp.asarray(np.random.default_rng(13).normal(size=(4, WIDE)), jnp.float32).at[3, 9].set(jnp.nan)
     reference = jnp.asarray(np.random.default_rng(14).normal(size=WIDE), jnp.float32)
     whole, _ = stacked.measure_lengths(x, about, reference)
-    monkeypatch.setattr(measuring, "_WHOLE", 0)
+    monkeypatch.setattr(lengths, "_WHOLE", 0)
     blocks, _ = stacked.measure_lengths(x, about, reference)
     np.testing.assert_allclose(whole.squares, blocks.squares, rtol=1e-5)
     assert whole.finite.tolist() == [True, True, True, False]

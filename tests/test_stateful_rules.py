@@ -8,10 +8,10 @@ import pytest
 import byzjax
 from byzjax import aggregators as agg
 from byzjax import attacks, methods, tasks
-from byzjax.aggregators.prediction import hessian_times, well_predicted
+from byzjax.aggregators._fldetector import hessian_times, well_predicted
 from byzjax.base import traits_of
+from byzjax.testing.histories import centered_clipping as reference
 from byzjax.testing.histories import foolsgold_weights
-from byzjax.testing.references import centered_clipping as reference
 
 KEY = jax.random.key(0)
 

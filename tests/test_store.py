@@ -15,11 +15,11 @@ import pytest
 import xarray
 from typer.testing import CliRunner
 
-from byzjax import claims, results
-from byzjax import store as stores
-from byzjax.claims import Claims
-from byzjax.cli import app
-from byzjax.store import MARKER, Store, StoreError, gc, verify
+from byzjax.cli.app import app
+from byzjax.storage import chunk_store as stores
+from byzjax.storage import digests, files, leases
+from byzjax.storage.chunk_store import MARKER, Store, StoreError, gc, verify
+from byzjax.storage.leases import Claims
 
 KEY = "ab" * 32
 ARRAYS = {
@@ -48,7 +48,7 @@ def tiny_disk(tmp_path):
 
 
 def manifest(chunks, **changes):
-    facts = {"name": "s", "config": {"grid": {"seed": [0]}}, "begun": 0.0, "lanes": 2, "code": stores.code_version()}
+    facts = {"name": "s", "config": {"grid": {"seed": [0]}}, "begun": 0.0, "lanes": 2, "code": digests.code_version()}
     return {**facts, "jax": "1", "device_kind": "cpu", "chunks": chunks, **changes}
 
 
@@ -174,7 +174,7 @@ def test_whatever_the_system_refuses_while_writing(store, monkeypatch, function,
 
 def test_a_read_only_store_can_be_read(store, monkeypatch):
     store.write(KEY, ARRAYS)
-    monkeypatch.setattr(results.tempfile, "mkstemp", failing(errno.EROFS))
+    monkeypatch.setattr(files.tempfile, "mkstemp", failing(errno.EROFS))
     monkeypatch.setattr(os, "rename", failing(errno.EROFS))
     same_bits(Store(store.path).read(KEY), ARRAYS)
     with pytest.raises(StoreError, match="Read-only file system"):
@@ -217,12 +217,12 @@ def test_a_new_version_of_the_source_is_another_version(tmp_path, monkeypatch):
     (package / "sub").mkdir(parents=True)
     for name in ("store.py", "sub/rule.py"):
         (package / name).write_text("x = 1\n")
-    monkeypatch.setattr(stores, "__file__", str(package / "store.py"))
-    versions = [stores.code_version.__wrapped__()]
+    monkeypatch.setattr(digests, "__file__", str(package / "storage" / "digests.py"))
+    versions = [digests.code_version.__wrapped__()]
     (package / "sub" / "rule.py").write_text("x = 2\n")
-    versions.append(stores.code_version.__wrapped__())
+    versions.append(digests.code_version.__wrapped__())
     (package / "sub" / "rule.py").rename(package / "rule.py")
-    versions.append(stores.code_version.__wrapped__())
+    versions.append(digests.code_version.__wrapped__())
     assert len(set(versions)) == 3
 
 
@@ -252,7 +252,7 @@ def test_gc_removes_only_what_nobody_needs(store):
     assert fresh.exists()
     gc(store, other_versions=True)
     assert sorted(store) == [needed]
-    assert [sweep["code"] for sweep in store.sweeps().values()] == [stores.code_version()]
+    assert [sweep["code"] for sweep in store.sweeps().values()] == [digests.code_version()]
 
 
 # Claims.
@@ -271,7 +271,7 @@ def test_one_claim_at_a_time(tmp_path):
 
 def elsewhere(monkeypatch, **holder):
     """Claims made from now on are those of a process of another machine."""
-    monkeypatch.setattr(claims, "_process", lambda: {"machine": "elsewhere", "pid": 1, "started": None, **holder})
+    monkeypatch.setattr(leases, "_process", lambda: {"machine": "elsewhere", "pid": 1, "started": None, **holder})
 
 
 def test_a_claim_of_another_machine_is_void_when_it_is_stale(tmp_path, monkeypatch):
@@ -302,16 +302,16 @@ def test_a_held_claim_is_kept_fresh(tmp_path, monkeypatch):
 
 
 def test_a_claim_of_a_dead_process_is_void_at_once(tmp_path):
-    code = f"from byzjax.claims import Claims; assert Claims({str(tmp_path)!r}).acquire('k')"
+    code = f"from byzjax.storage.leases import Claims; assert Claims({str(tmp_path)!r}).acquire('k')"
     subprocess.run([sys.executable, "-c", code], check=True)
     assert [path.name for path in tmp_path.iterdir()] == ["k.0"]
     assert Claims(tmp_path).acquire("k")
 
 
 def test_the_number_of_a_dead_process_may_be_in_use_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(claims, "_started", lambda pid: "long ago")
+    monkeypatch.setattr(leases, "_started", lambda pid: "long ago")
     assert Claims(tmp_path).acquire("k")
-    monkeypatch.setattr(claims, "_started", lambda pid: "now")
+    monkeypatch.setattr(leases, "_started", lambda pid: "now")
     assert Claims(tmp_path).acquire("k")
 
 

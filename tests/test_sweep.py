@@ -1,6 +1,7 @@
 """Sweeps: the numbers of single runs, the same bits whatever happens on the way, and choices that are not fooled."""
 
 import dataclasses
+import importlib
 import importlib.util
 import itertools
 import json
@@ -23,9 +24,11 @@ from jax.sharding import AxisType
 
 import byzjax
 from byzjax import aggregators as agg
-from byzjax import attacks, batching, chunks, methods, results, tasks
+from byzjax import attacks, methods, results, tasks
 from byzjax.selection import DivergedWarning, EdgeWarning
-from byzjax.store import Store, verify
+from byzjax.storage import files
+from byzjax.storage.chunk_store import Store, verify
+from byzjax.sweeps import batch_size, executor
 
 N, B, ROUNDS = 7, 1, 12
 TASK = tasks.quartic(N, B, noise_scale=0.01)
@@ -136,8 +139,8 @@ def test_what_a_dict_says_of_divergence():
 
 def test_cells_are_python_values_and_compiled_once(monkeypatch):
     compiled, called = [], []
-    inner = batching.compile_lanes
-    monkeypatch.setattr(batching, "compile_lanes", lambda *args: compiled.append(args) or inner(*args))
+    inner = batch_size.compile_lanes
+    monkeypatch.setattr(batch_size, "compile_lanes", lambda *args: compiled.append(args) or inner(*args))
 
     def fn(x, shape, how):
         called.append((shape, how))
@@ -231,10 +234,10 @@ def test_a_mesh_changes_no_bit_of_a_lane(sizes):
 
 
 def test_lanes_are_really_on_all_devices():
-    traced = byzjax.lanes.trace(simple, {}, {"seed": np.zeros(8, np.uint32), "x": np.zeros(8, np.float32)}, {})
+    traced = byzjax.sweeps.tracing.trace(simple, {}, {"seed": np.zeros(8, np.uint32), "x": np.zeros(8, np.float32)}, {})
     lanes = {"seed": np.arange(8, dtype=np.uint32), "x": np.ones(8, np.float32)}
     mesh = mesh_of(runs=8)
-    compiled = byzjax.lanes.compile_lanes(traced, lanes, 8, mesh)
+    compiled = byzjax.sweeps.tracing.compile_lanes(traced, lanes, 8, mesh)
     values = compiled(jax.device_put(traced.constants, jax.NamedSharding(mesh, jax.P())), lanes)["value"]
     assert [shard.data.shape for shard in values.addressable_shards] == [(1, 3)] * 8
     assert len({shard.device for shard in values.addressable_shards}) == 8
@@ -247,13 +250,13 @@ def test_lanes_are_really_on_all_devices():
 @pytest.mark.parametrize("first", [1, 8, 1024])
 def test_the_largest_batch_that_fits_is_found(fixed, slope, first):
     tried = []
-    size, compiled = batching.fitting(
+    size, compiled = batch_size.fitting(
         lambda lanes: tried.append(lanes) or lanes, lambda lanes: fixed + slope * lanes, first=first, most=256
     )
     assert compiled == size
     assert size & (size - 1) == 0
     assert size == 1 or fixed + slope * size <= 1
-    best = min(256, batching.power_of_two((1 - fixed) / slope))
+    best = min(256, batch_size.power_of_two((1 - fixed) / slope))
     assert best / 2 <= size <= best, "three compilations find it, or half of it"
     assert len(tried) <= 4
     assert len(set(tried)) == len(tried)
@@ -265,17 +268,17 @@ def test_the_batch_follows_from_the_analysis_of_the_program(monkeypatch):
 
     sizes = []
     for free in (1 << 18, 1 << 20, 1 << 40):
-        monkeypatch.setattr(batching, "free_memory", lambda device, free=free: free)
+        monkeypatch.setattr(batch_size, "free_memory", lambda device, free=free: free)
         dataset = sweep(hungry, {"x": np.arange(512.0)}, batch_size="auto")
         sizes.append(json.loads(dataset.attrs["batch_size"])[""])
     assert sizes[0] < sizes[1] <= sizes[2]
-    assert sizes[2] <= 512 / batching.MIN_CHUNKS
+    assert sizes[2] <= 512 / batch_size.MIN_CHUNKS
     lanes = {"x": np.zeros(1, np.float32)}
-    program = byzjax.lanes.trace(hungry, {}, lanes, {})
-    workers = batching.concurrency(jax.devices()[0], None, 100)
-    budget = batching.HEADROOM * (1 << 18) / workers
+    program = byzjax.sweeps.tracing.trace(hungry, {}, lanes, {})
+    workers = batch_size.concurrency(jax.devices()[0], None, 100)
+    budget = batch_size.HEADROOM * (1 << 18) / workers
     loads = [
-        batching.load(byzjax.lanes.compile_lanes(program, lanes, size, None), jax.devices()[0], budget)
+        batch_size.load(byzjax.sweeps.tracing.compile_lanes(program, lanes, size, None), jax.devices()[0], budget)
         for size in (sizes[0], 2 * sizes[0])
     ]
     assert loads[0] <= 1 or sizes[0] == 1
@@ -287,14 +290,14 @@ def test_a_resumed_sweep_is_cut_as_before(tmp_path, monkeypatch):
     before = sweep(**options)
     for path in chunks_in(tmp_path)[::2]:
         path.unlink()
-    monkeypatch.setattr(batching, "free_memory", lambda device: 1)
+    monkeypatch.setattr(batch_size, "free_memory", lambda device: 1)
     after = sweep(**options)
     assert after.attrs["batch_size"] == before.attrs["batch_size"]
     same_bits(before, after)
 
 
 def test_free_memory_is_plausible():
-    free = batching.free_memory(jax.devices()[0])
+    free = batch_size.free_memory(jax.devices()[0])
     assert 1 << 20 < free < 1 << 50
 
 
@@ -303,8 +306,8 @@ def test_free_memory_is_plausible():
 
 def counting(monkeypatch):
     counted = []
-    inner = chunks._one
-    monkeypatch.setattr(chunks, "_one", lambda *args: counted.append(args) or inner(*args))
+    inner = executor._one
+    monkeypatch.setattr(executor, "_one", lambda *args: counted.append(args) or inner(*args))
     return counted
 
 
@@ -390,9 +393,9 @@ def test_names_are_the_same_in_every_process(tmp_path, simplified):
 def test_arrays_closed_over_are_not_compiled_in():
     table = jnp.arange(1_000_000.0)
     lanes = {"x": np.zeros(2, np.float32)}
-    program = byzjax.lanes.trace(lambda x: {"value": x + table[0]}, {}, lanes, {})
+    program = byzjax.sweeps.tracing.trace(lambda x: {"value": x + table[0]}, {}, lanes, {})
     assert [constant.shape for constant in program.constants] == [(1_000_000,)]
-    assert len(byzjax.lanes.compile_lanes(program, lanes, 2, None).as_text()) < 20_000
+    assert len(byzjax.sweeps.tracing.compile_lanes(program, lanes, 2, None).as_text()) < 20_000
 
 
 def test_damaged_chunks_are_computed_again(tmp_path, capsys):
@@ -450,14 +453,14 @@ def test_a_complete_store_needs_no_writing(tmp_path, monkeypatch):
     def read_only(*args, **kwargs):
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr(results.tempfile, "mkstemp", read_only)
+    monkeypatch.setattr(files.tempfile, "mkstemp", read_only)
     same_bits(first, sweep(store=tmp_path))
     with pytest.raises(OSError, match="Read-only file system"):
         sweep(grid={"seed": [9], "x": [1.0]}, store=tmp_path)
 
 
 def test_an_interrupted_sweep_finishes_what_is_in_flight_and_resumes(tmp_path, monkeypatch):
-    inner, pressed = chunks._one, threading.Lock()
+    inner, pressed = executor._one, threading.Lock()
 
     def one(*args):
         arrays = inner(*args)
@@ -466,7 +469,7 @@ def test_an_interrupted_sweep_finishes_what_is_in_flight_and_resumes(tmp_path, m
         return arrays
 
     with monkeypatch.context() as patch:
-        patch.setattr(chunks, "_one", one)
+        patch.setattr(executor, "_one", one)
         handler = signal.getsignal(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt, match=r"of 18 chunks are kept in .*; make the same call again to resume"):
             sweep(store=tmp_path, batch_size=1)
@@ -486,15 +489,15 @@ rank, port, store = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 if port != "0":
     jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=2, process_id=rank)
 import byzjax
-from byzjax import chunks
+from byzjax.sweeps import executor
 
 mine = []
-inner = chunks._one
+inner = executor._one
 def one(launch, chunk, store):
     mine.append(chunk.key)
     time.sleep(0.05)  # so that both find work
     return inner(launch, chunk, store)
-chunks._one = one
+executor._one = one
 
 def fn(seed, x, power):
     return {"value": x**power * jax.random.normal(jax.random.key(seed), (3,))}
@@ -661,7 +664,7 @@ def test_what_is_computed_from_an_axis_is_checked_too():
 
 def test_what_no_axis_changes_is_checked_once():
     def fn(x, liars):
-        byzjax.round.check_byzantine(jnp.asarray(np.arange(N) >= N - liars), TASK)
+        byzjax.simulation.round.check_byzantine(jnp.asarray(np.arange(N) >= N - liars), TASK)
         return {"value": x}
 
     assert sweep(fn, {"x": [1.0, 2.0, 3.0]}, cells={"liars": [1]})["value"].size == 3
@@ -678,7 +681,7 @@ def test_bad_meshes_are_named():
 
 def test_a_data_set_that_cannot_be_held_is_refused_before_it_is_computed(monkeypatch):
     counted = counting(monkeypatch)
-    monkeypatch.setattr(batching, "host_memory", lambda: 18 * 4 * 3)
+    monkeypatch.setattr(importlib.import_module("byzjax.sweeps.sweep"), "host_memory", lambda: 18 * 4 * 3)
     with pytest.raises(ValueError, match=r"18 lanes give .* most of it 'value'.* record or evaluate less"):
         sweep()
     assert not counted
@@ -700,7 +703,7 @@ def test_a_chunk_that_does_not_fit_says_what_to_do(monkeypatch):
 
         return fail
 
-    monkeypatch.setattr(batching.Compiler, "launch", launch)
+    monkeypatch.setattr(batch_size.Compiler, "launch", launch)
     with pytest.raises(ValueError, match="chunk of 4 lanes does not fit into memory; pass batch_size=2"):
         sweep()
 

@@ -12,14 +12,15 @@ from flax import linen, nnx
 from byzjax import aggregators, attacks, data, methods, tasks
 from byzjax.base import Task
 from byzjax.checks import check_mask
+from byzjax.configs.run_config import RunConfig
 from byzjax.data import Dataset
 from byzjax.data.text import encode
-from byzjax.experiments.config import RunConfig
 from byzjax.sharding import make_mesh, place_task
-from byzjax.simulate import run, simulate
-from byzjax.sweep import sweep
-from byzjax.tasks.models import MODELS, Model, cnn, functional, mlp
-from byzjax.tasks.partitions import partition
+from byzjax.simulation.run import run
+from byzjax.simulation.simulate import simulate
+from byzjax.sweeps.sweep import sweep
+from byzjax.tasks._models import MODELS, Model, cnn, functional, mlp
+from byzjax.tasks._partitions import partition
 
 KEY = jax.random.key(2)
 

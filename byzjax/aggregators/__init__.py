@@ -2,24 +2,24 @@
 
 from collections.abc import Callable
 
-from byzjax.aggregators.autoregression import flanders
-from byzjax.aggregators.chain import aggregate, chain
-from byzjax.aggregators.clustering import clipped_clustering, flame, signguard, simple_clustering
-from byzjax.aggregators.coordinate import meamed, mean, median, sign_majority, trimmed_mean
-from byzjax.aggregators.distance import bulyan, krum, multi_krum
-from byzjax.aggregators.filters import byzantine_sgd, safeguard
-from byzjax.aggregators.inspection import deepsight
-from byzjax.aggregators.iterative import auto_gm, centered_clipping, geometric_median, rfa
-from byzjax.aggregators.layers import lasa
-from byzjax.aggregators.mixing import bucketing, finite_guard, nnm
-from byzjax.aggregators.noise import adaptive_clipping, dp_clipping, norm_clipping
-from byzjax.aggregators.norms import arc, cge, clipping
-from byzjax.aggregators.prediction import fldetector
-from byzjax.aggregators.reputation import foolsgold
-from byzjax.aggregators.spectral import caf, dnc
-from byzjax.aggregators.subsets import mda, smea
-from byzjax.aggregators.trusted import fltrust, monna
-from byzjax.aggregators.votes import auror
+from byzjax.aggregators._auror import auror
+from byzjax.aggregators._chain import aggregate, chain
+from byzjax.aggregators._clustering import clipped_clustering, flame, signguard, simple_clustering
+from byzjax.aggregators._coordinate import meamed, mean, median, sign_majority, trimmed_mean
+from byzjax.aggregators._deepsight import deepsight
+from byzjax.aggregators._filters import byzantine_sgd, safeguard
+from byzjax.aggregators._flanders import flanders
+from byzjax.aggregators._fldetector import fldetector
+from byzjax.aggregators._foolsgold import foolsgold
+from byzjax.aggregators._geometric_median import auto_gm, centered_clipping, geometric_median, rfa
+from byzjax.aggregators._krum import bulyan, krum, multi_krum
+from byzjax.aggregators._lasa import lasa
+from byzjax.aggregators._mixing import bucketing, finite_guard, nnm
+from byzjax.aggregators._norms import arc, cge, clipping
+from byzjax.aggregators._private_clipping import adaptive_clipping, dp_clipping, norm_clipping
+from byzjax.aggregators._spectral import caf, dnc
+from byzjax.aggregators._subsets import mda, smea
+from byzjax.aggregators._trusted import fltrust, monna
 from byzjax.base import Aggregator, PreAggregator
 
 REGISTRY: dict[str, Callable[..., Aggregator | PreAggregator]] = {

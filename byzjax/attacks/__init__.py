@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 
-from byzjax.attacks.mimic import mimic
-from byzjax.attacks.poison import label_flip
-from byzjax.attacks.simple import alie, bit_flip, ipm, none, sign_flip
+from byzjax.attacks._mimic import mimic
+from byzjax.attacks._poison import label_flip
+from byzjax.attacks._simple import alie, bit_flip, ipm, none, sign_flip
 from byzjax.base import Attack
 
 REGISTRY: dict[str, Callable[..., Attack]] = {

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from byzjax.files import expanded
+from byzjax.storage.files import expanded
 
 VARIABLE = "BYZJAX_DATA_DIR"
 _ARRAYS = "byzjax-arrays"

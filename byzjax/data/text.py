@@ -15,7 +15,7 @@ import numpy as np
 
 from byzjax.data import gateway
 from byzjax.data.base import read_xz
-from byzjax.files import expanded
+from byzjax.storage.files import expanded
 
 PLAYS = Path(__file__).parent / "files" / "shakespeare" / "plays.txt.xz"
 PLAYS_SHA256 = "0537bb496cb5ddc7e19127a14e9e2b62b12ea83e201451045c14865725b1fb2d"  # of the compressed file

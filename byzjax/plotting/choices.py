@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from byzjax.datasets import believed, check_dataset
-from byzjax.metric_names import Best, direction, is_share
+from byzjax.checks import check_dataset
 from byzjax.plotting.style import capitalized, long_name
 from byzjax.plotting.summaries import (
     AXES,
@@ -25,6 +24,8 @@ from byzjax.plotting.summaries import (
     speaking_labels,
     summarize,
 )
+from byzjax.results.metric_names import Best, direction, is_share
+from byzjax.results.reading import believed
 from byzjax.selection import select
 
 if TYPE_CHECKING:

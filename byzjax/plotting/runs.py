@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from byzjax.checks import check_kind
-from byzjax.datasets import believed, check_dataset
-from byzjax.metric_names import is_share
+from byzjax.checks import check_dataset, check_kind
 from byzjax.plotting.style import (
     LINES,
     METHOD_COLORS,
@@ -26,6 +24,8 @@ from byzjax.plotting.style import (
 )
 from byzjax.plotting.summaries import axis_name
 from byzjax.results import config_of
+from byzjax.results.metric_names import is_share
+from byzjax.results.reading import believed
 
 if TYPE_CHECKING:
     import xarray

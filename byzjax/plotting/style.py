@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from byzjax.files import expanded
-from byzjax.metric_names import is_logarithmic, is_share
-from byzjax.results import writing
+from byzjax.results.metric_names import is_logarithmic, is_share
+from byzjax.storage.files import expanded, writing
 
 if TYPE_CHECKING:
     import xarray
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-    from byzjax.specs import Spec
+    from byzjax.configs.specs import Spec
 
 METHOD_COLORS = {"byz_nsgdm": "#0072B2", "momentum_sgd": "#D55E00", "momentum_sgd(decay=True)": "#009E73"}
 OTHER_COLORS = ("#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
@@ -92,7 +91,7 @@ def display_name(spec: str) -> str:
 
 def calls_of(label: str) -> list[Spec] | None:
     """What a label specifies; None where it is a name of its own."""
-    from byzjax.specs import parse_chain
+    from byzjax.configs.specs import parse_chain
 
     try:
         return parse_chain(label)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from byzjax.metric_names import is_share
+from byzjax.configs.specs import nearest
 from byzjax.plotting.style import calls_of, display_name, long_name, plain
-from byzjax.specs import nearest
+from byzjax.results.metric_names import is_share
 
 if TYPE_CHECKING:
     import xarray

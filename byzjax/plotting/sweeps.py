@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from byzjax.datasets import believed, check_dataset
-from byzjax.metric_names import is_logarithmic, is_share
+from byzjax.checks import check_dataset
 from byzjax.plotting.choices import Picture
 from byzjax.plotting.style import (
     LINES,
@@ -42,6 +41,8 @@ from byzjax.plotting.summaries import (
     speaking_labels,
     summarize,
 )
+from byzjax.results.metric_names import is_logarithmic, is_share
+from byzjax.results.reading import believed
 
 if TYPE_CHECKING:
     import xarray

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from byzjax.datasets import check_dataset
-from byzjax.files import expanded
-from byzjax.metric_names import direction
+from byzjax.checks import check_dataset
 from byzjax.plotting.choices import Picture
 from byzjax.plotting.style import capitalized
 from byzjax.plotting.summaries import AXES, axis_labels, metric_label
-from byzjax.results import writing
+from byzjax.results.metric_names import direction
+from byzjax.storage.files import expanded, writing
 
 if TYPE_CHECKING:
     import xarray

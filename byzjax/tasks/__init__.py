@@ -3,9 +3,9 @@
 from collections.abc import Callable
 
 from byzjax.base import Task
-from byzjax.tasks.classification import classification, mnist
-from byzjax.tasks.language import language_model, shakespeare, tiny_shakespeare
-from byzjax.tasks.quartic import quartic
+from byzjax.tasks._classification import classification, mnist
+from byzjax.tasks._language import language_model, shakespeare, tiny_shakespeare
+from byzjax.tasks._quartic import quartic
 
 REGISTRY: dict[str, Callable[..., Task]] = {
     "quartic": quartic,

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from byzjax import aggregators as agg
-from byzjax.aggregators.chain import chain
+from byzjax.aggregators._chain import chain
 from byzjax.base import Aggregator
 from byzjax.testing.references import REFERENCES
 

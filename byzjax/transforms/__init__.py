@@ -1,7 +1,7 @@
 """Ordinary optax links for stacked updates. `REGISTRY` maps every name to its factory."""
 
-from byzjax.transforms.normalize import global_norm, normalize_by_global_norm, normalized
-from byzjax.transforms.workers import inject_attack, per_worker, robust_aggregate
+from byzjax.transforms._normalize import global_norm, normalize_by_global_norm, normalized
+from byzjax.transforms._workers import inject_attack, per_worker, robust_aggregate
 
 REGISTRY = {
     "per_worker": per_worker,

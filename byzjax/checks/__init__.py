@@ -1,0 +1,35 @@
+"""What is said of what a user hands in: one line of error each, naming argument, value and fix."""
+
+from byzjax.checks.values import (
+    check_choice,
+    check_dataset,
+    check_f,
+    check_integer,
+    check_kind,
+    check_majority,
+    check_mask,
+    check_number,
+    nan_unless,
+    nan_unless_minority,
+    num_workers_of,
+    quoted,
+    shown,
+    with_article,
+)
+
+__all__ = [
+    "check_choice",
+    "check_dataset",
+    "check_f",
+    "check_integer",
+    "check_kind",
+    "check_majority",
+    "check_mask",
+    "check_number",
+    "nan_unless",
+    "nan_unless_minority",
+    "num_workers_of",
+    "quoted",
+    "shown",
+    "with_article",
+]

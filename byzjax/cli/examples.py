@@ -1,0 +1,45 @@
+"""``byzjax examples``: the grids that come with the package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from byzjax.checks import quoted
+from byzjax.cli.console import console, polite, table
+from byzjax.storage.files import check_room
+
+_HERE = Path(__file__).parent
+
+
+def paths() -> list[Path]:
+    """The files: beside the modules where the package was installed, beside the package in a checkout."""
+    folder = next((f for f in (_HERE / "examples", _HERE.parent / "examples") if f.is_dir()), _HERE / "examples")
+    return sorted(folder.glob("*.toml"))
+
+
+@polite
+def examples(
+    out: Annotated[
+        Path | None, typer.Option(help="Copy them into this folder.", show_default="none, only show them")
+    ] = None,
+) -> None:
+    """Grids for `byzjax sweep`, to run and to change."""
+    shown = table("grid", "what it is")
+    for path in paths():
+        shown.add_row(path.name, path.read_text(encoding="utf-8").splitlines()[0].lstrip("# "))
+    console().print(shown)
+    if out is None:
+        console().print("Copy them with: byzjax examples --out examples")
+        return
+    check_room(out, sum(path.stat().st_size for path in paths()))
+    copies = [out / path.name for path in paths()]
+    for path, copy in zip(paths(), copies, strict=True):
+        if copy.exists() and (copy.is_dir() or copy.read_bytes() != path.read_bytes()):
+            raise ValueError(f"{copy} is there and is another file; choose another --out, or move it away.")
+    for path, copy in zip(paths(), copies, strict=True):
+        copy.write_bytes(path.read_bytes())
+    hint = f"byzjax sweep {quoted(str(copies[-1]))} --dry-run"
+    console().print(f"Written: {len(copies)} files in {out}. Next: {hint}", soft_wrap=True)

@@ -1,0 +1,1 @@
+"""``byzjax demo``: three of twenty workers lie about MNIST."""

@@ -1,0 +1,233 @@
+"""An experiment, run: one resumable sweep per method, and one data set of everything."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from byzjax import aggregators, attacks, metrics, results
+from byzjax.base import Task
+from byzjax.experiments.paper.experiment import MEAN, NONE, Experiment
+from byzjax.experiments.paper.recipes import METHODS
+from byzjax.simulation.simulate import Result, simulate
+from byzjax.storage.files import expanded
+from byzjax.storage.leases import Claims
+from byzjax.sweeps.sweep import sweep
+
+if TYPE_CHECKING:
+    import xarray
+
+# As Table 1 orders them; the reference without attack comes first.
+ATTACKS, AGGREGATORS = (NONE, "BF", "LF", "Mimic", "ALIE"), ("RFA", "Krum", "CM")
+
+
+def reproduce(
+    experiment: Experiment,
+    store: str | Path,
+    *,
+    progress: bool = True,
+    batch_size: Any = "auto",
+    code_version: str | None = None,
+) -> xarray.Dataset:
+    """Run all of an experiment; what the store holds already is not run again.
+
+    Args:
+      experiment: what to run.
+      store: a folder, see `byzjax.sweep`. The data set is put there as ``NAME-VARIANT.nc``.
+      progress: show a bar.
+      batch_size, code_version: see `byzjax.sweep`.
+
+    A store has one data set of an experiment, and it grows: what an earlier call added and this one does not run stays.
+
+    Returns:
+      A data set with the dimensions ``optimizer``, ``case`` (with the coordinates ``attack`` and ``aggregator``),
+      ``learning_rate``, ``seed``, and ``eval``. A method is NaN at learning rates that it was not tried at; ``tried``
+      says so.
+
+    Raises:
+      ValueError: the store holds runs of another length or task of this experiment; see `byzjax.sweep`.
+      OSError, KeyboardInterrupt: see `byzjax.sweep`.
+    """
+    with precision(experiment.precision):
+        task = experiment.task()
+        config = {**experiment.described(), **_size_of(task)}
+        path = path_of(experiment, store)
+        _before(path, config)  # of another setting? Say so before the first run, not after the last
+        parts = [
+            sweep(
+                lane(experiment, task, method),
+                grid={
+                    "learning_rate": recipe.learning_rates,
+                    **experiment.lanes,
+                    "seed": experiment.seeds,
+                },
+                cells={"case": {f"{attack} / {rule}": (attack, rule) for attack, rule in experiment.cases}},
+                batch_size=batch_size,
+                store=store,
+                progress=progress,
+                config={**config, "method": method},
+                name=f"{experiment.name} ({experiment.variant}), {method}",
+                code_version=code_version,
+            )
+            for method, recipe in experiment.methods.items()
+        ]
+    dataset = _joined(experiment, config, parts)
+    with _alone(path):  # what other processes added since this one began is there, too
+        before = _before(path, config)
+        if before is not None:
+            dataset = _grown(dataset, before)
+        results.save(dataset, path)
+    return dataset
+
+
+def path_of(experiment: Experiment, store: str | Path) -> Path:
+    """Where the data set of an experiment is put."""
+    return expanded(store, "store") / f"{experiment.name}-{experiment.variant}.nc"
+
+
+def lane(experiment: Experiment, task: Task, method: str) -> Callable[..., Result]:
+    """One run as a function of the axes; of its history it keeps the rounds of evaluations.
+
+    What is recorded in round k belongs to the parameters before it, what is evaluated to those after it.
+    """
+    byzantine = np.arange(task.num_workers) >= task.num_workers - experiment.num_byzantine
+    every = experiment.eval_every
+
+    def run(*, case: tuple[str, str], learning_rate: jax.Array, seed: jax.Array, **more: jax.Array) -> Result:
+        attack, rule = parts(experiment, case, seed)
+        result = simulate(
+            experiment.per_run(task, seed),
+            experiment.methods[method].build(learning_rate, rule, **more),
+            attack,
+            byzantine=jnp.asarray(byzantine),
+            key=jax.random.key(seed),
+            num_rounds=experiment.num_rounds,
+            eval_every=every,
+            record=metrics.record(*_recordable(experiment, case[1])),
+        )
+        kept = {name: values[every - 1 :: every] for name, values in result.history.items()}
+        return Result(result.state, {}, {**result.evals, **kept}, result.eval_rounds)
+
+    return run
+
+
+def parts(experiment: Experiment, case: tuple[str, str], seed: jax.Array) -> tuple[Any, Any]:
+    """The attack and the rule of a case."""
+    attack, rule = case
+    return (
+        attacks.none() if attack == NONE else experiment.attacks[attack](seed),
+        aggregators.mean() if rule == MEAN else experiment.aggregators[rule],
+    )
+
+
+_MIXED = ("attackers_kept", "worker_kept")
+
+
+def _recordable(experiment: Experiment, rule: str) -> tuple[str, ...]:
+    """Whom a mixing kept can only be told where there is one."""
+    return tuple(name for name in experiment.record if rule != MEAN or name not in _MIXED)
+
+
+@contextlib.contextmanager
+def precision(name: str) -> Iterator[None]:
+    """All numbers of a block in float64 or float32, in every thread."""
+    before = jax.config.read("jax_enable_x64")
+    jax.config.update("jax_enable_x64", name == "float64")
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_x64", before)
+
+
+def _size_of(task: Task) -> dict[str, Any]:
+    params = jax.eval_shape(task.init, jax.random.key(0))
+    return {
+        "task": task.name,
+        "num_workers": task.num_workers,
+        "num_parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
+    }
+
+
+def _before(path: Path, config: dict[str, Any]) -> xarray.Dataset | None:
+    """What the store holds of the experiment."""
+    if not path.exists():
+        return None
+    dataset = results.load(path)
+    there, here = results.config_of(dataset), json.loads(results.encode(config))
+    other = [f"{key} = {there.get(key)} there, {here[key]} here" for key in here if there.get(key) != here[key]]
+    if other:
+        raise ValueError(
+            f"{path} is of another setting ({'; '.join(other)}); pass another store, or move the file away."
+        )
+    return dataset
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """While no other process that shares the store is in such a block for the same file."""
+    with Claims(path.parent / "claims") as claims:
+        while not claims.acquire(path.stem):
+            time.sleep(0.1)
+        yield
+
+
+def _grown(dataset: xarray.Dataset, before: xarray.Dataset) -> xarray.Dataset:
+    """Both, in the order of the paper; where they overlap, the new one."""
+    both = dataset.combine_first(before)
+    for name in ("diverged", "tried"):
+        both[name] = both[name].fillna(False).astype(bool).assign_attrs(dataset[name].attrs)
+    methods = sorted(map(str, both["optimizer"].values), key=lambda label: _rank(label, METHODS))
+    both = both.sel(optimizer=methods, case=sorted(map(str, both["case"].values), key=_place))
+    attack, rule = zip(*(str(case).split(" / ") for case in both["case"].values), strict=True)
+    both = both.assign_coords(attack=("case", list(attack)), aggregator=("case", list(rule)))
+    seconds = {name: dataset.attrs[name] + before.attrs[name] for name in ("compile_seconds", "run_seconds")}
+    counts = {"lanes": int(both["tried"].sum()), "diverged": int(both["diverged"].sum())}
+    both.attrs = {**dataset.attrs, **seconds, **counts}
+    return both
+
+
+def _place(case: str) -> tuple[int, ...]:
+    """As in the paper's table, and then the references."""
+    attack, rule = case.split(" / ")
+    return int(rule == MEAN), _rank(attack, ATTACKS), _rank(rule, AGGREGATORS)
+
+
+def _rank(label: str, known: tuple[str, ...]) -> int:
+    return known.index(label) if label in known else len(known)
+
+
+def _joined(experiment: Experiment, config: dict[str, Any], parts: list[xarray.Dataset]) -> xarray.Dataset:
+    import xarray
+
+    labels = list(experiment.methods)
+    for part in parts:
+        part["tried"] = xarray.ones_like(part["diverged"], bool)
+    rates = np.unique(np.concatenate([part["learning_rate"].values for part in parts]))
+    fill = {"diverged": False, "tried": False}
+    aligned = [
+        xarray.Dataset({name: _on(part[name], rates, fill.get(str(name), np.nan)) for name in part.data_vars})
+        for part in parts
+    ]
+    dataset = xarray.concat(aligned, xarray.IndexVariable("optimizer", labels), coords="minimal", compat="override")
+    attack, rule = zip(*experiment.cases, strict=True)
+    dataset = dataset.assign_coords(attack=("case", list(attack)), aggregator=("case", list(rule)))
+    for part in parts:
+        for name in part.variables:
+            dataset[name].attrs.update(part[name].attrs)
+    dataset.attrs = {**parts[0].attrs, "config": results.encode(config)}
+    seconds = {name: float(sum(part.attrs[name] for part in parts)) for name in ("compile_seconds", "run_seconds")}
+    counts = {name: int(sum(part.attrs[name] for part in parts)) for name in ("lanes", "diverged")}
+    dataset.attrs.update(**seconds, **counts, batch_size=json.dumps([part.attrs["batch_size"] for part in parts]))
+    return dataset
+
+
+def _on(values: xarray.DataArray, rates: np.ndarray, fill: Any) -> xarray.DataArray:
+    return values.reindex(learning_rate=rates, fill_value=fill) if "learning_rate" in values.dims else values

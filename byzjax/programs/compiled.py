@@ -1,0 +1,78 @@
+"""Compiled programs, a bounded number of them: each holds memory maps, of which a process may have only so many."""
+
+from __future__ import annotations
+
+import collections
+import functools
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+
+from byzjax.programs.captured import hashable
+
+_MANY = 40_000  # memory maps
+
+
+class Compiled:
+    """`jax.jit` that keeps the programs used last, and frees the others.
+
+    Linux allows a process 65,530 memory maps, and a run's programs take 70 to some 450. Inside of `jax.jit` they are
+    never freed while the function lives; so there is one for every kind of call, and it goes with its programs. Where
+    the process holds more than 40,000 maps, the older half goes, however few they are.
+
+    Args:
+      fn: to compile; keyword-only arguments are static, the others are trees of arrays.
+      most: how many kinds of calls are kept: of static arguments, structures, shapes and types.
+      donate: names of arguments whose memory may be used again.
+
+    >>> scale = Compiled(lambda x, *, times: times * x, most=2)
+    >>> [scale(jax.numpy.ones(()), times=k).item() for k in (1, 2, 3)], len(scale)
+    ([1.0, 2.0, 3.0], 2)
+    """
+
+    def __init__(self, fn: Callable[..., Any], *, most: int, donate: Sequence[str] = ()):
+        functools.update_wrapper(self, fn)
+        self.most, self._fn, self._donate = most, fn, tuple(donate)
+        self._jitted: collections.OrderedDict[Any, jax.stages.Wrapped] = collections.OrderedDict()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._jitted)
+
+    def __call__(self, *arrays: Any, **static: Any) -> Any:
+        return self._of(arrays, static)(*arrays)
+
+    def lower(self, *arrays: Any, **static: Any) -> jax.stages.Lowered:
+        """As that of `jax.jit`."""
+        return self._of(arrays, static).lower(*arrays)
+
+    def _of(self, arrays: Any, static: dict[str, Any]) -> jax.stages.Wrapped:
+        leaves, structure = jax.tree.flatten(arrays)
+        kinds = [(getattr(leaf, "shape", ()), getattr(leaf, "dtype", type(leaf))) for leaf in leaves]
+        key = (structure, *kinds, *((name, hashable(static[name])) for name in sorted(static)))
+        dropped = []
+        with self._lock:
+            jitted = self._jitted.pop(key, None)
+            known = jitted is not None
+            if jitted is None:
+                fn = functools.partial(self._fn, **static)  # JAX keeps what belongs to one function together
+                fn.__name__ = getattr(self._fn, "__name__", "fn")  # type: ignore[attr-defined]
+                jitted = jax.jit(fn, donate_argnames=self._donate)
+            self._jitted[key] = jitted
+            most = self.most if known or not _is_crowded() else min(self.most, (len(self._jitted) + 1) // 2)
+            while len(self._jitted) > most:
+                dropped.append(self._jitted.popitem(last=False)[1])
+        for one in dropped:
+            one.clear_cache()  # type: ignore[attr-defined]
+        return jitted
+
+
+def _is_crowded() -> bool:
+    """Whether the process holds so many memory maps that compiling more could fail; False where nobody counts them."""
+    try:
+        with open("/proc/self/maps", "rb") as maps:
+            return sum(1 for _ in maps) > _MANY
+    except OSError:
+        return False

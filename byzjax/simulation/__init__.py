@@ -1,0 +1,1 @@
+"""One run: a round, the scan over rounds, its host side and its checkpoints."""
