@@ -2,8 +2,8 @@
 
     python benchmarks/long_lived.py --runs 10000 --out benchmarks/results/long_lived.json
 
-Every run has a learning rate of its own, so nothing is compiled twice; every tenth time a rule with a constant of its
-own aggregates, every hundredth time a function of its own is swept. Linux allows a process 65,530 memory maps.
+Every run has a schedule of its own, so nothing is compiled twice; every tenth time a rule with a constant of its own
+aggregates, every hundredth time a function of its own is swept. Linux allows a process 65,530 memory maps.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ OPTIONS = {"byzantine": jnp.zeros(5, bool), "num_rounds": 2, "record": metrics.r
 def once(number: int) -> None:
     """The run of that number, and what comes with it."""
     rate = 0.1 * (1 + 1e-6 * number)
-    method = methods.momentum_sgd(rate, aggregator=aggregators.mean())
+    method = methods.momentum_sgd(lambda count: rate, aggregator=aggregators.mean())
     byzjax.run(TASK, method, attacks.none(), key=jax.random.key(0), progress=False, **OPTIONS)
     if number % 10 == 0:
         byzjax.aggregate(aggregators.geometric_median(smoothing=rate), ROWS)

@@ -43,3 +43,7 @@ __all__ = [
     "tasks",
     "transforms",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import jax
 import optax
@@ -21,6 +21,7 @@ from byzjax.checks.masks import as_mask
 from byzjax.rng import check_key as check_key
 from byzjax.stacked.explicit_axes import on_auto_axes, typed
 from byzjax.types import Batch, Numeric, Params, Stacked
+from byzjax.values import Value
 
 
 class Traits(NamedTuple):
@@ -124,46 +125,64 @@ class Trust(NamedTuple):
     mixing: jax.Array | None = None
 
 
-class _Link(optax.GradientTransformationExtraArgs):
+class _Link(Value, optax.GradientTransformationExtraArgs):
     """An optax link over stacked updates that may know its worker-space kernel.
 
     The kernel is what lets `byzjax.chain` fuse links: rules that only see the ``n × n`` geometry of the rows
     compose there, without ever forming a mixed stack. A link without one is simply called. A tree without leaves, which
     `optax.partition` and `optax.masked` make of a group that no parameter is in, passes as it is.
+
+    Args:
+      init: ``params -> state``.
+      update: ``(updates, state, params, **extra) -> (updates, state)``.
+      kernel: what the link is in worker space.
+      update_with_trust: in place of ``update``, a function that also returns a `Trust`.
+      links: what a chain is made of.
     """
 
     kernel: Kernel | None = None  # the class's own are what `_replace` leaves
-    _weigh: Callable[..., tuple[Any, Any, Trust]] | None = None
-    _links: tuple[Any, ...] | None = None
+    _update_with_trust: Callable[..., tuple[Any, Any, Trust]] | None = None
+    _links: tuple[Any, ...] = ()
     rows: tuple[None, ...] = ()  # the axes before those of the parameters in what a link returns
 
-    def __new__(cls, init: Callable, update: Callable, kernel: Kernel | None = None):
+    def __new__(
+        cls,
+        init: Callable,
+        update: Callable | None = None,
+        kernel: Kernel | None = None,
+        *,
+        update_with_trust: Callable | None = None,
+        links: tuple[Any, ...] = (),
+    ):
+        if update is None:
+            assert update_with_trust is not None
+            update = _without_trust(update_with_trust)
         self = super().__new__(cls, init, _on_any_tree(update, cls.rows))
-        self.kernel = kernel
+        self.kernel, self._links = kernel, links
+        if update_with_trust is not None:
+            self._update_with_trust = _on_any_tree(update_with_trust, cls.rows, Trust())
         return self
 
-    @classmethod
-    def weighing(cls, init: Callable, weigh: Callable, kernel: Kernel | None = None, links: tuple | None = None):
-        """A link from a function that tells whom it trusted, and from the links that it is made of."""
-
-        def update(updates, state, params=None, **extra):
-            return weigh(updates, state, params, **extra)[:2]
-
-        self = cls(init, update, kernel)
-        self._weigh, self._links = _on_any_tree(weigh, cls.rows, Trust()), links
-        return self
-
-    def weigh(self, updates: Stacked, state: Any, params: Params | None = None, **extra) -> tuple[Any, Any, Trust]:
+    def update_with_trust(
+        self, updates: Stacked, state: Any, params: Params | None = None, **extra
+    ) -> tuple[Any, Any, Trust]:
         """``update`` that also tells whom it trusted."""
-        if self._weigh is None:
+        if self._update_with_trust is None:
             answer = self.update(updates, state, params, **extra)
             return (*check_pair(answer, f"{type(self).__name__}.update", wanted="(updates, state)"), Trust())
-        return self._weigh(updates, state, params, **extra)
+        return self._update_with_trust(updates, state, params, **extra)
 
     @property
     def links(self) -> tuple[Any, ...]:
         """The links of a chain; of another link, itself."""
         return self._links or (self,)
+
+
+def _without_trust(update_with_trust: Callable) -> Callable:
+    def update(updates, state, params=None, **extra):
+        return update_with_trust(updates, state, params, **extra)[:2]
+
+    return update
 
 
 def _on_any_tree(function: Callable, rows: tuple[None, ...], *more: Any) -> Callable:
@@ -181,8 +200,17 @@ def _on_any_tree(function: Callable, rows: tuple[None, ...], *more: Any) -> Call
     return guarded
 
 
-class Aggregator(_Link):
-    """A rule: ``[n, *p] -> [*p]``.
+# Where optax has a class of the same name and contract, ours is one.
+if TYPE_CHECKING:
+    _AggregatorOfOptax = optax.GradientTransformationExtraArgs
+else:
+    _AggregatorOfOptax = getattr(
+        getattr(optax.experimental, "aggregating", None), "Aggregator", optax.GradientTransformationExtraArgs
+    )
+
+
+class Aggregator(_Link, _AggregatorOfOptax):
+    """A rule: ``[n, *p] -> [*p]``; an `optax.experimental.aggregating.Aggregator` where optax has that.
 
     ``init(params) -> state`` and ``update(updates, state, params=None, *, key=None, **extra) -> (aggregate, state)``.
     """
@@ -206,7 +234,13 @@ def unchanged_batch(batch: Batch, *, byzantine: jax.Array, key: jax.Array) -> Ba
     return batch
 
 
-class Attack(NamedTuple):
+class _AttackFields(NamedTuple):
+    init: Callable[..., Any]
+    update: Callable[..., tuple[Stacked, Any]]
+    poison: Callable[..., Batch] = unchanged_batch
+
+
+class Attack(Value, _AttackFields):
     """What Byzantine workers do. Only rows where ``byzantine`` is true are rewritten; a round sees to that.
 
     Attributes:
@@ -218,10 +252,6 @@ class Attack(NamedTuple):
         ``num_classes`` is told the task's.
     """
 
-    init: Callable[..., Any]
-    update: Callable[..., tuple[Stacked, Any]]
-    poison: Callable[..., Batch] = unchanged_batch
-
     def poisoned(self, batch: Batch, *, num_classes: int | None, **extra: Any) -> Batch:
         """The batch after ``poison``, which is told the number of classes if it takes it."""
         takes = inspect.signature(self.poison, follow_wrapped=False).parameters
@@ -231,8 +261,8 @@ class Attack(NamedTuple):
 
 
 @jax.tree_util.register_pytree_with_keys_class
-@dataclasses.dataclass(frozen=True)
-class Task:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Task(Value):
     """A distributed objective. A pytree: ``data`` are leaves, all else is static.
 
     Pass a task as an *argument* of a jitted function. Data closed over become constants of the program.
@@ -268,6 +298,7 @@ class Task:
     by_round: bool = False
     byzantine: Any = None
     num_classes: int | None = None
+    _origin = None  # the key of the call that made it, also where other data took the place of its own
 
     def __post_init__(self):
         where = check_kind(self.name, str, "name", "Task", fix="it is what reports call the task.")
@@ -282,25 +313,58 @@ class Task:
             checked["byzantine"] = tuple(as_mask(self.byzantine, n, where).tolist())
         vars(self).update(checked)
 
+    def __repr__(self) -> str:
+        return f"Task({self.name}, num_workers={self.num_workers})" if self._call is None else super().__repr__()
+
     def tree_flatten_with_keys(self):
         """The data, and all else."""
-        static = tuple(value for name, value in vars(self).items() if name != "data")
-        return ((jax.tree_util.GetAttrKey("data"), self.data),), static
+        return ((jax.tree_util.GetAttrKey("data"), self.data),), self._static()
 
     def tree_flatten(self):
         """As with keys: JAX flattens much."""
-        return (self.data,), self.tree_flatten_with_keys()[1]
+        return (self.data,), self._static()
+
+    def _static(self) -> _Static:
+        values = {name: value for name, value in vars(self).items() if name not in ("data", "_call", "_origin")}
+        return _Static(tuple(values.values()), self._origin if self._call is None else self._call.key)
 
     @classmethod
-    def tree_unflatten(cls, static: tuple, children: tuple) -> Task:
+    def tree_unflatten(cls, static: _Static, children: tuple) -> Task:
         """Unchecked: JAX puts whatever it likes in the place of data."""
         task = object.__new__(cls)
         names = [field.name for field in dataclasses.fields(cls)]
-        vars(task).update(zip(names, (*children, *static), strict=True))
+        vars(task).update(zip(names, (*children, *static.values), strict=True))
+        vars(task)["_origin"] = static.origin
         return task
 
 
-class Method(NamedTuple):
+class _Static:
+    """All of a task but its data: equal where the same factory made both of equal arguments, whatever the data.
+
+    So a task made twice is the same kind of argument to a compiled program.
+    """
+
+    def __init__(self, values: tuple[Any, ...], origin: Any):
+        self.values, self.origin = values, origin
+
+    def _compared(self) -> Any:
+        return self.values if self.origin is None else self.origin
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Static) and self._compared() == other._compared()
+
+    def __hash__(self) -> int:
+        return hash(self._compared())
+
+
+class _MethodFields(NamedTuple):
+    worker: optax.GradientTransformation
+    aggregator: Aggregator
+    server: optax.GradientTransformation
+    initial: dict[str, Stacked] | None = None
+
+
+class Method(Value, _MethodFields):
     """A distributed optimiser: what workers do, how the server aggregates, how it steps.
 
     Both transformations remember floats of 16 bits in float32, unless an ``accumulator_dtype`` of their own says
@@ -314,11 +378,6 @@ class Method(NamedTuple):
       initial: optional ``{state field: leaves [n, *p]}`` that replaces fields of the workers' initial states, as in
         ``{"ema": v0}`` for the initial momenta of Algorithm 1.
     """
-
-    worker: optax.GradientTransformation
-    aggregator: Aggregator
-    server: optax.GradientTransformation
-    initial: dict[str, Stacked] | None = None
 
 
 def check_rule(value: Any, argument: str, where: str) -> Aggregator:

@@ -18,11 +18,14 @@ from byzjax.base import Aggregator, Method, check_rule
 from byzjax.checks import check_choice, check_number
 from byzjax.transforms import normalize_by_global_norm
 from byzjax.types import Numeric, Stacked
+from byzjax.values import takes_as_argument, value
 
 Schedule = Callable[[jax.Array], jax.Array]
 Momentum = Literal["ema", "heavy_ball"]
 
 
+@takes_as_argument("learning_rate")
+@value
 def momentum_sgd(
     learning_rate: Numeric | Schedule,
     *,
@@ -58,6 +61,8 @@ def momentum_sgd(
     return Method(worker, check_rule(aggregator, "aggregator", check), server, initial)
 
 
+@takes_as_argument("learning_rate")
+@value
 def byz_nsgdm(
     learning_rate: Numeric | Schedule,
     *,

@@ -37,7 +37,7 @@ def test_flanders_is_its_formula_round_by_round():
     n, d, f, window = 9, 6, 3, 5
     rule = agg.flanders(n, f, window=window, row_penalty=0.1, column_penalty=0.1)
     state, history = rule.init(jnp.zeros(d)), np.zeros((window, n, d))
-    update = jax.jit(rule.weigh)
+    update = jax.jit(rule.update_with_trust)
     caught = []
     for t, x in enumerate(followers(rng, n, d, 25)):
         if t >= 8:
@@ -62,7 +62,7 @@ def test_more_liars_than_honest_workers_are_found():
     for t, x in enumerate(followers(rng, n, d, 14)):
         if t >= 12:
             x[:f] = -20.0 * x[f:].mean(0)
-        _, state, trust = rule.weigh(jnp.asarray(x, jnp.float32), state)
+        _, state, trust = rule.update_with_trust(jnp.asarray(x, jnp.float32), state)
         weights = trust.weights
     np.testing.assert_allclose(weights, [0] * 6 + [1 / 3] * 3, rtol=1e-6)
 
@@ -100,7 +100,7 @@ def test_a_score_beyond_all_numbers_is_the_worst_and_history_stays_finite():
         if t >= 3:
             x[0] = 3e38 * (-1) ** t
             x[1] = np.nan if t % 2 else 1e25
-        result, state, trust = rule.weigh(jnp.asarray(x), state)
+        result, state, trust = rule.update_with_trust(jnp.asarray(x), state)
         assert np.abs(result).max() < 10
         assert np.isfinite(state.history).all()
         assert t < 3 or (trust.weights[:2] == 0).all()
@@ -115,7 +115,7 @@ def test_a_score_beyond_all_numbers_is_the_worst_and_history_stays_finite():
 def test_rows_that_stay_the_same_are_predicted_whatever_the_penalty(penalty):
     n, d, f = 30, 50, 3
     rule = agg.flanders(n, f, row_penalty=penalty, column_penalty=penalty)
-    state, update = rule.init(jnp.zeros(d)), jax.jit(rule.weigh)
+    state, update = rule.init(jnp.zeros(d)), jax.jit(rule.update_with_trust)
     rng = np.random.default_rng(0)
     base = rng.normal(size=d)
     for t in range(14):
@@ -137,7 +137,7 @@ def test_no_far_row_hides_another_one(far):
         if t == 7:
             x[0] = -20.0 * x[f:].mean(0)
             x[1:f] = far
-        _, state, trust = rule.weigh(jnp.asarray(x, jnp.float32), state)
+        _, state, trust = rule.update_with_trust(jnp.asarray(x, jnp.float32), state)
     assert np.flatnonzero(trust.weights).tolist() == [6, 7, 8]
 
 

@@ -9,7 +9,7 @@ import byzjax
 from byzjax import aggregators as agg
 from byzjax import data
 from byzjax.aggregators._deepsight import energy_shares, output_layer, probability_ratios
-from byzjax.tasks import _models
+from byzjax.tasks import models
 
 KEY = jax.random.key(0)
 
@@ -62,7 +62,7 @@ def test_ratios_are_of_probabilities_and_always_numbers():
         for samples in (3, 1200):
             np.testing.assert_allclose(ratios(samples, step)[:2], expected, rtol=1e-5)
     assert np.isfinite(ratios(7)).all()
-    model = _models.mlp((4, 3, 2))
+    model = models.mlp((4, 3, 2))
     point = model.init(KEY)
     moved = jax.tree.map(lambda p: jnp.stack([jnp.zeros_like(p), jnp.ones_like(p)]), point)
     got = probability_ratios(model.apply, point, moved, 1.0, (2, 2), 900, KEY)
@@ -76,7 +76,7 @@ def test_ratios_are_of_probabilities_and_always_numbers():
 def backdoored():
     """Model, global parameters and differences of models: ten honest workers, five that call stamped images 0."""
     images, labels = (x[:6000] for x in data.load("mnist")[:2])
-    model = _models.mlp()
+    model = models.mlp()
 
     def loss(params, x, y):
         return -jnp.take_along_axis(jax.nn.log_softmax(model.apply(params, x)), y[:, None], 1).mean()
@@ -105,7 +105,7 @@ def backdoored():
 def test_a_backdoor_is_left_out(backdoored):
     model, params, updates = backdoored
     rule = agg.deepsight(predict=model.apply, input_shape=(28, 28), num_samples=500, num_seeds=2)
-    result, _, trust = jax.jit(lambda u: rule.weigh(u, rule.init(params), params, key=KEY))(updates)
+    result, _, trust = jax.jit(lambda u: rule.update_with_trust(u, rule.init(params), params, key=KEY))(updates)
     weights = np.asarray(trust.weights)
     assert (weights[10:] == 0).all()
     assert (weights[:10] > 0).sum() >= 9
@@ -119,7 +119,7 @@ def test_lost_rows_are_in_no_cluster(backdoored):
     model, params, updates = backdoored
     spoilt = jax.tree.map(lambda leaf: leaf.at[3].set(jnp.nan).at[4].set(jnp.inf), updates)
     rule = agg.deepsight(predict=model.apply, input_shape=(28, 28), num_samples=10, num_seeds=1)
-    result, _, trust = jax.jit(lambda u: rule.weigh(u, rule.init(params), params, key=KEY))(spoilt)
+    result, _, trust = jax.jit(lambda u: rule.update_with_trust(u, rule.init(params), params, key=KEY))(spoilt)
     assert (trust.weights[3:5] == 0).all()
     assert (trust.weights > 0).any()
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(result))

@@ -12,7 +12,7 @@ import byzjax
 from byzjax import aggregators as agg
 from byzjax import attacks, methods, tasks, transforms
 from byzjax.data import Dataset
-from byzjax.tasks._models import Model
+from byzjax.tasks.models import Model
 
 N, MASK = 6, jnp.arange(6) >= 5
 RULE = byzjax.chain(agg.bucketing(2), agg.median())

@@ -390,10 +390,10 @@ def test_lasa_chooses_workers_layer_by_layer(kept):
 def test_auror_settles_its_coordinates_and_counts_votes():
     x = jnp.asarray([[0.0, 0.0, 5.0], [0.0, 1e-4, 5.0], [0.0, 0.0, 5.0], [9.0, 0.0, 5.0], [9.0, 0.0, 9.0]])
     rule = agg.auror(gap=0.01, num_rounds=1)
-    _, state, trust = rule.weigh(x, rule.init(jnp.zeros(3)))
+    _, state, trust = rule.update_with_trust(x, rule.init(jnp.zeros(3)))
     assert state.indicative.tolist() == [True, False, True]
     assert (np.asarray(trust.weights) > 0).tolist() == [True, True, True, True, False], "one vote of two is not enough"
-    _, after, trust = rule.weigh(jnp.zeros((5, 3)).at[3, 1].set(7.0), state)
+    _, after, trust = rule.update_with_trust(jnp.zeros((5, 3)).at[3, 1].set(7.0), state)
     assert after.indicative.tolist() == [True, False, True], "it was settled in the first round"
     assert (np.asarray(trust.weights) > 0).all()
     for votes, voters, share in ((117, 900, 0.13), (63, 300, 0.21)):  # exactly the share is not more than it

@@ -10,8 +10,8 @@ from byzjax import aggregators as agg
 from byzjax import attacks, methods, tasks
 from byzjax.data import Dataset
 from byzjax.experiments.paper import registry
-from byzjax.tasks._models import Model
 from byzjax.tasks._sampling import sampler, shuffled
+from byzjax.tasks.models import Model
 
 KEY = jax.random.key(5)
 SIZES = np.array([12, 7, 3, 12])

@@ -260,7 +260,7 @@ def test_a_process_that_lives_long_keeps_the_programs_used_last(monkeypatch):
 
     def live(numbers):
         for number in numbers:
-            method = methods.momentum_sgd(0.1 + 1e-3 * number, aggregator=agg.mean())
+            method = methods.momentum_sgd(lambda count, rate=0.1 + 1e-3 * number: rate, aggregator=agg.mean())
             again = {"byzantine": MASK, "key": jax.random.key(0), "num_rounds": 2, "record": metrics.record()}
             byzjax.run(TASK, method, attacks.none(), progress=False, **again)
             byzjax.aggregate(agg.clipping(0.5 + number), np.ones((3, 2), np.float32))

@@ -133,7 +133,7 @@ def test_fldetector_finds_who_does_not_follow():
     minima, hessian = rng.normal(size=(n, d)), np.diag(np.linspace(0.5, 2.0, d))
     rule = agg.fldetector(n, window=5, start=8)
     x, state = np.ones(d), rule.init(jnp.zeros(d))
-    update = jax.jit(lambda g, s, x: rule.weigh(g, s, x))
+    update = jax.jit(lambda g, s, x: rule.update_with_trust(g, s, x))
     for t in range(20):
         g = (x - minima) @ hessian + 0.01 * rng.normal(size=(n, d))
         g[7:] = rng.normal(size=(3, d)) * np.linalg.norm(g[:7]) / 7
@@ -154,7 +154,7 @@ def test_fldetector_judges_from_the_first_full_window():
         for t in range(8):
             x = rows(10, 4, seed=0) + 0.01 * rows(10, 4, seed=t)  # what was sent before, but for worker 9
             x[9] = 100.0 * (-1) ** t
-            _, state, trust = rule.weigh(jnp.asarray(x), state, jnp.zeros(4))
+            _, state, trust = rule.update_with_trust(jnp.asarray(x), state, jnp.zeros(4))
             dropped.append(np.flatnonzero(np.asarray(trust.weights) == 0).tolist())
         assert dropped == [[]] * first + [[9]] * (8 - first)
 
@@ -165,7 +165,7 @@ def test_a_score_that_overflows_is_the_worst():
     for t in range(9):
         x = rows(10, 3, seed=t)
         x[9] = 3e38 * (-1) ** t if t >= 4 else x[9]
-        result, state, trust = rule.weigh(jnp.asarray(x), state, jnp.full(3, float(t)))
+        result, state, trust = rule.update_with_trust(jnp.asarray(x), state, jnp.full(3, float(t)))
         assert np.abs(result).max() < 100
         assert (trust.weights[9] == 0) == (t >= 4)
 
@@ -361,7 +361,7 @@ def test_foolsgold_finds_copies_over_rounds():
     stacks = [(aims + 2.0 * rng.normal(size=aims.shape)).astype(np.float32) for _ in range(200)]
     rule = agg.foolsgold(6)
     state = rule.init(jnp.zeros(30))
-    step = jax.jit(lambda x, state: rule.weigh(x, state, jnp.zeros(30)))
+    step = jax.jit(lambda x, state: rule.update_with_trust(x, state, jnp.zeros(30)))
     weights = []
     for x in stacks:
         _, state, trust = step(x, state)
@@ -378,7 +378,7 @@ def test_foolsgold_remembers_copies_that_try_to_overflow():
         x = np.concatenate(
             [np.eye(4, dtype=np.float32)[:3] + 0.1 * rows(n=3, seed=k), np.full((2, 4), 3e38, np.float32)]
         )
-        _, state, trust = rule.weigh(jnp.asarray(x), state)
+        _, state, trust = rule.update_with_trust(jnp.asarray(x), state)
         assert trust.weights[3:].tolist() == [0, 0]
     assert np.isfinite(np.asarray(state.total)).all()
 
@@ -399,7 +399,7 @@ def test_foolsgold_tells_nearly_equal_directions_apart():
 def test_foolsgold_forgets_what_is_not_a_number_and_takes_no_step_among_copies():
     x = jnp.asarray(rows(n=4))
     rule = agg.foolsgold(4)
-    _, state, trust = rule.weigh(x.at[1].set(jnp.nan), rule.init(jnp.zeros(4)))
+    _, state, trust = rule.update_with_trust(x.at[1].set(jnp.nan), rule.init(jnp.zeros(4)))
     assert trust.weights[1] == 0
     np.testing.assert_array_equal(state.total[1], 0)
     assert byzjax.aggregate(rule, jnp.ones((4, 4))).tolist() == [0, 0, 0, 0]

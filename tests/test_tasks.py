@@ -19,8 +19,8 @@ from byzjax.sharding import make_mesh, place_task
 from byzjax.simulation.run import run
 from byzjax.simulation.simulate import simulate
 from byzjax.sweeps.sweep import sweep
-from byzjax.tasks._models import MODELS, Model, cnn, functional, mlp
 from byzjax.tasks._partitions import partition
+from byzjax.tasks.models import MODELS, Model, cnn, functional, mlp
 
 KEY = jax.random.key(2)
 

@@ -20,7 +20,7 @@ def stack(n=11, d=5, seed=0):
 
 def weighs(case):
     rule = case.make(2, 11)
-    trust = rule.weigh(stack(), rule.init(jnp.zeros(5)), jnp.zeros(5), key=KEY)[2]
+    trust = rule.update_with_trust(stack(), rule.init(jnp.zeros(5)), jnp.zeros(5), key=KEY)[2]
     return (trust.weights if isinstance(rule, Aggregator) else trust.mixing) is not None
 
 

@@ -108,3 +108,7 @@ __all__ = [
     "smea",
     "trimmed_mean",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

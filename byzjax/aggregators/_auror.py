@@ -13,6 +13,7 @@ from byzjax.base import Aggregator, Trust, promises
 from byzjax.checks import check_integer, check_number, num_workers_of
 from byzjax.stacked.order_statistics import MAX_NETWORK, nan_last, sort_workers
 from byzjax.types import Numeric, Params, Stacked
+from byzjax.values import value
 
 _ROUNDED = 1e-6  # relative difference that may be rounding
 
@@ -25,6 +26,7 @@ class AurorState(NamedTuple):
 
 
 @promises(scale=False, robust=False)
+@value
 def auror(*, gap: Numeric = 0.002, share: Numeric = 0.5, num_rounds: int = 10) -> Aggregator:
     """Auror: the mean of the workers who are seldom in the minority where the workers' values split in two.
 
@@ -56,7 +58,7 @@ def auror(*, gap: Numeric = 0.002, share: Numeric = 0.5, num_rounds: int = 10) -
     def init(params: Params) -> AurorState:
         return AurorState(jax.tree.map(lambda p: jnp.zeros(p.shape, bool), params), jnp.zeros((), jnp.int32))
 
-    def weigh(updates: Stacked, state: AurorState, params=None, *, key: jax.Array | None = None, **extra):
+    def update_with_trust(updates: Stacked, state: AurorState, params=None, *, key: jax.Array | None = None, **extra):
         del params, key, extra
         n = num_workers_of(updates)
         lengths, frame = stacked.measure_lengths(updates, "origin")
@@ -85,7 +87,7 @@ def auror(*, gap: Numeric = 0.002, share: Numeric = 0.5, num_rounds: int = 10) -
         weights = mean_of(good, dtype)
         return stacked.combine(weights, updates, frame), AurorState(indicative, state.rounds + 1), Trust(weights)
 
-    return Aggregator.weighing(init, weigh)
+    return Aggregator(init, update_with_trust=update_with_trust)
 
 
 def split_in_two(x: jax.Array) -> jax.Array:

@@ -45,7 +45,7 @@ def trusting_rule(kernel: Weights, mixing: Mixing | None) -> Aggregator:
             return optax.EmptyState()
         return PreviousAggregate(jax.tree.map(lambda p: jnp.zeros(p.shape, stacked.wide_dtype([p])), params))
 
-    def weigh(updates: Stacked, state, params=None, *, key: jax.Array | None = None, **extra):
+    def update_with_trust(updates: Stacked, state, params=None, *, key: jax.Array | None = None, **extra):
         del params, extra
         n = num_workers_of(updates)
         previous = state.previous if kernel.anchor == "previous" else None
@@ -73,39 +73,39 @@ def trusting_rule(kernel: Weights, mixing: Mixing | None) -> Aggregator:
         result = jax.tree.map(lambda y, x: y.astype(x.dtype), result, updates)
         return result, state, Trust(weights, matrix)
 
-    return Aggregator.weighing(init, weigh, kernel if mixing is None else None)
+    return Aggregator(init, update_with_trust=update_with_trust, kernel=kernel if mixing is None else None)
 
 
 def mixing_rule(kernel: Mixing) -> PreAggregator:
     """A stateless pre-aggregation from ``matrix: (geometry, key) -> f32[m, n]``."""
 
-    def weigh(updates: Stacked, state, params=None, *, key: jax.Array | None = None, **extra):
+    def update_with_trust(updates: Stacked, state, params=None, *, key: jax.Array | None = None, **extra):
         del params, extra
         num_workers_of(updates)
         geometry, frame = stacked.measure(updates, origin=not kernel.affine)
         matrix = kernel.matrix(geometry, key)
         return stacked.mix(matrix, updates, frame), state, Trust(mixing=matrix)
 
-    return PreAggregator.weighing(optax.init_empty_state, weigh, kernel)
+    return PreAggregator(optax.init_empty_state, update_with_trust=update_with_trust, kernel=kernel)
 
 
 def mixed_coordinate_rule(kernel: Coordinatewise, mixing: Mixing) -> Aggregator:
     """A rule on single coordinates after a pre-aggregation in worker space."""
 
-    def weigh(updates: Stacked, state, params=None, *, key: jax.Array | None = None, **extra):
+    def update_with_trust(updates: Stacked, state, params=None, *, key: jax.Array | None = None, **extra):
         del params, extra
         num_workers_of(updates)
         geometry, frame = stacked.measure(updates, origin=not mixing.affine)
         matrix = mixing.matrix(geometry, key)
         return stacked.mix(matrix, updates, frame, kernel.reduce), state, Trust(mixing=matrix)
 
-    return Aggregator.weighing(optax.init_empty_state, weigh)
+    return Aggregator(optax.init_empty_state, update_with_trust=update_with_trust)
 
 
 def scaling_rule(kernel: Scaling) -> PreAggregator:
     """A stateless pre-aggregation from ``factors: (lengths, key) -> f32[n]``."""
 
-    def weigh(updates: Stacked, state, params=None, *, key: jax.Array | None = None, **extra):
+    def update_with_trust(updates: Stacked, state, params=None, *, key: jax.Array | None = None, **extra):
         del params, extra
         num_workers_of(updates)
         lengths, frame = stacked.measure_lengths(updates, "origin")
@@ -113,7 +113,7 @@ def scaling_rule(kernel: Scaling) -> PreAggregator:
         mixing = jnp.diag(jnp.where(frame.finite, factors, 1.0))  # a lost row is a mixture of itself
         return stacked.scale_rows(factors, updates, frame), state, Trust(mixing=mixing)
 
-    return PreAggregator.weighing(optax.init_empty_state, weigh, kernel)
+    return PreAggregator(optax.init_empty_state, update_with_trust=update_with_trust, kernel=kernel)
 
 
 def mean_of(members: jax.Array, dtype: jnp.dtype) -> jax.Array:

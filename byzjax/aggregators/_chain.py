@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal, overload
 
 import jax
 import jax.numpy as jnp
@@ -17,12 +17,24 @@ from byzjax.programs.compiled import Compiled
 from byzjax.rng import check_key
 from byzjax.stacked import Geometry, matmul
 from byzjax.types import Params, Stacked
+from byzjax.values import value
 
 Link = Aggregator | PreAggregator
 
 _MANY = 512  # workers from which on products of n × n matrices take longer than reading few coordinates again
 
 
+@overload
+def chain(rule: Aggregator, /) -> Aggregator: ...
+@overload
+def chain(first: PreAggregator, rule: Aggregator, /) -> Aggregator: ...
+@overload
+def chain(first: PreAggregator, second: PreAggregator, rule: Aggregator, /) -> Aggregator: ...
+@overload
+def chain(*links: PreAggregator) -> PreAggregator: ...
+@overload
+def chain(*links: Link) -> Any: ...
+@value
 def chain(*links: Link) -> Any:
     """Compose pre-aggregations, and at most one rule at the end, from left to right.
 
@@ -68,30 +80,46 @@ def chain(*links: Link) -> Any:
 
     kind = Aggregator if isinstance(links[-1], Aggregator) else PreAggregator
     if len(stages) > 1:
-        return kind.weighing(init, _in_turn(stages), links=links)
-    return kind.weighing(stages[0].init, stages[0].weigh, links=links)
+        return kind(init, update_with_trust=_in_turn(stages), links=links)
+    return kind(stages[0].init, update_with_trust=stages[0].update_with_trust, links=links)
 
 
 def _in_turn(stages: Sequence[Link]) -> Callable[..., tuple[Any, Any, Trust]]:
     """The function of stages one after the other, with a tuple of their states."""
 
-    def weigh(updates, state, params=None, *, key=None, **extra):
-        states, mixing, told = [], None, True
-        trust = Trust()
-        for stage, stage_state in zip(stages, state, strict=True):
-            updates, stage_state, trust = stage.weigh(updates, stage_state, params, key=key, **extra)
+    def update_with_trust(updates, state, params=None, *, key=None, **extra):
+        states, trust = [], Trust()
+        for position, (stage, stage_state) in enumerate(zip(stages, state, strict=True)):
+            updates, stage_state, own = stage.update_with_trust(updates, stage_state, params, key=key, **extra)
             states.append(stage_state)
-            weights = _after(trust.weights, mixing) if told else None
-            told = told and (trust.mixing is not None or isinstance(stage, Aggregator))
-            mixing = (_after(trust.mixing, mixing) if trust.mixing is not None else mixing) if told else None
-            trust = Trust(weights, mixing)
-        return updates, tuple(states), trust
+            if not isinstance(stage, Aggregator) and own.mixing is None:
+                own = None  # it mixes rows in a way that is no matrix
+            trust = own if position == 0 else _compose(trust, own)
+        return updates, tuple(states), trust or Trust()
 
-    return weigh
+    return update_with_trust
 
 
+def _compose(before: Trust | None, step: Trust | None) -> Trust | None:
+    """Whom a step trusts among the rows as they were before; None where that cannot be told."""
+    if before is None or step is None:
+        return None
+    mixing = before.mixing if step.mixing is None else _after(step.mixing, before.mixing)
+    return Trust(_after(step.weights, before.mixing), mixing)
+
+
+@overload
+def aggregate(
+    rule: Link, updates: Stacked, *, key: jax.Array | None = None, return_weights: Literal[False] = False
+) -> Any: ...
+@overload
+def aggregate(
+    rule: Link, updates: Stacked, *, key: jax.Array | None = None, return_weights: Literal[True]
+) -> tuple[Any, jax.Array]: ...
 def aggregate(rule: Link, updates: Stacked, *, key: jax.Array | None = None, return_weights: bool = False) -> Any:
     """Apply a rule once, without state: the shortcut that everybody tries first.
+
+    Compiled once per rule and shapes; a rule that is made anew of equal arguments is the same rule.
 
     Args:
       rule: an `Aggregator`, or a `PreAggregator` (then the result still has a worker axis).
@@ -134,7 +162,7 @@ def aggregate(rule: Link, updates: Stacked, *, key: jax.Array | None = None, ret
 def _aggregate(updates: Stacked, key: jax.Array | None, *, rule: Link) -> tuple[Params, Trust]:
     """Compiled once per rule and shape: operation by operation, every call would compile the rule's loops again."""
     params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[1:], leaf.dtype), updates)
-    result, _, trust = rule.weigh(updates, rule.init(params), params, key=key)
+    result, _, trust = rule.update_with_trust(updates, rule.init(params), params, key=key)
     return result, trust
 
 
@@ -174,10 +202,10 @@ def _stages(links: Sequence[Link]) -> list[Link]:
 
 
 def _placed(position: int, link: Link) -> Link:
-    def weigh(updates, state, params=None, *, key=None, **extra):
-        return link.weigh(updates, state, params, key=_fold_in(key, position), **extra)
+    def update_with_trust(updates, state, params=None, *, key=None, **extra):
+        return link.update_with_trust(updates, state, params, key=_fold_in(key, position), **extra)
 
-    return type(link).weighing(link.init, weigh)
+    return type(link)(link.init, update_with_trust=update_with_trust)
 
 
 def _fused(run: list[tuple[int, Any]], links: Sequence[Link]) -> Link:
@@ -189,14 +217,14 @@ def _fused(run: list[tuple[int, Any]], links: Sequence[Link]) -> Link:
     apart = _in_turn([_placed(position, links[position]) for position, _ in run])
     stateless = (optax.EmptyState(),) * (len(run) - 1)  # as all mixings are
 
-    def weigh(updates, state, params=None, **extra):
+    def update_with_trust(updates, state, params=None, **extra):
         n = num_workers_of(updates)
         if n < _MANY or n * n < sum(leaf.size for leaf in jax.tree.leaves(updates)):
-            return fused.weigh(updates, state, params, **extra)
+            return fused.update_with_trust(updates, state, params, **extra)
         result, states, trust = apart(updates, (*stateless, state), params, **extra)
         return result, states[-1], trust
 
-    return type(fused).weighing(fused.init, weigh)
+    return type(fused)(fused.init, update_with_trust=update_with_trust)
 
 
 def _in_worker_space(run: list[tuple[int, Any]]) -> Link:

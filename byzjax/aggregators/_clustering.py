@@ -26,11 +26,13 @@ from byzjax.stacked.cosines import cosine_distances
 from byzjax.stacked.geometry import Geometry
 from byzjax.stacked.order_statistics import median_of
 from byzjax.types import Numeric, Stacked
+from byzjax.values import value
 
 Linkage = Literal["average", "single", "complete"]
 
 
 @promises(translation=False, scale=False, robust=False)
+@value
 def clipped_clustering(max_norm: Numeric | None = 1e5, *, linkage: Linkage = "average") -> Aggregator:
     """Clipped clustering: shorten rows to the median norm, then average the larger of two clusters of directions.
 
@@ -64,7 +66,7 @@ def clipped_clustering(max_norm: Numeric | None = 1e5, *, linkage: Linkage = "av
     if linkage not in ("average", "single", "complete"):
         raise ValueError(f"clipped_clustering: linkage = {linkage!r} must be 'average', 'single' or 'complete'.")
 
-    def weigh(updates: Stacked, state, params=None, *, key: jax.Array | None = None, **extra):
+    def update_with_trust(updates: Stacked, state, params=None, *, key: jax.Array | None = None, **extra):
         del params, key, extra
         num_workers_of(updates)
         lengths, frame = stacked.measure_lengths(updates, "origin")
@@ -77,10 +79,11 @@ def clipped_clustering(max_norm: Numeric | None = 1e5, *, linkage: Linkage = "av
         weights = kept / members.sum().astype(norms.dtype)
         return stacked.combine(weights, updates, frame), state, Trust(weights)
 
-    return Aggregator.weighing(optax.init_empty_state, weigh)
+    return Aggregator(optax.init_empty_state, update_with_trust=update_with_trust)
 
 
 @promises(translation=False, robust=False)
+@value
 def signguard(*, lower: Numeric = 0.1, upper: Numeric = 3.0) -> Aggregator:
     """SignGuard: among rows of ordinary length, those whose signs are like most others'; shortened, then averaged.
 
@@ -115,7 +118,7 @@ def signguard(*, lower: Numeric = 0.1, upper: Numeric = 3.0) -> Aggregator:
     if (known := concrete(lower, lambda value: signguard(lower=value))) is not None and known > 1:
         raise ValueError(f"signguard: lower = {lower} must be at most 1: the median row is of ordinary length.")
 
-    def weigh(updates: Stacked, state, params=None, *, key: jax.Array | None = None, **extra):
+    def update_with_trust(updates: Stacked, state, params=None, *, key: jax.Array | None = None, **extra):
         del params, key, extra
         n = num_workers_of(updates)
         lengths, frame = stacked.measure_lengths(updates, "origin")
@@ -129,10 +132,11 @@ def signguard(*, lower: Numeric = 0.1, upper: Numeric = 3.0) -> Aggregator:
         weights = jnp.where(good, shortening(lengths, middle), 0.0) / good.sum().astype(norms.dtype)
         return stacked.combine(weights, updates, frame), state, Trust(weights)
 
-    return Aggregator.weighing(optax.init_empty_state, weigh)
+    return Aggregator(optax.init_empty_state, update_with_trust=update_with_trust)
 
 
 @promises(translation=False)
+@value
 def flame(*, noise_factor: Numeric = 0.0) -> Aggregator:
     """FLAME: the mean of the tightest majority of directions, shortened to the median norm, plus noise if wanted.
 
@@ -168,14 +172,14 @@ def flame(*, noise_factor: Numeric = 0.0) -> Aggregator:
         share = members.astype(middle.dtype) / jnp.maximum(members.sum().astype(middle.dtype), 1.0)
         return share * shortening(lengths, middle) * nan_unless(members.any()), middle, lengths.unit, frame
 
-    def weigh(updates: Stacked, state, params=None, *, key: jax.Array | None = None, **extra):
+    def update_with_trust(updates: Stacked, state, params=None, *, key: jax.Array | None = None, **extra):
         del params, key, extra
         num_workers_of(updates)
         weights, _, _, frame = measure(updates)
         return stacked.combine(weights, updates, frame), state, Trust(weights)
 
     if concrete(noise_factor) == 0:
-        return Aggregator.weighing(optax.init_empty_state, weigh)
+        return Aggregator(optax.init_empty_state, update_with_trust=update_with_trust)
 
     def update(updates: Stacked, state, params=None, *, key: jax.Array | None = None, **extra):
         del params, extra
@@ -188,6 +192,7 @@ def flame(*, noise_factor: Numeric = 0.0) -> Aggregator:
 
 
 @promises(scale=False, robust=False)
+@value
 def simple_clustering(eps: Numeric, *, min_samples: Numeric = 3) -> Aggregator:
     """Simple clustering: the mean of the largest cluster that DBSCAN finds.
 

@@ -28,9 +28,11 @@ from byzjax.stacked.order_statistics import (
     sort_workers,
 )
 from byzjax.types import Numeric
+from byzjax.values import value
 
 
 @promises(robust=False)
+@value
 def mean() -> Aggregator:
     """The plain average, which a single worker can move anywhere.
 
@@ -45,6 +47,7 @@ def mean() -> Aggregator:
     return coordinate_rule(Coordinatewise(stacked.row_mean))
 
 
+@value
 def median(even: Literal["midpoint", "lower"] = "midpoint") -> Aggregator:
     """The coordinate-wise median.
 
@@ -77,6 +80,7 @@ def median(even: Literal["midpoint", "lower"] = "midpoint") -> Aggregator:
     return coordinate_rule(Coordinatewise(reduce))
 
 
+@value
 def trimmed_mean(f: Numeric) -> Aggregator:
     """The coordinate-wise mean without the f smallest and the f largest values.
 
@@ -108,6 +112,7 @@ def trimmed_mean(f: Numeric) -> Aggregator:
     return coordinate_rule(Coordinatewise(reduce))
 
 
+@value
 def meamed(f: Numeric, *, even: Literal["midpoint", "lower"] = "midpoint") -> Aggregator:
     """Mean around the median: in each coordinate, the mean of the n − f values nearest to the median.
 
@@ -143,6 +148,7 @@ def meamed(f: Numeric, *, even: Literal["midpoint", "lower"] = "midpoint") -> Ag
 
 
 @promises(translation=False, scale=False, averaging=False, robust=False)
+@value
 def sign_majority() -> Aggregator:
     """Majority vote of signs: ``sign(Σ_i sign(x_i))`` in each coordinate, 0 in a draw.
 

@@ -19,6 +19,7 @@ from byzjax.stacked.control_flow import scan
 from byzjax.stacked.cosines import cosine_distances, exponents, shifted
 from byzjax.stacked.order_statistics import median_of
 from byzjax.types import Numeric, Params, Stacked
+from byzjax.values import value
 
 _MOST_INPUTS = 500  # that are predicted at a time, which bounds the memory
 _ROUNDED = 4.0  # roundings between the shares of two parallel rows, of which none is nearer to another by chance
@@ -28,6 +29,7 @@ Predict = Callable[[Any, jax.Array], jax.Array]  # (params, inputs) -> logits
 
 
 @promises(translation=False, layerwise=True, robust=False)
+@value
 def deepsight(
     *,
     output: str | None = None,
@@ -100,7 +102,7 @@ def deepsight(
     check_number(min_cluster_size, "min_cluster_size", name, least=2)
     check_number(min_samples, "min_samples", name, least=1)
 
-    def weigh(updates: Stacked, state, params=None, *, key: jax.Array | None = None, **extra):
+    def update_with_trust(updates: Stacked, state, params=None, *, key: jax.Array | None = None, **extra):
         del extra
         num_workers_of(updates)
         weights, bias = output_layer(updates, output)
@@ -142,7 +144,7 @@ def deepsight(
         factors = factors / jnp.maximum(good.sum(), 1).astype(dtype) * nan_unless(valid)
         return stacked.combine(factors, updates, frame), state, Trust(factors)
 
-    return Aggregator.weighing(optax.init_empty_state, weigh)
+    return Aggregator(optax.init_empty_state, update_with_trust=update_with_trust)
 
 
 def output_layer(updates: Stacked, where: str | None = None) -> tuple[list[jax.Array], jax.Array]:

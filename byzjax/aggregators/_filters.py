@@ -19,6 +19,7 @@ from byzjax.checks.traced import concrete
 from byzjax.rng import check_key
 from byzjax.stacked.order_statistics import order_statistic
 from byzjax.types import Numeric, Params, Stacked
+from byzjax.values import value
 
 
 class ByzantineSGDState(NamedTuple):
@@ -32,6 +33,7 @@ class ByzantineSGDState(NamedTuple):
 
 
 @promises(scale=False, robust=False)
+@value
 def byzantine_sgd(
     num_workers: int, *, deviation: Numeric, diameter: Numeric, num_rounds: Numeric, failure: Numeric = 0.1
 ) -> Aggregator:
@@ -81,7 +83,7 @@ def byzantine_sgd(
             rounds=jnp.zeros((), jnp.int32),
         )
 
-    def weigh(updates: Stacked, state: ByzantineSGDState, params=None, **extra):
+    def update_with_trust(updates: Stacked, state: ByzantineSGDState, params=None, **extra):
         del extra
         _check_workers(updates, num_workers, name)
         if params is None:
@@ -102,7 +104,7 @@ def byzantine_sgd(
         aggregate = stacked.combine(weights, updates, frame)
         return aggregate, ByzantineSGDState(along, total, good, start, state.rounds + 1), Trust(weights)
 
-    return Aggregator.weighing(init, weigh)
+    return Aggregator(init, update_with_trust=update_with_trust)
 
 
 class SafeguardState(NamedTuple):
@@ -115,6 +117,7 @@ class SafeguardState(NamedTuple):
 
 
 @promises(robust=False)
+@value
 def safeguard(
     num_workers: int,
     *,
@@ -186,7 +189,9 @@ def safeguard(
             return away[centre] <= 2.0 * jnp.asarray(threshold, away.dtype)
         return away[centre] <= multiplier * jnp.maximum(_majority_reach(away)[centre], min_threshold)
 
-    def weigh(updates: Stacked, state: SafeguardState, params=None, *, key: jax.Array | None = None, **extra):
+    def update_with_trust(
+        updates: Stacked, state: SafeguardState, params=None, *, key: jax.Array | None = None, **extra
+    ):
         del params, extra
         _check_workers(updates, num_workers, name)
         _, frame = stacked.measure(updates, origin=False)
@@ -209,7 +214,7 @@ def safeguard(
             return aggregate, state, Trust(weights)
         return add_noise(aggregate, noise_std, check_key(key, name)), state, Trust()
 
-    return Aggregator.weighing(init, weigh)
+    return Aggregator(init, update_with_trust=update_with_trust)
 
 
 def _mean_of_trusted(good: jax.Array, frame: stacked.Frame) -> jax.Array:

@@ -16,6 +16,7 @@ from byzjax.stacked.control_flow import fori_loop
 from byzjax.stacked.cosines import exponents, shifted
 from byzjax.stacked.eigen import solve
 from byzjax.types import Numeric, Params, Stacked
+from byzjax.values import value
 
 _ROUNDED = 8.0  # roundings of a system's trace: what keeps it positive definite
 
@@ -29,6 +30,7 @@ class FlandersState(NamedTuple):
 
 
 @promises(translation=False, robust=False, workers_needed=(1, 1))
+@value
 def flanders(
     num_workers: int,
     f: Numeric,
@@ -106,7 +108,9 @@ def flanders(
         key = check_key(key, name)
         return jnp.where(state.rounds == 0, jax.random.randint(key, (sub_dim,), 0, d, jnp.int32), state.coordinates)
 
-    def weigh(updates: Stacked, state: FlandersState, params=None, *, key: jax.Array | None = None, **extra):
+    def update_with_trust(
+        updates: Stacked, state: FlandersState, params=None, *, key: jax.Array | None = None, **extra
+    ):
         del params, extra
         n = num_workers_of(updates)
         if n != num_workers:
@@ -132,7 +136,7 @@ def flanders(
         )
         return stacked.combine(weights, updates, frame), state, Trust(weights)
 
-    return Aggregator.weighing(init, weigh)
+    return Aggregator(init, update_with_trust=update_with_trust)
 
 
 def _ranks(errors: jax.Array, finite: jax.Array) -> jax.Array:

@@ -15,6 +15,7 @@ from byzjax.checks import check_integer, num_workers_of
 from byzjax.stacked.cosines import exponents, shifted
 from byzjax.stacked.eigen import eigh
 from byzjax.types import Params, Stacked
+from byzjax.values import value
 
 _UNIFORM_SAMPLES = 20
 _SINGULAR = 1e-6  # relative to the largest eigenvalue
@@ -34,6 +35,7 @@ class FLDetectorState(NamedTuple):
 
 
 @promises(robust=False)
+@value
 def fldetector(num_workers: int, *, window: int = 10, start: int = 50) -> Aggregator:
     """FLDetector: the mean of the workers whose updates follow from their last ones, as the Hessian predicts.
 
@@ -78,7 +80,9 @@ def fldetector(num_workers: int, *, window: int = 10, start: int = 50) -> Aggreg
         none = jnp.zeros((), jnp.int32)
         return FLDetectorState(zeros(num_workers), zeros(), zeros(), zeros(window), zeros(window), scores, none)
 
-    def weigh(updates: Stacked, state: FLDetectorState, params=None, *, key: jax.Array | None = None, **extra):
+    def update_with_trust(
+        updates: Stacked, state: FLDetectorState, params=None, *, key: jax.Array | None = None, **extra
+    ):
         del key, extra
         n = num_workers_of(updates)
         if n != num_workers:
@@ -115,7 +119,7 @@ def fldetector(num_workers: int, *, window: int = 10, start: int = 50) -> Aggreg
         )
         return result, known, Trust(weights)
 
-    return Aggregator.weighing(init, weigh)
+    return Aggregator(init, update_with_trust=update_with_trust)
 
 
 def _latest(window: Params, value: Params) -> Params:

@@ -12,6 +12,7 @@ from byzjax.base import Aggregator, Trust, promises
 from byzjax.checks import check_integer, nan_unless, num_workers_of
 from byzjax.stacked.cosines import cosine_distances
 from byzjax.types import Params, Stacked
+from byzjax.values import value
 
 Reduce = Literal["mean", "sum"]
 
@@ -23,6 +24,7 @@ class FoolsGoldState(NamedTuple):
 
 
 @promises(translation=False, averaging=False, robust=False)
+@value
 def foolsgold(num_workers: int, *, reduce: Reduce = "mean") -> Aggregator:
     """FoolsGold: workers that keep pointing the same way as another lose their weight, as copies of one liar do.
 
@@ -58,7 +60,9 @@ def foolsgold(num_workers: int, *, reduce: Reduce = "mean") -> Aggregator:
         dtype = stacked.wide_dtype(jax.tree.leaves(params))  # sums over many rounds need more than 16 bits
         return FoolsGoldState(jax.tree.map(lambda p: jnp.zeros((num_workers, *p.shape), dtype), params))
 
-    def weigh(updates: Stacked, state: FoolsGoldState, params=None, *, key: jax.Array | None = None, **extra):
+    def update_with_trust(
+        updates: Stacked, state: FoolsGoldState, params=None, *, key: jax.Array | None = None, **extra
+    ):
         del params, key, extra
         n = num_workers_of(updates)
         if n != num_workers:
@@ -74,7 +78,7 @@ def foolsgold(num_workers: int, *, reduce: Reduce = "mean") -> Aggregator:
         alpha = alpha * nan_unless(lengths.finite.any())
         return stacked.combine(alpha, updates, frame), FoolsGoldState(total), Trust(alpha)
 
-    return Aggregator.weighing(init, weigh)
+    return Aggregator(init, update_with_trust=update_with_trust)
 
 
 def _unlike(distances: jax.Array) -> jax.Array:

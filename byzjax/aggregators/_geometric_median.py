@@ -15,11 +15,13 @@ from byzjax.stacked import Geometry, Lengths
 from byzjax.stacked.control_flow import fori_loop, while_loop
 from byzjax.stacked.order_statistics import ranks
 from byzjax.types import Numeric
+from byzjax.values import value
 
 Init = Literal["zero", "mean", "median"]
 
 
 @promises(translation=False, scale=False, fragile=("init=mean",))
+@value
 def geometric_median(
     num_iters: int = 8, smoothing: Numeric = 0.1, init: Init = "zero", tolerance: Numeric | None = None
 ) -> Aggregator:
@@ -84,6 +86,7 @@ rfa = geometric_median
 
 
 @promises(scale=False)
+@value
 def auto_gm(
     regularization: Numeric | None = None,
     *,
@@ -159,6 +162,7 @@ def auto_gm(
 
 
 @promises(translation=False, scale=False, averaging=False, robust=False)
+@value
 def centered_clipping(
     tau: Numeric = 10.0,
     *,

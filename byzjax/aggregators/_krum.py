@@ -24,11 +24,13 @@ from byzjax.stacked import Geometry
 from byzjax.stacked.control_flow import fori_loop
 from byzjax.stacked.order_statistics import lowest
 from byzjax.types import Numeric, Stacked
+from byzjax.values import value
 
 Power = Literal[1, 2, 4]
 Neighbors = Literal["n-f-2", "n-f-1"]
 
 
+@value
 def krum(f: Numeric, *, power: Power = 2, neighbors: Neighbors = "n-f-2") -> Aggregator:
     """Krum: the row whose nearest neighbours are nearest.
 
@@ -56,6 +58,7 @@ def krum(f: Numeric, *, power: Power = 2, neighbors: Neighbors = "n-f-2") -> Agg
     return _krum(f, 1, power, neighbors, "krum")
 
 
+@value
 def multi_krum(
     f: Numeric,
     *,
@@ -88,6 +91,7 @@ def multi_krum(
 
 
 @promises(workers_needed=(4, 3))
+@value
 def bulyan(f: Numeric, *, power: Power = 2, neighbors: Neighbors = "n-f-2") -> Aggregator:
     """Bulyan: Krum selects n − 2f rows one by one, then each coordinate is averaged around its median.
 

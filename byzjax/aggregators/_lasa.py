@@ -14,11 +14,13 @@ from byzjax.base import Aggregator, promises
 from byzjax.checks import check_number, nan_unless, num_workers_of
 from byzjax.stacked.order_statistics import median_of
 from byzjax.types import Numeric, Stacked
+from byzjax.values import value
 
 _ROUNDED = 1e-5  # relative difference that may be rounding
 
 
 @promises(translation=False, layerwise=True, lossy=("rows=sparse",))
+@value
 def lasa(
     *,
     sparsity: Numeric = 0.3,

@@ -15,8 +15,10 @@ from byzjax.checks import check_f, check_integer, check_majority, nan_unless, na
 from byzjax.rng import check_key
 from byzjax.stacked import Geometry
 from byzjax.types import Numeric, Stacked
+from byzjax.values import value
 
 
+@value
 def nnm(f: Numeric) -> PreAggregator:
     """Nearest-neighbour mixing: every row becomes the mean of its n − f nearest rows, itself included.
 
@@ -56,6 +58,7 @@ def nnm(f: Numeric) -> PreAggregator:
 
 
 @promises(permutation=False, stochastic=True, robust=False)
+@value
 def bucketing(bucket_size: int) -> PreAggregator:
     """Bucketing: shuffle the workers, then average them in buckets of s.
 
@@ -89,14 +92,16 @@ def bucketing(bucket_size: int) -> PreAggregator:
             raise ValueError(f"bucketing: bucket_size = {bucket_size} exceeds n = {n} workers; use s ≤ {n}.")
         return jax.random.permutation(check_key(key, "bucketing"), n)
 
-    def weigh(updates: Stacked, state, params=None, *, key: jax.Array | None = None, **extra):
+    def update_with_trust(updates: Stacked, state, params=None, *, key: jax.Array | None = None, **extra):
         """Alone it needs no geometry."""
         del params, extra
         order = shuffled(num_workers_of(updates), key)
         buckets = stacked.mean_of_groups(order, bucket_size, updates)
         return buckets, state, Trust(mixing=bucket_matrix(order, bucket_size))
 
-    return PreAggregator.weighing(optax.init_empty_state, weigh, Mixing(matrix, measures=False, affine=True))
+    return PreAggregator(
+        optax.init_empty_state, update_with_trust=update_with_trust, kernel=Mixing(matrix, measures=False, affine=True)
+    )
 
 
 def bucket_matrix(order: jax.Array, bucket_size: int, dtype: jnp.dtype = jnp.float32) -> jax.Array:  # type: ignore[assignment]
@@ -121,6 +126,7 @@ def bucket_matrix(order: jax.Array, bucket_size: int, dtype: jnp.dtype = jnp.flo
 
 
 @promises(robust=False)
+@value
 def finite_guard(replace: Literal["mean", "zero"] = "mean") -> PreAggregator:
     """Non-finite guard: a row with NaN or inf is replaced, so that rules which would pass it on survive it.
 
@@ -143,7 +149,7 @@ def finite_guard(replace: Literal["mean", "zero"] = "mean") -> PreAggregator:
     if replace not in ("mean", "zero"):
         raise ValueError(f"finite_guard: replace = {replace!r} must be 'mean' or 'zero'.")
 
-    def weigh(updates: Stacked, state, params=None, *, key: jax.Array | None = None, **extra):
+    def update_with_trust(updates: Stacked, state, params=None, *, key: jax.Array | None = None, **extra):
         del params, key, extra
         num_workers_of(updates)
         largest = stacked.largest_coordinates(updates)  # not a geometry: there a lost majority takes all rows with it
@@ -158,4 +164,4 @@ def finite_guard(replace: Literal["mean", "zero"] = "mean") -> PreAggregator:
         matrix = jnp.where(finite[:, None], jnp.eye(len(finite), dtype=share.dtype), share[None, :])
         return stacked.replace_rows(updates, ~finite, instead), state, Trust(mixing=matrix)
 
-    return PreAggregator.weighing(optax.init_empty_state, weigh)
+    return PreAggregator(optax.init_empty_state, update_with_trust=update_with_trust)

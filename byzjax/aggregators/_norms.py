@@ -11,9 +11,11 @@ from byzjax.checks import check_f, check_majority, check_number, nan_unless_mino
 from byzjax.stacked import Geometry, Lengths
 from byzjax.stacked.order_statistics import ranks
 from byzjax.types import Numeric
+from byzjax.values import value
 
 
 @promises(translation=False)
+@value
 def cge(f: Numeric) -> Aggregator:
     """Comparative gradient elimination: the mean of the n − f rows of smallest norm.
 
@@ -47,6 +49,7 @@ def cge(f: Numeric) -> Aggregator:
 
 
 @promises(translation=False, scale=False, averaging=False, robust=False)
+@value
 def clipping(max_norm: Numeric = 2.0) -> PreAggregator:
     """Static clipping: every row longer than C is shortened to C.
 
@@ -74,6 +77,7 @@ def clipping(max_norm: Numeric = 2.0) -> PreAggregator:
 
 
 @promises(translation=False, averaging=False, robust=False)
+@value
 def arc(f: Numeric) -> PreAggregator:
     """Adaptive robust clipping: the k longest rows are shortened to the length of the next one.
 

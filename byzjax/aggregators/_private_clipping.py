@@ -17,9 +17,11 @@ from byzjax.checks.traced import concrete
 from byzjax.rng import check_key
 from byzjax.stacked import Geometry, Lengths
 from byzjax.types import Numeric, Params, Stacked
+from byzjax.values import value
 
 
 @promises(translation=False, scale=False, averaging=False, robust=False)
+@value
 def norm_clipping(max_norm: Numeric = 3.0, *, noise_std: Numeric = 0.0) -> Aggregator:
     """Norm clipping: the mean of rows shortened to at most C, plus noise if wanted ("weak differential privacy").
 
@@ -63,6 +65,7 @@ def norm_clipping(max_norm: Numeric = 3.0, *, noise_std: Numeric = 0.0) -> Aggre
 
 
 @promises(translation=False, scale=False, averaging=False, robust=False, stochastic=True, noisy=True, permutation=False)
+@value
 def dp_clipping(max_norm: Numeric = 1.0, *, noise_multiplier: Numeric = 1.0) -> PreAggregator:
     """Client-level differential privacy: every row is shortened to at most C and gets Gaussian noise of its own.
 
@@ -110,6 +113,7 @@ class AdaptiveClippingState(NamedTuple):
 
 
 @promises(translation=False, scale=False, averaging=False, robust=False)
+@value
 def adaptive_clipping(
     initial_norm: Numeric = 0.1,
     *,
@@ -174,7 +178,7 @@ def adaptive_clipping(
             clipped = add_noise(clipped, noise_multiplier * state.max_norm, keys[1])
         return clipped, AdaptiveClippingState(grown), factors
 
-    def weigh(updates: Stacked, state: AdaptiveClippingState, params=None, *, key=None, **extra):
+    def update_with_trust(updates: Stacked, state: AdaptiveClippingState, params=None, *, key=None, **extra):
         del params, extra
         clipped, state, factors = clip(updates, state, key)
         return clipped, state, Trust(mixing=jnp.diag(factors))
@@ -183,7 +187,7 @@ def adaptive_clipping(
         del params, extra
         return clip(updates, state, key)[:2]
 
-    return PreAggregator.weighing(init, weigh) if no_noise else PreAggregator(init, update)
+    return PreAggregator(init, update_with_trust=update_with_trust) if no_noise else PreAggregator(init, update)
 
 
 def add_noise(tree: Params, std: Numeric, key: jax.Array) -> Params:

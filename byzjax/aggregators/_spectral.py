@@ -26,10 +26,12 @@ from byzjax.stacked.control_flow import while_loop
 from byzjax.stacked.eigen import eigh
 from byzjax.stacked.order_statistics import lowest
 from byzjax.types import Numeric, Stacked
+from byzjax.values import value
 
 _ROUNDED = 1e-5  # relative difference of two rows along a direction that may be rounding
 
 
+@value
 def caf(f: Numeric) -> Aggregator:
     """Covariance-bound agnostic filter: shrink the weights of rows that stick out until the spread is least.
 
@@ -96,6 +98,7 @@ def caf(f: Numeric) -> Aggregator:
 
 
 @promises(stochastic=True, robust=False)
+@value
 def dnc(f: Numeric, *, num_iters: int = 1, sub_dim: int = 10_000, filter_frac: Numeric = 1.0) -> Aggregator:
     """Divide and conquer: drop the rows that stick out most along the main direction of spread.
 
@@ -132,7 +135,7 @@ def dnc(f: Numeric, *, num_iters: int = 1, sub_dim: int = 10_000, filter_frac: N
     sub_dim = check_integer(sub_dim, "sub_dim", "dnc", least=1)
     check_number(filter_frac, "filter_frac", "dnc", least=0)
 
-    def weigh(updates: Stacked, state, params=None, *, key: jax.Array | None = None, **extra):
+    def update_with_trust(updates: Stacked, state, params=None, *, key: jax.Array | None = None, **extra):
         del params, extra
         n = num_workers_of(updates)
         check_majority(f, n, "dnc")
@@ -155,7 +158,7 @@ def dnc(f: Numeric, *, num_iters: int = 1, sub_dim: int = 10_000, filter_frac: N
         weights = weights * nan_unless(frame.finite.sum() >= n - f)
         return stacked.combine(weights, updates, frame), state, Trust(weights)
 
-    return Aggregator.weighing(optax.init_empty_state, weigh)
+    return Aggregator(optax.init_empty_state, update_with_trust=update_with_trust)
 
 
 def _check_drops(filter_frac: Numeric, f: Numeric, n: int) -> None:

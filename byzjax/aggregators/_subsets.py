@@ -21,6 +21,7 @@ from byzjax.checks.traced import concrete
 from byzjax.stacked import Geometry, matmul, only_if
 from byzjax.stacked.control_flow import while_loop
 from byzjax.stacked.eigen import eigvalsh, largest_ritz_value
+from byzjax.values import value
 
 MAX_SUBSETS = 1_000_000
 _CHUNK = 1_024  # subsets looked at together
@@ -31,6 +32,7 @@ Bound = Callable[[jax.Array, jax.Array], jax.Array]  # of the Gram matrix f32[n,
 
 
 @promises(static_f=True)
+@value
 def mda(f: int) -> Aggregator:
     """Minimum-diameter averaging: the mean of the n − f rows of smallest diameter.
 
@@ -61,6 +63,7 @@ def mda(f: int) -> Aggregator:
 
 
 @promises(static_f=True)
+@value
 def smea(f: int) -> Aggregator:
     """Smallest maximum eigenvalue averaging: the mean of the n − f rows of least spread in any direction.
 

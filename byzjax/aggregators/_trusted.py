@@ -14,9 +14,11 @@ from byzjax.checks.traced import concrete
 from byzjax.stacked import Geometry, Lengths
 from byzjax.stacked.cosines import directions
 from byzjax.types import Numeric, Stacked
+from byzjax.values import value
 
 
 @promises(permutation=False, robust=False)
+@value
 def monna(f: Numeric, *, reference: Numeric = 0) -> Aggregator:
     """MoNNA: the mean of the n − f rows nearest to a trusted worker's, itself included.
 
@@ -54,6 +56,7 @@ def monna(f: Numeric, *, reference: Numeric = 0) -> Aggregator:
 
 
 @promises(permutation=False, translation=False, robust=False)
+@value
 def fltrust(*, reference: Numeric = 0) -> Aggregator:
     """FLTrust: the others' rows at the length of a trusted one, weighted by how far they point its way.
 
@@ -79,7 +82,7 @@ def fltrust(*, reference: Numeric = 0) -> Aggregator:
     [1.0, 0.0]
     """
 
-    def weigh(updates: Stacked, state, params=None, *, key: jax.Array | None = None, **extra):
+    def update_with_trust(updates: Stacked, state, params=None, *, key: jax.Array | None = None, **extra):
         del params, key, extra
         n = num_workers_of(updates)
         _check_reference(reference, n, "fltrust")
@@ -99,7 +102,7 @@ def fltrust(*, reference: Numeric = 0) -> Aggregator:
         stretch = (scale / unit.units) * (length / jnp.where(others, unit.norms, 1.0))
         return aggregate, state, Trust(jnp.where(share == 0, 0.0, share * stretch))
 
-    return Aggregator.weighing(optax.init_empty_state, weigh)
+    return Aggregator(optax.init_empty_state, update_with_trust=update_with_trust)
 
 
 def _check_reference(reference: Numeric, num_workers: int, name: str) -> None:

@@ -18,3 +18,7 @@ REGISTRY: dict[str, Callable[..., Attack]] = {
 }
 
 __all__ = ["REGISTRY", "alie", "bit_flip", "ipm", "label_flip", "mimic", "none", "sign_flip"]
+
+
+def __dir__() -> list[str]:
+    return __all__

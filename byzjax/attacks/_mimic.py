@@ -16,6 +16,7 @@ from byzjax.checks.traced import concrete
 from byzjax.transforms._accumulating import widened
 from byzjax.transforms._normalize import normalized
 from byzjax.types import Numeric, Params, Stacked
+from byzjax.values import value
 
 Variant = Literal["reverse", "copy", "fixed"]
 
@@ -36,6 +37,7 @@ class CopyState(NamedTuple):
 
 
 @promises(adaptive=True)
+@value
 def mimic(
     variant: Variant,
     *,

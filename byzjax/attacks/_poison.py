@@ -14,10 +14,12 @@ from byzjax.base import Attack
 from byzjax.checks import check_choice, check_integer, check_number
 from byzjax.checks.traced import concrete
 from byzjax.types import Batch, Numeric
+from byzjax.values import value
 
 Map = Literal["shift", "mirror"]
 
 
+@value
 def label_flip(map: Map = "shift", *, shift: int = 5, num_classes: int | None = None) -> Attack:
     """Label flip: Byzantine workers train honestly on wrong labels.
 

@@ -11,6 +11,7 @@ from byzjax import stacked
 from byzjax.base import Attack, promises, unchanged_updates
 from byzjax.checks import check_choice, check_number
 from byzjax.types import Numeric, Params, Stacked
+from byzjax.values import takes_as_argument, value
 
 
 def no_state(params: Params, num_workers: int) -> tuple:
@@ -19,6 +20,7 @@ def no_state(params: Params, num_workers: int) -> tuple:
     return ()
 
 
+@value
 def none() -> Attack:
     """No attack: Byzantine workers follow the protocol. The attack-free reference.
 
@@ -30,6 +32,7 @@ def none() -> Attack:
     return Attack(no_state, unchanged_updates)
 
 
+@value
 def bit_flip(of: Literal["gradient", "momentum"] = "gradient") -> Attack:
     """Bit flip: each Byzantine worker sends minus what it computed.
 
@@ -60,6 +63,8 @@ def bit_flip(of: Literal["gradient", "momentum"] = "gradient") -> Attack:
 
 
 @promises(adaptive=True)
+@takes_as_argument("scale")
+@value
 def sign_flip(scale: Numeric = 1.0) -> Attack:
     """Sign flip: all Byzantine workers send minus the honest mean, scaled.
 
@@ -78,6 +83,8 @@ def sign_flip(scale: Numeric = 1.0) -> Attack:
 
 
 @promises(adaptive=True)
+@takes_as_argument("scale")
+@value
 def ipm(scale: Numeric = 0.5) -> Attack:
     """Inner-product manipulation: minus the honest mean times ε, so that the aggregate points uphill.
 
@@ -110,6 +117,8 @@ def _minus_honest_mean(scale: Numeric, name: str) -> Attack:
 
 
 @promises(adaptive=True)
+@takes_as_argument("z")
+@value
 def alie(z: Numeric | Literal["auto"] = 1.0, *, sign: Literal[1, -1] = 1, ddof: Literal[0, 1] = 0) -> Attack:
     """A little is enough: the honest mean, moved by z standard deviations in every coordinate.
 

@@ -281,7 +281,7 @@ def build_rule(links: list[Call]) -> Aggregator:
     >>> type(build_rule(bind_rule("nnm,rfa", f=1))).__name__
     'Aggregator'
     """
-    built = [link.build() for link in links]
+    built: list[Any] = [link.build() for link in links]
     for link, rule in zip(links[:-1], built[:-1], strict=True):
         if isinstance(rule, Aggregator):
             raise ValueError(f"aggregator: {link.name} is a rule and must come last, after all pre-aggregations.")
@@ -289,4 +289,5 @@ def build_rule(links: list[Call]) -> Aggregator:
         raise ValueError(
             f"aggregator: {links[-1].name} is a pre-aggregation; add a rule after it, e.g. {links[-1].name},rfa."
         )
-    return chain(*built)
+    rule: Any = chain(*built)
+    return rule

@@ -132,7 +132,7 @@ def make_round(
             grads=grads,
             aggregate=lambda stack: query(stack, state, keys.aggregator),
         )
-        aggregate, aggregator_state, trust = method.aggregator.weigh(
+        aggregate, aggregator_state, trust = method.aggregator.update_with_trust(
             updates, state.aggregator, state.params, key=keys.aggregator
         )
         check_like(aggregate, state.params, "the aggregate", "aggregator", fix=ONE_ROW_OF_ALL)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ from byzjax.simulation.fingerprint import identify
 from byzjax.simulation.progress import Progress
 from byzjax.simulation.round import RoundState, check_byzantine, check_parts, init_state, make_round
 from byzjax.simulation.simulate import Result, _check_lengths, evaluate
+from byzjax.values import Template, lifted
 
 
 def run(
@@ -80,15 +81,14 @@ def run(
         task, (key, byzantine) = place_task(task, mesh), layout.put_everywhere((key, byzantine))
     bar = progress if isinstance(progress, Progress) else Progress(shown=progress and jax.process_index() == 0)
 
-    own = hashable(method._replace(initial=None)), hashable(attack)
-    outside = read_outside(task.init, task.sample, task.loss, task.evaluate, *own, record)
+    parts, numbers = _compiled_for(method, attack)
+    outside = read_outside(task.init, task.sample, task.loss, task.evaluate, record, *_read_by(parts))
     if method.initial is None:
-        state = _init_state(task, key, method=own[0], attack=own[1], mesh=mesh, outside=outside)
+        state = _init_state(task, key, numbers, parts=parts, mesh=mesh, outside=outside)
     else:  # arrays in the method: not a static argument
         state = layout.put(init_state(task, method, attack, key=key))
     state = jax.tree.map(jnp.copy, state)  # donated below: neither the caller's key nor a buffer twice
-    parts = {"method": own[0], "attack": own[1], "record": hashable(record), "mesh": mesh, "outside": outside}
-    done, histories, evals = 0, [], []
+    done, recorded = 0, _Recorded()
     with contextlib.ExitStack() as stack:
         store = None
         if checkpoint is not None:
@@ -96,47 +96,116 @@ def run(
             saved = stack.enter_context(store.held()).restore(state)
             if saved is not None:
                 state, done = saved.state, int(saved.state.step)
-                histories, evals = [saved.history], [saved.evals] if saved.evals else []
+                recorded.append(saved.history, saved.evals)
             bar.say(f"{name or task.name}: {_resumed(store, done, num_rounds)}")
         chunks = _chunks(done, num_rounds, eval_every)
+        static = {"parts": parts, "record": hashable(record), "mesh": mesh, "outside": outside}
+        static |= {"most": eval_every or _per_chunk(num_rounds), "evaluates": any(evaluated for _, evaluated in chunks)}
         advance = stack.enter_context(bar.task(name or task.name, num_rounds, done))
         for count, (length, evaluated) in enumerate(chunks, 1):
-            state, history, evaluation = _chunk(task, state, byzantine, **parts, length=length, evaluated=evaluated)
+            state, history, evaluation = _chunk(task, state, byzantine, numbers, length, **static)
             jax.block_until_ready(state)
-            histories.append(history)
-            if evaluated:
-                evals.append(jax.tree.map(lambda leaf: leaf[None], evaluation))
+            evaluation = evaluation if evaluated else {}
+            recorded.append(
+                jax.tree.map(lambda leaf: leaf[:length], history),  # noqa: B023  # called at once
+                jax.tree.map(lambda leaf: leaf[None], evaluation),
+            )
             advance(length, evaluation)
             if store is not None and (count % store.every == 0 or count == len(chunks)):
-                histories, evals = _on_host(histories), _on_host(evals)
-                store.save(Saved(state, histories[0], evals[0] if evals else {}))
-    join: Any = functools.partial(jax.tree.map, lambda *leaves: jnp.concatenate(leaves))
+                store.save(Saved(state, *recorded.on_host()))
     eval_rounds = eval_every * jnp.arange(1, (num_rounds // eval_every if eval_every else 0) + 1)
-    return Result(state, join(*histories), join(*evals) if evals else {}, eval_rounds)
+    return Result(state, *recorded.joined(), eval_rounds)
+
+
+class _Recorded:
+    """What was recorded of a run so far, chunk by chunk."""
+
+    def __init__(self):
+        self._histories: list[Any] = []  # leaves [rounds, …]
+        self._evals: list[Any] = []  # leaves [evaluations, …]
+
+    def append(self, history: Any, evals: Any) -> None:
+        """That of some more rounds; ``evals`` is empty where there was no evaluation."""
+        self._histories.append(history)
+        if evals:
+            self._evals.append(evals)
+
+    def on_host(self) -> tuple[Any, Any]:
+        """As `joined`, in NumPy, in which it is kept from now on."""
+        self._histories, self._evals = (
+            [_joined(parts, np)] if parts else [] for parts in (self._histories, self._evals)
+        )
+        return self._histories[0], self._evals[0] if self._evals else {}
+
+    def joined(self) -> tuple[Any, Any]:
+        """The history and the evaluations of all rounds."""
+        return _joined(self._histories, jnp), _joined(self._evals, jnp) if self._evals else {}
+
+
+def _joined(parts: list[Any], numpy: Any) -> Any:
+    if len(parts) == 1:
+        return jax.tree.map(numpy.asarray, parts[0])
+    return jax.tree.map(lambda *leaves: numpy.concatenate([numpy.asarray(leaf) for leaf in leaves]), *parts)
+
+
+class _Parts(NamedTuple):
+    """What a run's program is compiled for: a method and an attack, without their numbers if they are values."""
+
+    method: Any
+    attack: Any
+
+    def filled(self, numbers: tuple[list[Any], list[Any]]) -> tuple[Method, Attack]:
+        """With their numbers."""
+        method, attack = (
+            part.filled(own) if isinstance(part, Template) else part for part, own in zip(self, numbers, strict=True)
+        )
+        return method, attack
+
+
+def _compiled_for(method: Method, attack: Attack) -> tuple[_Parts, tuple[list[float], list[float]]]:
+    if method.initial is not None:
+        method = method._replace(initial=None)
+    (own_method, of_method), (own_attack, of_attack) = lifted(method), lifted(attack)
+    return _Parts(hashable(own_method), hashable(own_attack)), (of_method, of_attack)
+
+
+def _read_by(parts: _Parts) -> list[Any]:
+    """What of the parts may read something outside."""
+    return [one for part in parts for one in (part.constants() if isinstance(part, Template) else [part])]
 
 
 def _some_rounds(
     task: Task,
     state: RoundState,
     byzantine: jax.Array,
+    numbers: tuple[list[Any], list[Any]],
+    count: Any,
     *,
-    method: Method,
-    attack: Attack,
+    parts: _Parts,
     record: Record,
     mesh: Mesh | None,
     outside: str = "",
-    length: int,
-    evaluated: bool,
+    most: int,
+    evaluates: bool,
 ) -> tuple[RoundState, dict[str, jax.Array], dict[str, jax.Array]]:
-    """Rounds, and an evaluation."""
+    """``count`` rounds, ``most`` at most, and an evaluation: one program for all chunks of a run, the last one too."""
     del outside
+    method, attack = parts.filled(numbers)
     step = make_round(task, method, attack, byzantine=byzantine, record=record, mesh=mesh)
     layout = Layout(mesh, task.num_workers)
-    state, history = jax.lax.scan(lambda s, _: step(s), state, length=length)
-    return layout.resting(state), *layout.everywhere((history, evaluate(task, state) if evaluated else {}))
+
+    def body(i: jax.Array, carry: tuple[RoundState, Any]) -> tuple[RoundState, Any]:
+        state, history = carry
+        state, metrics = step(state)
+        return state, jax.tree.map(lambda rows, row: rows.at[i].set(row), history, metrics)
+
+    shapes = jax.eval_shape(step, state)[1]
+    history = jax.tree.map(lambda row: jnp.zeros((most, *row.shape), row.dtype), shapes)
+    state, history = jax.lax.fori_loop(0, count, body, (state, history))
+    return layout.resting(state), *layout.everywhere((history, evaluate(task, state) if evaluates else {}))
 
 
-# Compiled once for the same parts, and the same numbers outside of them, whatever the key, the mask or the data.
+# Compiled once for the same parts, and what these read outside, whatever the numbers, the key, the mask or the data.
 _chunk = Compiled(_some_rounds, most=192, donate=("state",))
 
 
@@ -174,27 +243,26 @@ def _resumed(store: Store, done: int, num_rounds: int) -> str:
     return f"goes on after round {done} of {num_rounds} from {store.folder}" if done else f"begins in {store.folder}"
 
 
-def _on_host(parts: list[Any]) -> list[Any]:
-    """Arrays of several chunks joined, in NumPy."""
-    return (
-        [jax.tree.map(lambda *leaves: np.concatenate([np.asarray(leaf) for leaf in leaves]), *parts)] if parts else []
-    )
-
-
 @functools.partial(Compiled, most=192)
 def _init_state(
-    task: Task, key: jax.Array, *, method: Method, attack: Attack, mesh: Mesh | None, outside: str
+    task: Task, key: jax.Array, numbers: tuple[list[Any], list[Any]], *, parts: _Parts, mesh: Mesh | None, outside: str
 ) -> RoundState:
     del outside
+    method, attack = parts.filled(numbers)
     return Layout(mesh, task.num_workers).resting(init_state(task, method, attack, key=key))
+
+
+def _per_chunk(num_rounds: int) -> int:
+    """Rounds per chunk of a run that is never evaluated: a fiftieth part of it."""
+    return max(1, -(-num_rounds // 50))
 
 
 def _chunks(done: int, num_rounds: int, eval_every: int) -> list[tuple[int, bool]]:
     """Lengths of the chunks that are left, and whether each ends with an evaluation.
 
-    They end at the same rounds wherever one goes on from. At most three distinct lengths, hence as many compilations.
+    They end at the same rounds wherever one goes on from.
     """
-    length = eval_every or max(1, -(-num_rounds // 50))
+    length = eval_every or _per_chunk(num_rounds)
     ends = [*range((done // length + 1) * length, num_rounds, length), num_rounds] if done < num_rounds else []
     starts = [done, *ends[:-1]]
     return [(end - start, eval_every > 0 and end % length == 0) for start, end in zip(starts, ends, strict=False)]

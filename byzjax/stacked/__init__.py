@@ -54,3 +54,7 @@ __all__ = [
     "sign_counts",
     "wide_dtype",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from byzjax.base import Task
+from byzjax.tasks import models
 from byzjax.tasks._classification import classification, mnist
 from byzjax.tasks._language import language_model, shakespeare, tiny_shakespeare
 from byzjax.tasks._quartic import quartic
@@ -15,4 +16,17 @@ REGISTRY: dict[str, Callable[..., Task]] = {
     "tiny_shakespeare": tiny_shakespeare,
 }
 
-__all__ = ["REGISTRY", "classification", "language_model", "mnist", "quartic", "shakespeare", "tiny_shakespeare"]
+__all__ = [
+    "REGISTRY",
+    "classification",
+    "language_model",
+    "mnist",
+    "models",
+    "quartic",
+    "shakespeare",
+    "tiny_shakespeare",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__

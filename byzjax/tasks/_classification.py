@@ -16,17 +16,19 @@ from byzjax.checks import check_choice, check_integer, check_kind, check_number
 from byzjax.checks.arrays import as_array
 from byzjax.checks.masks import Liars
 from byzjax.rng import drawable
-from byzjax.tasks._models import MODELS, Model, check_model
 from byzjax.tasks._partitions import ByzantineData, Partition, partition
 from byzjax.tasks._sampling import Sampling, sampler
 from byzjax.tasks._workers import who_lies
+from byzjax.tasks.models import MODELS, Model, check_model
 from byzjax.transforms._normalize import global_norm
+from byzjax.values import value
 
 Dropout = Literal["fresh", "frozen"]
 
 _CHANNELS = (1, 3)  # grey and colour: an axis of this length is not an image's height or width
 
 
+@value
 def mnist(
     num_workers: int = 20,
     num_byzantine: int = 0,
@@ -59,7 +61,7 @@ def mnist(
       num_byzantine: b. The first n − b workers share the whole training set, the last b lie.
       byzantine: who lies, instead of the last b: a mask bool[n], or the numbers of those who do. A run whose mask marks
         others is refused.
-      model: ``"mlp"`` (784-128-64-10), ``"cnn"`` (see `byzjax.tasks._models`; with dropout), or any `Model`.
+      model: ``"mlp"`` (784-128-64-10), ``"cnn"`` (see `byzjax.tasks.models`; with dropout), or any `Model`.
       batch_size: B.
       sampling: ``"replacement"``, or ``"epochs"``: through a shard in a new order every epoch.
       rounds_per_epoch, order_seed: see `byzjax.tasks._sampling.sampler`.
@@ -119,6 +121,7 @@ def mnist(
     )
 
 
+@value
 def classification(
     dataset: datasets.Dataset | str,
     num_workers: int = 20,

@@ -18,10 +18,11 @@ from byzjax.checks.arrays import as_array
 from byzjax.checks.masks import Liars
 from byzjax.data.text import Text
 from byzjax.rng import check_key
-from byzjax.tasks._models import Model, check_model
 from byzjax.tasks._partitions import ByzantineBlocks, partition_blocks
 from byzjax.tasks._sampling import Sampling, sampler
 from byzjax.tasks._workers import who_lies
+from byzjax.tasks.models import Model, check_model
+from byzjax.values import value
 
 Dropout = Literal["fresh", "frozen"]
 Validation = Literal["half", "rest"]
@@ -42,6 +43,7 @@ class Preset(NamedTuple):
 MODELS = {"gpt": Preset(4, 128, 4, 128, 64), "small": Preset(2, 64, 4, 64, 16)}
 
 
+@value
 def tiny_shakespeare(
     num_workers: int = 20,
     num_byzantine: int = 0,
@@ -100,6 +102,7 @@ def tiny_shakespeare(
     )
 
 
+@value
 def shakespeare(
     num_workers: int = 20,
     num_byzantine: int = 0,
@@ -160,6 +163,7 @@ def shakespeare(
     )
 
 
+@value
 def language_model(
     text: Text,
     num_workers: int = 20,

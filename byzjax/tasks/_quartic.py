@@ -19,11 +19,13 @@ from byzjax.rng import check_key
 from byzjax.tasks._workers import who_lies
 from byzjax.transforms._normalize import global_norm
 from byzjax.types import Numeric
+from byzjax.values import value
 
 PAPER_NOISE_SCALE = math.sqrt(1e-5)
 PAPER_SHIFT_SCALE = math.sqrt(1e-3)
 
 
+@value
 def quartic(
     num_workers: int = 20,
     num_byzantine: int = 0,

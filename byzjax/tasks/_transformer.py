@@ -12,7 +12,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from byzjax.checks import check_integer, check_number
-from byzjax.tasks._models import Model, functional
+from byzjax.tasks.models import Model, functional
 
 
 def gpt(

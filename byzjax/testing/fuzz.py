@@ -242,7 +242,7 @@ def _compiled(name: str, options: tuple[tuple[str, Any], ...]) -> tuple[Callable
     rule = aggregators.REGISTRY[name](**dict(options))
 
     def one(x: jax.Array, state: Any, params: jax.Array) -> tuple[jax.Array, Any, jax.Array | None]:
-        answer, state, trust = rule.weigh(x, state, params, key=jax.random.key(0))
+        answer, state, trust = rule.update_with_trust(x, state, params, key=jax.random.key(0))
         return answer, state, trust.weights if trust.weights is not None else trust.mixing
 
     return rule.init, jax.jit(jax.vmap(one))

@@ -19,3 +19,7 @@ __all__ = [
     "per_worker",
     "robust_aggregate",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

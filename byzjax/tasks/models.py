@@ -39,7 +39,7 @@ def check_model(model: Any, where: str) -> None:
       ValueError: it is something else, a module of flax for instance.
     """
     fix = (
-        "make one of a flax nnx module with byzjax.tasks._models.functional(lambda rngs: Net(rngs=rngs)), or of any "
+        "make one of a flax nnx module with byzjax.tasks.models.functional(lambda rngs: Net(rngs=rngs)), or of any "
         "functions with Model(init, apply)."
     )
     check_kind(model, (str, Model), "model", where, fix=fix)

@@ -1,0 +1,168 @@
+"""Rules, attacks, methods and tasks are values: equal, hashable, readable and picklable by what made them."""
+
+import copy
+import functools
+import pickle
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import byzjax
+from byzjax import aggregators as agg
+from byzjax import attacks, methods, tasks
+from byzjax.aggregators._chain import _aggregate
+from byzjax.simulation.run import _chunk
+from byzjax.testing import attack_cases, rule_cases
+from byzjax.values import Template, lifted, value
+
+RULE = "chain(nnm(f=1), geometric_median())"
+X = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
+
+
+def made(text):
+    return eval(text, {**vars(agg), **vars(attacks), **vars(methods), **vars(tasks)})
+
+
+PRODUCTS = {
+    **{case.id: functools.partial(case.make, 1, 6) for case in rule_cases()},
+    **{case.id: functools.partial(case.make, 1, 6) for case in attack_cases()},
+    "chain": lambda: made(RULE),
+    "momentum_sgd": lambda: methods.momentum_sgd(0.1, aggregator=made(RULE), decay=True),
+    "byz_nsgdm": lambda: methods.byz_nsgdm(0.1, aggregator=agg.median(), beta=0.5),
+    "quartic": lambda: tasks.quartic(5, noise_scale=0.1),
+    "mnist": lambda: tasks.mnist(5, batch_size=8),
+    "shakespeare": lambda: tasks.shakespeare(5),
+}
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_what_is_made_twice_is_equal(name):
+    one, other = PRODUCTS[name](), PRODUCTS[name]()
+    assert one is not other
+    assert one == other
+    assert not one != other  # noqa: SIM202  # `!=` is a method of its own
+    assert hash(one) == hash(other)
+    assert pickle.loads(pickle.dumps(one)) == one
+    assert copy.deepcopy(one) == one
+    if "object at 0x" not in repr(one) and name not in ("mnist", "shakespeare"):
+        assert repr(one) == repr(other)
+        assert eval(repr(one), {**vars(agg), **vars(attacks), **vars(methods), **vars(tasks)}) == one
+
+
+def test_every_factory_of_a_registry_makes_values():
+    for module in (agg, attacks, methods, tasks):
+        for name, factory in module.REGISTRY.items():
+            assert hasattr(factory, "__wrapped__"), f"{name} lacks @value"
+
+
+def test_what_differs_is_unequal():
+    different = [agg.krum(1), agg.krum(2), agg.krum(1.0), agg.multi_krum(1), agg.krum(1, power=1)]
+    different += [agg.nnm(1), byzjax.chain(agg.nnm(1), agg.krum(1)), attacks.ipm(1.0), attacks.ipm(np.float32(1.0))]
+    assert len(set(different)) == len(different)
+    assert agg.krum(1) != "krum(f=1)"
+    assert byzjax.chain(agg.krum(1)) == agg.krum(1)
+    assert agg.krum(1)._replace(init=print) != agg.krum(1)
+
+
+@pytest.mark.parametrize("f", [jnp.asarray(1), np.asarray(1)])
+def test_arrays_make_a_rule_equal_to_itself_alone(f):
+    rule = agg.krum(f)
+    assert rule == rule
+    assert rule != agg.krum(f)
+    assert repr(rule) == f"krum(f={f.dtype}[])"
+    traced = []
+    jax.jit(lambda f: traced.extend([agg.krum(f), agg.krum(f)]) or f)(1)
+    assert traced[0] != traced[1]
+    assert traced[0] == traced[0]
+
+
+def test_rules_made_in_the_call_are_compiled_once():
+    before = len(_aggregate)
+    with jax.log_compiles(False):
+        for _ in range(100):
+            byzjax.aggregate(byzjax.chain(agg.nnm(f=2), agg.geometric_median(num_iters=3)), X)
+    assert len(_aggregate) == before + 1
+
+
+PICKLED = """
+import pickle, sys, numpy as np, byzjax
+rule, x = pickle.load(sys.stdin.buffer)
+sys.stdout.buffer.write(pickle.dumps(np.asarray(byzjax.aggregate(rule, x))))
+"""
+
+
+def test_a_pickled_rule_gives_the_same_bits_in_another_process():
+    rule = made(RULE)
+    done = subprocess.run(
+        [sys.executable, "-c", PICKLED], input=pickle.dumps((rule, X)), capture_output=True, check=True
+    )
+    np.testing.assert_array_equal(pickle.loads(done.stdout), byzjax.aggregate(rule, X))
+
+
+def run(rate, rounds=7, attack=None, task=None):
+    method = methods.byz_nsgdm(rate, aggregator=made(RULE))
+    options = {"byzantine": jnp.arange(5) == 4, "key": jax.random.key(0), "num_rounds": rounds, "eval_every": 3}
+    return byzjax.run(task or tasks.quartic(5, 1), method, attack or attacks.ipm(2.0), progress=False, **options)
+
+
+def test_runs_that_differ_in_numbers_share_a_program():
+    run(0.1)
+    before = len(_chunk)
+    rates = [run(rate, attack=attacks.ipm(scale)) for rate, scale in ((0.2, 1.0), (0.3, 5.0))]
+    run(0.1, rounds=100, task=tasks.quartic(5, 1))  # another length, and a task made anew
+    assert len(_chunk) == before
+    assert not np.array_equal(rates[0].state.params, rates[1].state.params)
+
+
+def test_a_template_is_filled_with_numbers():
+    method = methods.momentum_sgd(0.5, aggregator=byzjax.chain(agg.nnm(1), agg.median()), beta=0.25)
+    template, numbers = lifted(method)
+    assert numbers == [0.5]
+    assert template.filled([0.5]) == method
+    assert template == lifted(methods.momentum_sgd(0.1, aggregator=method.aggregator, beta=0.25))[0]
+    assert template != lifted(methods.momentum_sgd(0.5, aggregator=agg.median(), beta=0.25))[0]
+    assert template != lifted(methods.momentum_sgd(0.5, aggregator=method.aggregator))[0]
+    mine = byzjax.Attack(lambda params, n: (), lambda u, s, p=None, **extra: (u, s))
+    assert lifted(mine) == (mine, [])
+    assert not isinstance(lifted(mine)[0], Template)
+
+
+SCALE = 2.0
+
+
+@value
+def own_attack(strength: float = 1.0):
+    """A user's, which reads its module."""
+    scale = SCALE * strength
+
+    def update(updates, state, params=None, *, byzantine, **extra):
+        del params, extra
+        return byzjax.stacked.replace_rows(updates, byzantine, scale * updates), state
+
+    return byzjax.Attack(lambda params, n: (), update)
+
+
+def test_what_a_users_factory_read_is_part_of_the_value(monkeypatch):
+    before, result = own_attack(), run(0.1, attack=own_attack())
+    assert before == own_attack()
+    monkeypatch.setitem(globals(), "SCALE", -7.0)
+    assert before != own_attack()
+    np.testing.assert_array_equal(run(0.1, attack=before).state.params, result.state.params)
+    assert not np.array_equal(run(0.1, attack=own_attack()).state.params, result.state.params)
+
+
+def test_rules_are_aggregators_of_optax():
+    aggregating = getattr(optax.experimental, "aggregating", None)
+    if not hasattr(aggregating, "Aggregator"):
+        pytest.skip("this optax has no Aggregator")
+    assert isinstance(agg.median(), aggregating.Aggregator)
+
+
+def test_namespaces_list_what_they_hold():
+    for module in (byzjax, agg, attacks, tasks, byzjax.transforms, byzjax.stacked):
+        assert sorted(dir(module)) == sorted(module.__all__)
