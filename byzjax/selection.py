@@ -39,7 +39,7 @@ def select(
 ) -> xarray.Dataset:
     """The data set at the best value of ``over``, chosen anew for every combination of all other axes.
 
-    A candidate's score is ``by`` at the end of the run, reduced over seeds. A candidate of which one lane diverged has
+    A candidate's score is ``by`` at the end of the run, reduced over seeds. A candidate of which one run diverged has
     no score: it is never chosen while another has one. Equal scores give the smaller value.
 
     Args:
@@ -47,7 +47,7 @@ def select(
       over: the axis or axes to choose from.
       by: a metric that is not of test data; those stay unseen until the choice is made.
       reduce: ``"mean over seeds"``: mean, median, min or max, and the axis, in the singular or the plural. None if
-        every lane is to choose for itself.
+        every run is to choose for itself.
       best: ``"max"`` or ``"min"``. Known for names with the word accuracy (max), or loss, norm, objective, distance,
         error, perplexity, spread or kappa (min), but not for such with both.
       last: the score is the mean of the last so many entries of ``eval`` or ``round``.
@@ -115,7 +115,7 @@ def _upwards(by: str, best: str | None) -> bool:
 
 
 def _score(dataset: xarray.Dataset, axes: list[str], by: str, reduce: str | None, last: int) -> xarray.DataArray:
-    """One number per candidate; NaN if any part of it is, or its lane diverged."""
+    """One number per candidate; NaN if any part of it is, or its run diverged."""
     score = dataset[by].astype(float) if dataset[by].dtype.kind in "iub" else dataset[by]
     for time in ("round", "eval"):
         if time in score.dims:
@@ -130,7 +130,7 @@ def _score(dataset: xarray.Dataset, axes: list[str], by: str, reduce: str | None
     score = score.where(np.isfinite(score))
     more = [dim for dim in score.dims if dim not in dataset.coords or dim == "class"]
     if more:
-        raise ValueError(f"select: {by!r} is not one number per lane, it also has the axes {more}.")
+        raise ValueError(f"select: {by!r} is not one number per run, it also has the axes {more}.")
     if reduce is None:
         return score
     how, axis = _parsed(reduce, score)

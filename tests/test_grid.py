@@ -373,7 +373,7 @@ def test_a_dry_run_from_the_command_line(tmp_path):
     result = call("sweep", path, "--dry-run", "--set", "run.aggregator=['median', 'nnm,rfa']", "--set", "run.f=[1, 3]")
     assert result.exit_code == 0, result.output
     assert re.search(r"nnm,rfa +3 +– +nnm: f = 3 of n = 5 workers is not a minority", result.stdout)
-    assert "3 cells × 4 lanes (2 learning_rate × 2 seed) = 12 runs" in result.stdout
+    assert "3 cells × 4 points (2 learning_rate × 2 seed) = 12 runs" in result.stdout
     assert "2 programs to compile; 1 cell with the program of another" in result.stdout
     assert re.search(r"memory: 0.204 kB of data, and [\d.]+ [kM]B per chunk", result.stdout)
     assert "warning: 1 cell cannot run" in result.stderr

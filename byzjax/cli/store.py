@@ -23,7 +23,7 @@ def ls(path: _Path) -> None:
 
     store = _existing(path)
     sweeps = store.sweeps()
-    shown = table("sweep", "axes", "chunks", "lanes", "MB", "made by", "begun")
+    shown = table("sweep", "axes", "chunks", "runs", "MB", "made by", "begun")
     for sweep in sweeps.values():
         config, keys = sweep["config"], sweep["chunks"]
         there = [store.path_of(key) for key in keys if key in store]

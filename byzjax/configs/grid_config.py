@@ -18,7 +18,7 @@ from byzjax.configs.run_config import RunConfig
 from byzjax.configs.specs import nearest
 from byzjax.storage.files import expanded
 
-TRACED = ("learning_rate", "beta", "seed")  # lanes of one program; every other axis is compiled anew per value
+TRACED = ("learning_rate", "beta", "seed")  # runs of one program; every other axis is compiled anew per value
 FIELDS: dict[str, type] = {
     name: next(member for member in typing.get_args(hint) or (hint,) if member is not types.NoneType)
     for name, hint in typing.get_type_hints(RunConfig).items()
@@ -52,7 +52,7 @@ class GridConfig:
       fixed: the fields of `RunConfig` that are the same in all runs and not left at their defaults.
       axes: field -> values, in the order of `RunConfig`. The seed is always one.
       store: folder of finished chunks, data set and figures.
-      batch_size: lanes per chunk.
+      batch_size: runs per chunk.
       skip_invalid: leave cells out that cannot run, instead of refusing the grid.
       select: how hyperparameters are chosen, if they are.
       name: what the progress bar calls it.

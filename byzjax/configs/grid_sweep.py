@@ -21,7 +21,7 @@ from byzjax.programs.equations import Kept
 from byzjax.selection import select
 from byzjax.simulation.simulate import Result, simulate
 from byzjax.sweeps import batch_size, tracing
-from byzjax.sweeps.grid import flatten, grid_values
+from byzjax.sweeps.grid import grid_points, grid_values
 from byzjax.sweeps.progress import SweepProgress
 from byzjax.sweeps.sweep import sweep
 
@@ -245,7 +245,7 @@ class Plan(NamedTuple):
       cells: cells that can.
       lanes: runs per cell.
       programs: how many there are to compile; cells whose programs are equal share one.
-      batch_size: lanes per chunk, of the cell that needs most.
+      batch_size: runs per chunk, of the cell that needs most.
       chunks: of all cells together, if all have that batch size.
       chunk_bytes: what a chunk of that cell takes beside the data, by XLA's analysis; None where there is none.
       data_bytes: of the tasks, which all chunks share.
@@ -277,25 +277,25 @@ def plan(grid: GridConfig, *, progress: bool = True) -> Plan:
     Raises:
       ValueError: no cell can run; see `byzjax.sweep`.
     """
-    tasks, points = Tasks(), flatten(grid_values(grid.lanes))
-    traced: list[tuple[dict[str, Any], tracing.Program]] = []
+    tasks, points = Tasks(), grid_points(grid_values(grid.lanes))
+    traced: list[tuple[dict[str, Any], tracing.TracedProgram]] = []
     seen: dict[int, Kept] = {}
-    with SweepProgress(grid.name, shown=progress) as bar:
+    with SweepProgress(grid.name, shown=progress) as display:
 
         def trace(cell: dict[str, Any]) -> None:
-            bar.note(f"tracing {describe(cell)}")
+            display.note(f"tracing {describe(cell)}")
             traced.append((cell, tracing.trace(function(grid, tasks), cell, points, seen)))
 
         invalid = invalid_cells(grid, tasks, trace)
         if not traced:
             raise ValueError(f"no cell of the grid can run; the first is {invalid[0]}")
-        most, program = max(traced, key=lambda pair: pair[1].widest + pair[1].lane_bytes())
+        most, program = max(traced, key=lambda pair: pair[1].widest + pair[1].run_bytes())
         compiler = batch_size.Compiler(points, None)
         size = grid.batch_size
         if size == "auto":
-            size = compiler.batch_size(program, grid.num_lanes, grid.num_cells, describe(most), bar)
+            size = compiler.batch_size(program, grid.num_lanes, grid.num_cells, describe(most), display)
         size = min(size, grid.num_lanes)
-        memory = compiler.compile(program, size, describe(most), bar).memory_analysis()
+        memory = compiler.compile(program, size, describe(most), display).memory_analysis()
     chunks = len(traced) * -(-grid.num_lanes // size)
     return Plan(
         invalid,
@@ -306,7 +306,7 @@ def plan(grid: GridConfig, *, progress: bool = True) -> Plan:
         chunks,
         None if memory is None else memory.temp_size_in_bytes + memory.output_size_in_bytes,
         tasks.num_bytes(),
-        grid.num_lanes * sum(program.lane_bytes() for _, program in traced),
+        grid.num_lanes * sum(program.run_bytes() for _, program in traced),
         batch_size.concurrency(compiler.device, None, chunks),
         most,
     )
