@@ -471,11 +471,11 @@ def test_a_sweep_refuses_another_mask():
 
 
 def test_the_command_line_may_say_who_lies():
-    config = RunConfig("quartic(byzantine=[0, 2])", aggregator="median", num_workers=5, num_byzantine=2)
+    config = RunConfig(task="quartic(byzantine=[0, 2])", aggregator="median", num_workers=5, num_byzantine=2)
     assert config.build().byzantine.tolist() == [True, False, True, False, False]
     assert RunConfig(aggregator="median", num_workers=5, num_byzantine=2).build().byzantine.tolist() == [0, 0, 0, 1, 1]
     with pytest.raises(ValueError, match="num_byzantine = 3, but byzantine marks 2 workers"):
-        RunConfig("quartic(byzantine=[0, 2])", aggregator="median", num_workers=5, num_byzantine=3).build()
+        RunConfig(task="quartic(byzantine=[0, 2])", aggregator="median", num_workers=5, num_byzantine=3).build()
 
 
 def test_flipped_labels_have_a_loss_whatever_the_number_of_classes():

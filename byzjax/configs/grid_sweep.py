@@ -19,7 +19,7 @@ from byzjax.configs.run_config import RunConfig
 from byzjax.configs.specs import nearest
 from byzjax.programs.equations import Kept
 from byzjax.selection import select
-from byzjax.simulation.simulate import Result, simulate
+from byzjax.simulation.simulate import Result
 from byzjax.sweeps import batch_size, tracing
 from byzjax.sweeps.grid import grid_points, grid_values
 from byzjax.sweeps.progress import SweepProgress
@@ -82,7 +82,7 @@ def invalid_cells(
 
     def one_round(cell: dict[str, Any]) -> None:
         config = grid.config(**cell, num_rounds=1, eval_every=0)
-        jax.eval_shape(lambda task: _simulated(config, task), tasks[config])
+        jax.eval_shape(lambda task: config.simulate(config.build(task)), tasks[config])
 
     found = ((cell, _refusal(grid, cell, tasks, trace or one_round)) for cell in grid.points())
     return [Invalid(cell, reason) for cell, reason in found if reason]
@@ -124,7 +124,7 @@ def check(grid: GridConfig, tasks: Tasks, say: Callable[[str], None] = lambda li
     if grid.select is not None:
         left_out = [one.cell for one in invalid]
         config = grid.config(**next(cell for cell in grid.points() if cell not in left_out))
-        _rehearse(grid, jax.eval_shape(lambda task: _simulated(config, task), tasks[config]))
+        _rehearse(grid, jax.eval_shape(lambda task: config.simulate(config.build(task)), tasks[config]))
     return invalid
 
 
@@ -184,22 +184,9 @@ def function(grid: GridConfig, tasks: Tasks, skipped: Iterable[Invalid] = ()) ->
         if {name: point[name] for name in grid.cells} in left_out:
             return Result(None, {"finite": jnp.ones(grid.config().num_rounds, bool)}, {})  # type: ignore[arg-type]
         config = grid.config(**point)
-        return _simulated(config, tasks[config])
+        return config.simulate(config.build(tasks[config]))
 
     return run
-
-
-def _simulated(config: RunConfig, task: Task) -> Result:
-    parts = config.build(task)
-    return simulate(
-        parts.task,
-        parts.method,
-        parts.attack,
-        byzantine=parts.byzantine,
-        key=jax.random.key(config.seed),
-        num_rounds=config.num_rounds,
-        eval_every=config.eval_every,
-    )
 
 
 def execute(
