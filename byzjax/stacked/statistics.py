@@ -90,10 +90,9 @@ def magnitude_of_rank(updates: Stacked, count: Numeric) -> jax.Array:
 def sign_counts(updates: Stacked) -> tuple[jax.Array, jax.Array]:
     """How many coordinates of every row are positive, and how many negative: i32[n] each."""
     matrices, _ = flatten(updates)
-    up, down = (
-        add([holds(x).sum(1, dtype=jnp.int32) for x in matrices]) for holds in (lambda x: x > 0, lambda x: x < 0)
-    )
-    return total(up), total(down)
+    positive = add([(x > 0).sum(1, dtype=jnp.int32) for x in matrices])
+    negative = add([(x < 0).sum(1, dtype=jnp.int32) for x in matrices])
+    return total(positive), total(negative)
 
 
 def sample_coordinates(updates: Stacked, count: int, key: jax.Array) -> jax.Array:
