@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from byzjax import stacked
 from byzjax.aggregators._builders import coordinate_rule
 from byzjax.base import Aggregator, Coordinatewise, promises
-from byzjax.checks import check_f, check_majority, nan_unless_minority
+from byzjax.checks import check_f, check_minority
 from byzjax.checks.traced import concrete
 from byzjax.stacked.order_statistics import (
     MAX_NETWORK,
@@ -101,9 +101,9 @@ def trimmed_mean(f: Numeric) -> Aggregator:
 
     def reduce(x: jax.Array) -> jax.Array:
         n = x.shape[0]
-        check_majority(f, n, "trimmed_mean")
+        minority = check_minority(f, n, "trimmed_mean")
         mean = rank_sum(x, f, n - f) / jnp.asarray(n - 2 * f, x.dtype)
-        return finite_or_nan(mean) * nan_unless_minority(f, n)
+        return finite_or_nan(mean) * minority
 
     return coordinate_rule(Coordinatewise(reduce))
 
@@ -136,8 +136,8 @@ def meamed(f: Numeric, *, even: Literal["midpoint", "lower"] = "midpoint") -> Ag
 
     def reduce(x: jax.Array) -> jax.Array:
         n = x.shape[0]
-        check_majority(f, n, "meamed")
-        return mean_around_median(x, n, n - f, even) * nan_unless_minority(f, n)
+        minority = check_minority(f, n, "meamed")
+        return mean_around_median(x, n, n - f, even) * minority
 
     return coordinate_rule(Coordinatewise(reduce))
 

@@ -18,7 +18,7 @@ from byzjax import stacked
 from byzjax.aggregators._builders import mean_of_lowest, weights_rule
 from byzjax.aggregators._coordinate import mean_around_median
 from byzjax.base import Aggregator, Weights, promises
-from byzjax.checks import check_f, check_majority, nan_unless, nan_unless_minority, num_workers_of
+from byzjax.checks import check_f, check_minority, nan_unless, num_workers_of
 from byzjax.checks.traced import concrete
 from byzjax.stacked import Geometry
 from byzjax.stacked.control_flow import fori_loop
@@ -163,7 +163,7 @@ def _krum(f: Numeric, m: Numeric | None, power: int, neighbors: str, name: str) 
     def weights(geometry: Geometry, key: jax.Array | None) -> jax.Array:
         del key
         n = geometry.num_workers
-        check_majority(f, n, name)
+        minority = check_minority(f, n, name)
         count = n - f - less
         _check_neighbors(f, n, neighbors, less, name)
         selected = n - f if m is None else m
@@ -171,7 +171,7 @@ def _krum(f: Numeric, m: Numeric | None, power: int, neighbors: str, name: str) 
         scores = krum_scores(geometry.distances, count, power)
         # A far row's score may overflow, and must still come before that of a lost row.
         scores = jnp.where(geometry.finite, jnp.minimum(scores, jnp.finfo(scores.dtype).max), jnp.inf)
-        valid = nan_unless_minority(f, n) * nan_unless(geometry.finite.sum() > count)
+        valid = minority * nan_unless(geometry.finite.sum() > count)
         if concrete(f) is None or concrete(selected) is None:
             valid = valid * nan_unless((count >= 1) & (selected >= 1) & (selected <= n))
         return mean_of_lowest(scores, selected) * valid

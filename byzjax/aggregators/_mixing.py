@@ -11,7 +11,7 @@ import optax
 from byzjax import stacked
 from byzjax.aggregators._builders import mean_of, mean_of_lowest, mixing_rule
 from byzjax.base import Mixing, PreAggregator, Trust, promises
-from byzjax.checks import check_f, check_integer, check_majority, nan_unless, nan_unless_minority, num_workers_of
+from byzjax.checks import check_f, check_integer, check_minority, nan_unless, num_workers_of
 from byzjax.rng import check_key
 from byzjax.stacked import Geometry
 from byzjax.types import Numeric, Stacked
@@ -47,9 +47,9 @@ def nnm(f: Numeric) -> PreAggregator:
     def matrix(geometry: Geometry, key: jax.Array | None) -> jax.Array:
         del key
         n = geometry.num_workers
-        check_majority(f, n, "nnm")
+        minority = check_minority(f, n, "nnm")
         itself_first = jnp.where(jnp.eye(n, dtype=bool), -1.0, geometry.distances)
-        mixed = mean_of_lowest(itself_first, n - f) * nan_unless_minority(f, n)
+        mixed = mean_of_lowest(itself_first, n - f) * minority
         return jnp.where(geometry.finite[:, None], mixed, jnp.eye(n, dtype=mixed.dtype))
 
     return mixing_rule(Mixing(matrix, affine=True))

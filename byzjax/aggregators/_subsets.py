@@ -16,7 +16,7 @@ import numpy as np
 
 from byzjax.aggregators._builders import weights_rule
 from byzjax.base import Aggregator, Weights, promises
-from byzjax.checks import check_f, check_majority
+from byzjax.checks import check_f, check_minority
 from byzjax.checks.traced import concrete
 from byzjax.stacked import Geometry, matmul, only_if
 from byzjax.stacked.control_flow import while_loop
@@ -110,7 +110,7 @@ def _best_subset(
     def weights(geometry: Geometry, key: jax.Array | None) -> jax.Array:
         del key
         n = geometry.num_workers
-        check_majority(f, n, name)
+        check_minority(f, n, name)
         masks = subset_masks(n, int(f), name)
         members = jnp.asarray(masks)
 
