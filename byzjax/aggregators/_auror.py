@@ -62,9 +62,7 @@ def auror(*, gap: Numeric = 0.002, share: Numeric = 0.5, num_rounds: int = 10) -
         lengths, frame = stacked.measure_lengths(updates, "origin")
         finite = lengths.finite
         dtype = lengths.unit.dtype
-        present = jax.tree.map(
-            lambda x: jnp.where(finite.reshape((-1,) + (1,) * (x.ndim - 1)), x.astype(dtype), jnp.nan), updates
-        )
+        present = jax.tree.map(lambda x: jnp.where(stacked.per_row(finite, x), x.astype(dtype), jnp.nan), updates)
         splits = stacked.coordinatewise(split_in_two, present, rows=True)
         indicative = jax.tree.map(
             lambda split, known: jnp.where(state.rounds < last, split[1] >= jnp.asarray(gap, dtype), known),

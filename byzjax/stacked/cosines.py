@@ -38,7 +38,7 @@ def directions(updates: Stacked) -> Directions:
     finite = jnp.isfinite(largest)
     there = finite & (largest >= jnp.finfo(largest.dtype).tiny)
     exponent = jnp.where(there, exponents(largest), 0)
-    wide = jax.tree.map(lambda x: jnp.where(_each(there, x), x.astype(largest.dtype), 0.0), updates)
+    wide = jax.tree.map(lambda x: jnp.where(stacked.per_row(there, x), x.astype(largest.dtype), 0.0), updates)
     rows = shifted(wide, -exponent)
     lengths, _ = stacked.measure_lengths(rows, "origin")
     norms = jnp.sqrt(lengths.squares) * lengths.unit
@@ -83,9 +83,5 @@ def shifted(rows: Rows, exponents: jax.Array) -> Rows:
     return _scaled(_scaled(rows, jnp.ldexp(one, half)), jnp.ldexp(one, exponents - half))
 
 
-def _each(values: jax.Array, x: jax.Array) -> jax.Array:
-    return values.reshape((-1,) + (1,) * (x.ndim - 1))
-
-
 def _scaled(rows: Rows, factors: jax.Array) -> Rows:
-    return jax.tree.map(lambda x: x * _each(factors, x), rows)
+    return jax.tree.map(lambda x: x * stacked.per_row(factors, x), rows)
