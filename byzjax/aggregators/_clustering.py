@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import typing
 from typing import Literal
 
 import jax
@@ -19,7 +20,7 @@ from byzjax.aggregators._cluster_algorithms import (
 from byzjax.aggregators._norms import shortening
 from byzjax.aggregators._private_clipping import add_noise
 from byzjax.base import Aggregator, Trust, Weights, promises
-from byzjax.checks import check_number, nan_unless, num_workers_of
+from byzjax.checks import check_choice, check_number, nan_unless, num_workers_of
 from byzjax.checks.traced import concrete
 from byzjax.rng import check_key
 from byzjax.stacked.cosines import cosine_distances
@@ -61,8 +62,7 @@ def clipped_clustering(max_norm: Numeric | None = 1e5, *, linkage: Linkage = "av
     """
     if max_norm is not None:
         check_number(max_norm, "max_norm", "clipped_clustering", least=0, open_below=True)
-    if linkage not in ("average", "single", "complete"):
-        raise ValueError(f"clipped_clustering: linkage = {linkage!r} must be 'average', 'single' or 'complete'.")
+    check_choice(linkage, typing.get_args(Linkage), "linkage", "clipped_clustering")
 
     def weigh(updates: Stacked, state, params=None, *, key: jax.Array | None = None, **extra):
         del params, key, extra

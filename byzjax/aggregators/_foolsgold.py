@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import typing
 from typing import Literal, NamedTuple
 
 import jax
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 
 from byzjax import stacked
 from byzjax.base import Aggregator, Trust, promises
-from byzjax.checks import check_integer, nan_unless, num_workers_of
+from byzjax.checks import check_choice, check_integer, nan_unless, num_workers_of
 from byzjax.stacked.cosines import cosine_distances
 from byzjax.types import Params, Stacked
 
@@ -51,8 +52,7 @@ def foolsgold(num_workers: int, *, reduce: Reduce = "mean") -> Aggregator:
     [0.5, 0.5]
     """
     num_workers = check_integer(num_workers, "num_workers", "foolsgold", least=1)
-    if reduce not in ("mean", "sum"):
-        raise ValueError(f"foolsgold: reduce = {reduce!r} must be 'mean' or 'sum'.")
+    check_choice(reduce, typing.get_args(Reduce), "reduce", "foolsgold")
 
     def init(params: Params) -> FoolsGoldState:
         dtype = stacked.wide_dtype(jax.tree.leaves(params))  # sums over many rounds need more than 16 bits

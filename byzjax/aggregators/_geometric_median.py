@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import typing
 from typing import Literal
 
 import jax
@@ -10,13 +11,15 @@ import jax.numpy as jnp
 
 from byzjax.aggregators._builders import mean_of, weights_rule
 from byzjax.base import Aggregator, Weights, promises
-from byzjax.checks import check_integer, check_number
+from byzjax.checks import check_choice, check_integer, check_number
 from byzjax.stacked import Geometry, Lengths
 from byzjax.stacked.control_flow import fori_loop, while_loop
 from byzjax.stacked.order_statistics import ranks
 from byzjax.types import Numeric
 
 Init = Literal["zero", "mean", "median"]
+ClipScaling = Literal["none", "linear", "sqrt"]
+Start = Literal["previous", "median", "mean", "zero"]
 
 
 @promises(translation=False, scale=False, fragile=("init=mean",))
@@ -66,8 +69,7 @@ def geometric_median(
     check_number(smoothing, "smoothing", name, least=0, open_below=True)
     if tolerance is not None:
         check_number(tolerance, "tolerance", name, least=0)
-    if init not in ("zero", "mean", "median"):
-        raise ValueError(f"{name}: init = {init!r} must be 'zero', 'mean' or 'median'.")
+    check_choice(init, typing.get_args(Init), "init", name)
 
     def weights(geometry: Geometry, key: jax.Array | None) -> jax.Array:
         del key
@@ -163,9 +165,9 @@ def centered_clipping(
     tau: Numeric = 10.0,
     *,
     num_iters: int = 1,
-    scaling: Literal["none", "linear", "sqrt"] = "none",
+    scaling: ClipScaling = "none",
     beta: Numeric = 0.0,
-    start: Literal["previous", "median", "mean", "zero"] = "previous",
+    start: Start = "previous",
 ) -> Aggregator:
     """Centred clipping: steps from the last aggregate, in which no worker moves it by more than τ/n.
 
@@ -198,10 +200,8 @@ def centered_clipping(
     check_number(tau, "tau", name, least=0, open_below=True)
     num_iters = check_integer(num_iters, "num_iters", name, least=1)
     check_number(beta, "beta", name, least=0, below=1)
-    if scaling not in ("none", "linear", "sqrt"):
-        raise ValueError(f"{name}: scaling = {scaling!r} must be 'none', 'linear' or 'sqrt'.")
-    if start not in ("previous", "median", "mean", "zero"):
-        raise ValueError(f"{name}: start = {start!r} must be 'previous', 'median', 'mean' or 'zero'.")
+    check_choice(scaling, typing.get_args(ClipScaling), "scaling", name)
+    check_choice(start, typing.get_args(Start), "start", name)
     anchor = start if start in ("previous", "median") else None
 
     about = start if start == "previous" else "origin" if start == "zero" else None

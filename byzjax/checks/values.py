@@ -49,7 +49,9 @@ def check_kind(
 
 
 def check_choice(value: Any, choices: Sequence[Any], argument: str, where: str) -> Any:
-    """Reject what is none of the choices; returns it. Take them from the hint: ``typing.get_args(Init)``.
+    """Reject what is none of the choices; returns the choice. Take them from the hint: ``typing.get_args(Init)``.
+
+    NumPy's texts and numbers are as good as Python's, and 2.0 is 2; but no flag is a number.
 
     Raises:
       ValueError: it is something else.
@@ -58,8 +60,11 @@ def check_choice(value: Any, choices: Sequence[Any], argument: str, where: str) 
     Traceback (most recent call last):
     ValueError: median: even = 'mid' must be 'midpoint' or 'lower'.
     """
-    if any(value is choice or (type(value) is type(choice) and value == choice) for choice in choices):
-        return value
+    plain = value.item() if isinstance(value, np.generic) else value
+    for choice in choices:
+        numbers = type(plain) in (int, float) and type(choice) in (int, float)
+        if plain is choice or ((numbers or type(plain) is type(choice)) and plain == choice):
+            return choice
     *others, last = map(repr, choices)
     raise ValueError(
         f"{where}: {argument} = {shown(value)} must be {', '.join(others)}{' or ' if others else ''}{last}."
