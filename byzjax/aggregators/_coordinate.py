@@ -8,6 +8,7 @@ Yin, Chen, Ramchandran, Bartlett. Byzantine-robust distributed learning: towards
 
 from __future__ import annotations
 
+import typing
 from typing import Literal
 
 import jax
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 from byzjax import stacked
 from byzjax.aggregators._builders import coordinate_rule
 from byzjax.base import Aggregator, Coordinatewise, promises
-from byzjax.checks import check_f, check_minority
+from byzjax.checks import check_choice, check_f, check_minority
 from byzjax.checks.traced import concrete
 from byzjax.stacked.order_statistics import (
     MAX_NETWORK,
@@ -28,6 +29,8 @@ from byzjax.stacked.order_statistics import (
     sort_workers,
 )
 from byzjax.types import Numeric
+
+Even = Literal["midpoint", "lower"]
 
 
 @promises(robust=False)
@@ -45,7 +48,7 @@ def mean() -> Aggregator:
     return coordinate_rule(Coordinatewise(stacked.row_mean))
 
 
-def median(even: Literal["midpoint", "lower"] = "midpoint") -> Aggregator:
+def median(even: Even = "midpoint") -> Aggregator:
     """The coordinate-wise median.
 
     ``median(x)_k`` is the middle one of the sorted ``x_1k, …, x_nk``; NaN sorts last, and a median that is not finite,
@@ -69,7 +72,7 @@ def median(even: Literal["midpoint", "lower"] = "midpoint") -> Aggregator:
     >>> byzjax.aggregate(median(even="lower"), jnp.array([[1.0], [2.0], [3.0], [9.0]])).tolist()
     [2.0]
     """
-    _check_even(even, "median")
+    check_choice(even, typing.get_args(Even), "even", "median")
 
     def reduce(x: jax.Array) -> jax.Array:
         return middle(x, x.shape[0], even)
@@ -108,7 +111,7 @@ def trimmed_mean(f: Numeric) -> Aggregator:
     return coordinate_rule(Coordinatewise(reduce))
 
 
-def meamed(f: Numeric, *, even: Literal["midpoint", "lower"] = "midpoint") -> Aggregator:
+def meamed(f: Numeric, *, even: Even = "midpoint") -> Aggregator:
     """Mean around the median: in each coordinate, the mean of the n − f values nearest to the median.
 
     ``meamed(x)_k = (1/(n − f)) Σ_{i ∈ N_k} x_ik`` with ``N_k`` the n − f values nearest to the median of the k-th
@@ -132,7 +135,7 @@ def meamed(f: Numeric, *, even: Literal["midpoint", "lower"] = "midpoint") -> Ag
     [2.0]
     """
     f = check_f(f, "meamed")
-    _check_even(even, "meamed")
+    check_choice(even, typing.get_args(Even), "even", "meamed")
 
     def reduce(x: jax.Array) -> jax.Array:
         n = x.shape[0]
@@ -218,8 +221,3 @@ def mean_around_median(x: jax.Array, count: Numeric, kept: Numeric, even: str = 
         first = first + moves.astype(jnp.int32)
     inside = [jnp.where((r >= first) & (r < first + kept), value, 0.0) for r, value in enumerate(rows)]
     return finite_or_nan(sum(inside[1:], inside[0]) / divisor)
-
-
-def _check_even(even: str, name: str) -> None:
-    if even not in ("midpoint", "lower"):
-        raise ValueError(f"{name}: even = {even!r} must be 'midpoint' or 'lower'.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import typing
 from typing import Literal
 
 import jax
@@ -11,10 +12,12 @@ import optax
 from byzjax import stacked
 from byzjax.aggregators._builders import mean_of, mean_of_lowest, mixing_rule
 from byzjax.base import Mixing, PreAggregator, Trust, promises
-from byzjax.checks import check_f, check_integer, check_minority, nan_unless, num_workers_of
+from byzjax.checks import check_choice, check_f, check_integer, check_minority, nan_unless, num_workers_of
 from byzjax.rng import check_key
 from byzjax.stacked import Geometry
 from byzjax.types import Numeric, Stacked
+
+Replacement = Literal["mean", "zero"]
 
 
 def nnm(f: Numeric) -> PreAggregator:
@@ -121,7 +124,7 @@ def bucket_matrix(order: jax.Array, bucket_size: int, dtype: jnp.dtype = jnp.flo
 
 
 @promises(robust=False)
-def finite_guard(replace: Literal["mean", "zero"] = "mean") -> PreAggregator:
+def finite_guard(replace: Replacement = "mean") -> PreAggregator:
     """Non-finite guard: a row with NaN or inf is replaced, so that rules which would pass it on survive it.
 
     ``y_i = x_i`` where all of x_i is finite, else the mean of the finite rows, or zero. It removes what cannot be
@@ -140,8 +143,7 @@ def finite_guard(replace: Literal["mean", "zero"] = "mean") -> PreAggregator:
     >>> byzjax.aggregate(finite_guard(), jnp.array([[1.0], [jnp.nan], [3.0]])).tolist()
     [[1.0], [2.0], [3.0]]
     """
-    if replace not in ("mean", "zero"):
-        raise ValueError(f"finite_guard: replace = {replace!r} must be 'mean' or 'zero'.")
+    check_choice(replace, typing.get_args(Replacement), "replace", "finite_guard")
 
     def weigh(updates: Stacked, state, params=None, *, key: jax.Array | None = None, **extra):
         del params, key, extra
