@@ -1,6 +1,7 @@
 """Both tasks: gradients, oracles, partitions, evaluation."""
 
 import dataclasses
+import inspect
 
 import jax
 import jax.flatten_util
@@ -754,3 +755,18 @@ def test_a_data_set_that_is_none_is_named(changes, message):
 def test_bad_input_is_named(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+@pytest.mark.parametrize(
+    ("special", "general", "own", "settled"),
+    [
+        (tasks.mnist, tasks.classification, set(), {"dataset", "mean", "std", "name"}),
+        (tasks.shakespeare, tasks.language_model, set(), {"text", "name"}),
+        (tasks.tiny_shakespeare, tasks.language_model, {"path"}, {"text", "name"}),
+    ],
+)
+def test_a_data_set_s_task_takes_the_options_of_the_general_one(special, general, own, settled):
+    mine, theirs = (inspect.signature(factory).parameters for factory in (special, general))
+    assert {name: p for name, p in mine.items() if name not in own} == {
+        name: p for name, p in theirs.items() if name not in settled
+    }
