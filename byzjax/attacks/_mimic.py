@@ -167,7 +167,7 @@ def _watch(updates: Stacked, state: CopyState, honest: jax.Array, key: jax.Array
     centred = jax.tree.map(lambda v, m: v - m[None], updates, mean)
     _, frame = stacked.measure_lengths(centred, "origin")
     along = jnp.where(honest, stacked.inner(centred, start), 0.0)
-    pull = normalized(stacked.combine(along / jnp.maximum(honest.sum(), 1), centred, frame))
+    pull = normalized(stacked.combine(along / jnp.maximum(honest.sum(), 1).astype(along.dtype), centred, frame))
     direction = normalized(_blend(seen, state.direction, pull))  # at first, seen = 0 and the old direction is zero
     return CopyState(state.count + 1, mean, direction, state.target)
 
