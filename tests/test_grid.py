@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from byzjax import results
-from byzjax.cli import sweep
+from byzjax.cli import plot
 from byzjax.cli.app import app
 from byzjax.configs import grid_config, grid_sweep, run_config
 
@@ -350,7 +350,7 @@ def test_a_sweep_of_ones_own_is_plotted_and_no_figure_replaces_another(tmp_path)
 
 
 def test_long_names_of_figures_are_cut_and_told_apart():
-    names = {sweep._file_name("curves-loss", {"attack": [f"my attack {i}" * 20]}) for i in range(3)}
+    names = {plot._file_name("curves-loss", {"attack": [f"my attack {i}" * 20]}) for i in range(3)}
     assert len(names) == 3
     assert max(map(len, names)) == 200
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from byzjax.cli.console import polite, warnings_as_lines
 from byzjax.storage.files import shortened
-
-if TYPE_CHECKING:
-    pass
-
 
 DATASET = "dataset.nc"  # in the store
 
@@ -107,9 +104,12 @@ def plot(
             f"--over: {over!r} is not an axis here; {nearest(over, [str(axis) for axis in dataset.sizes])}."
         )
     end: Any = best and best.value
-    said = {"x": x, "y": y, "over": over if over != "seed" else None, "panels": panels, **fixed, "choose": choose}
-    said |= {"by": by, "best": end, "last": last if last > 1 else None, "worst": worst, "every-seed": every_seed}
-    name = _file_name(f"{kind}-{metric}", said)
+    options = {"x": x, "y": y, "over": over if over != "seed" else None, "panels": panels, **fixed, "choose": choose}
+    options |= {"by": by, "best": end, "last": last if last > 1 else None, "worst": worst, "every-seed": every_seed}
+    labels = {
+        str(axis): [str(label) for label in whole[axis].values.tolist()] for axis in fixed if axis in whole.coords
+    }
+    name = _file_name(f"{kind}-{metric}", options, labels)
     out = (out / name if out.is_dir() else out) if out else file.parent / name
     with warnings_as_lines():
         if kind is Kind.curves:
@@ -140,15 +140,38 @@ def _each(function: Callable[[str], str], texts: list[str] | None) -> list[str] 
     return texts and [function(text) for text in texts]
 
 
-def _file_name(start: str, said: Mapping[str, Any]) -> str:
-    """A name that tells figures of one metric apart by all that was said of them; a long one ends in a digest.
+def _file_name(start: str, options: Mapping[str, Any], labels: Mapping[str, Sequence[str]] | None = None) -> str:
+    """A name that tells figures of one metric apart by all options; a long one ends in a digest.
+
+    So does one with a label that another of its axis cannot be told from, once it is spelt as file names are.
+
+    Args:
+      start: of the name.
+      options: name -> value; those without a value are left out.
+      labels: axis -> all that it has.
 
     >>> _file_name("heatmap-loss", {"x": None, "attack": ["ipm(scale=10)"], "choose": ["f", "beta"]})
     'heatmap-loss-attack=ipm(scale=10)-choose=f+beta'
+    >>> _file_name("curves-loss", {"attack": ["a b"]}, {"attack": ["a b", "a/b"]})
+    'curves-loss-attack=a_b-52a9cd9b'
     """
-    texts = {name: "+".join(value) if isinstance(value, list) else str(value) for name, value in said.items() if value}
+    values = {name: value if isinstance(value, list) else [str(value)] for name, value in options.items() if value}
+    texts = {name: "+".join(value) for name, value in values.items()}
     whole = "-".join([start, *(name if text == "True" else f"{name}={text}" for name, text in texts.items())])
-    return shortened(re.sub(r"[^\w.=+()-]+", "_", whole))
+    ambiguous = any(
+        _spelt(label) == _spelt(value)
+        for axis, axis_labels in (labels or {}).items()
+        for label in axis_labels
+        for value in values.get(axis, ())
+        if label != value
+    )
+    digest = f"-{hashlib.sha256(whole.encode()).hexdigest()[:8]}" if ambiguous else ""
+    return shortened(_spelt(whole) + digest)
+
+
+def _spelt(text: str) -> str:
+    """As file names are."""
+    return re.sub(r"[^\w.=+()-]+", "_", text)
 
 
 _NOT_OF = {  # what a kind has no use for
