@@ -87,7 +87,7 @@ def fltrust(*, reference: Numeric = 0) -> Aggregator:
             raise ValueError("fltrust: n = 1, but beside the reference there must be a worker to trust.")
         unit = directions(updates)
         trusted = jax.tree.map(lambda u: u[reference], unit.rows)
-        others = unit.there & (jnp.arange(n) != reference)
+        others = unit.has_direction & (jnp.arange(n) != reference)
         trust = jnp.where(others, jnp.clip(stacked.inner(unit.rows, trusted), 0.0, 1.0), 0.0)
         total = trust.sum()
         share = trust / jnp.where(total > 0, total, 1.0) * nan_unless(unit.finite[reference])
