@@ -20,7 +20,7 @@ from byzjax.aggregators._cluster_algorithms import (
 from byzjax.aggregators._norms import shortening
 from byzjax.aggregators._private_clipping import add_noise
 from byzjax.base import Aggregator, Trust, Weights, promises
-from byzjax.checks import check_choice, check_number, nan_unless, num_workers_of
+from byzjax.checks import check_choice, check_number, num_workers_of
 from byzjax.checks.traced import concrete
 from byzjax.rng import check_key
 from byzjax.stacked.cosines import cosine_distances
@@ -165,8 +165,8 @@ def flame(*, noise_factor: Numeric = 0.0) -> Aggregator:
         lengths, frame = stacked.measure_lengths(updates, "origin")
         middle = median_of(jnp.sqrt(lengths.squared_norms()), lengths.finite)
         members = majority_cluster(cosine_distances(updates), lengths.finite)
-        share = members.astype(middle.dtype) / jnp.maximum(members.sum().astype(middle.dtype), 1.0)
-        return share * shortening(lengths, middle) * nan_unless(members.any()), middle, lengths.unit, frame
+        weights = mean_of(members, middle.dtype) * shortening(lengths, middle)
+        return weights, middle, lengths.unit, frame
 
     def weigh(updates: Stacked, state, params=None, *, key: jax.Array | None = None, **extra):
         del params, key, extra

@@ -16,6 +16,8 @@ from byzjax.types import Params, Stacked
 
 Reduce = Literal["mean", "sum"]
 
+_NOT_ZERO = 1e-30  # a divisor in place of 0, where the quotient is dropped: nobody is pardoned beside such a row
+
 
 class FoolsGoldState(NamedTuple):
     """What `foolsgold` remembers."""
@@ -87,7 +89,8 @@ def _unlike(distances: jax.Array) -> jax.Array:
     nearest = apart.min(1)  # 1 − v
     # 1 − c_ij v_i/v_j, both terms of which are positive
     away = jnp.where(jnp.eye(len(distances), dtype=bool), 1.0, distances)
-    pardoned = (away - nearest[None, :] + nearest[:, None] * (1.0 - away)) / jnp.maximum(1.0 - nearest, 1e-30)[None, :]
+    alike = jnp.maximum(1.0 - nearest, _NOT_ZERO)  # v
+    pardoned = (away - nearest[None, :] + nearest[:, None] * (1.0 - away)) / alike[None, :]
     unlike = jnp.clip(jnp.where(nearest[None, :] < nearest[:, None], pardoned, away).min(1), 0.0, 1.0)
     share = unlike / jnp.where(unlike.max() > 0, unlike.max(), 1.0)
     logit = jnp.log(share / jnp.maximum(1.0 - share, 1e-6)) + 0.5  # -inf for copies

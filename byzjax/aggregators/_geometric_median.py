@@ -21,6 +21,10 @@ Init = Literal["zero", "mean", "median"]
 ClipScaling = Literal["none", "linear", "sqrt"]
 Start = Literal["previous", "median", "mean", "zero"]
 
+# Of AutoGM's λ, in units of the median row's size: it divides, and 0 or a number that rounds to 0 in that unit must
+# not. Far below the rounding of distances (1e-7), so that such a λ keeps the nearest row alone, as it should.
+_LEAST_STRENGTH = 1e-18
+
 
 @promises(translation=False, scale=False, fragile=("init=mean",))
 def geometric_median(
@@ -146,7 +150,7 @@ def auto_gm(
         # A row on which the iteration starts would hold it: no row is nearer than the median one at first.
         found, away = solve(uniform, start, jnp.maximum(away, middle(away)))
         strength = n * middle(away) if regularization is None else jnp.asarray(regularization, dtype) / geometry.unit
-        strength = jnp.maximum(strength, 1e-18)
+        strength = jnp.maximum(strength, _LEAST_STRENGTH)
 
         def turn(state):
             turns, found, away, _ = state

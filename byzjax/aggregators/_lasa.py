@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from byzjax import stacked
+from byzjax.aggregators._builders import mean_of
 from byzjax.aggregators._norms import shortening
 from byzjax.base import Aggregator, promises
 from byzjax.checks import check_choice, check_number, nan_unless, num_workers_of
@@ -84,16 +85,16 @@ def lasa(
         def layer(x: jax.Array, short: jax.Array) -> jax.Array:
             axes = tuple(range(1, x.ndim))
             x = x.astype(least.dtype)
-            kept = stacked.per_row(finite, x) & (jnp.abs(x) >= stacked.per_row(least, x)) & (x != 0)
+            support = stacked.per_row(finite, x) & (jnp.abs(x) >= stacked.per_row(least, x)) & (x != 0)
             # Every row in its own unit, so that no square leaves the range of numbers, and then all in one.
-            own = jnp.where(kept, x / stacked.per_row(jnp.where(largest > 0, largest, 1.0), x), 0.0)
+            own = jnp.where(support, x / stacked.per_row(jnp.where(largest > 0, largest, 1.0), x), 0.0)
             norms = jnp.sqrt(jnp.square(own).sum(axes)) * (largest / jnp.where(most > 0, most, 1.0))
             norms = norms * factors * frame.reach if sparse else norms
-            signs = jnp.where(kept, jnp.sign(x), 0.0).sum(axes) / jnp.maximum(kept.sum(axes).astype(x.dtype), 1.0)
+            signs = jnp.where(support, jnp.sign(x), 0.0).sum(axes) / jnp.maximum(support.sum(axes).astype(x.dtype), 1.0)
             good = _ordinary(norms, norm_bound, finite) & _ordinary(signs, sign_bound, finite)
             good = jnp.where(good.any(), good, finite)
-            share = stacked.per_row(good.astype(x.dtype) / jnp.maximum(good.sum(), 1).astype(x.dtype), x)
-            counted = stacked.per_row(good, x) & kept if sparse else stacked.per_row(good, x)
+            share = stacked.per_row(mean_of(good, x.dtype), x)
+            counted = stacked.per_row(good, x) & support if sparse else stacked.per_row(good, x)
             mean = jnp.where(counted, share * short.astype(x.dtype), 0.0).sum(0)
             return (mean * nan_unless(good.any())).astype(short.dtype)
 

@@ -141,9 +141,9 @@ def dnc(f: Numeric, *, num_iters: int = 1, sub_dim: int = 10_000, filter_frac: N
 
         def good(key: jax.Array) -> jax.Array:
             geometry, _ = stacked.measure(stacked.sample_coordinates(updates, sub_dim, key), origin=False)
-            rows = geometry.finite.astype(geometry.gram.dtype)
-            keep = geometry.finite[:, None] & geometry.finite[None, :]
-            centred = jnp.where(keep, _about(geometry.rows, rows / jnp.maximum(rows.sum(), 1.0)), 0.0)
+            mean = mean_of(geometry.finite, geometry.gram.dtype)
+            both_finite = geometry.finite[:, None] & geometry.finite[None, :]
+            centred = jnp.where(both_finite, _about(geometry.rows, mean), 0.0)
             along = jnp.square(eigh(centred)[1][:, -1])
             return lowest(jnp.where(geometry.finite, along, jnp.inf), n - dropped)
 
