@@ -94,7 +94,10 @@ def plot(
     if path.is_dir() and not file.exists():
         raise ValueError(f"{path} holds no {DATASET}; byzjax sweep writes it when all runs are finished.")
     whole = results.load(file)
-    named = lambda axis: "optimizer" if axis == "method" and "optimizer" in whole.dims else axis  # noqa: E731
+
+    def named(axis: Any) -> Any:
+        return "optimizer" if axis == "method" and "optimizer" in whole.dims else axis
+
     x, y, panels, choose, worst = named(x), _each(named, y), named(panels), _each(named, choose), named(worst)
     fixed = {named(axis): values for axis, values in _fixed(where or []).items()}
     dataset = summaries.where(whole, fixed)
