@@ -1,4 +1,4 @@
-"""Stores and claims: atomic, shared, and honest about damage."""
+"""Stores and leases: atomic, shared, and honest about damage."""
 
 import errno
 import json
@@ -19,7 +19,7 @@ from byzjax.cli.app import app
 from byzjax.storage import chunk_store as stores
 from byzjax.storage import digests, files, leases
 from byzjax.storage.chunk_store import MARKER, Store, StoreError, gc, verify
-from byzjax.storage.leases import Claims
+from byzjax.storage.leases import Leases
 
 KEY = "ab" * 32
 ARRAYS = {
@@ -147,7 +147,7 @@ def test_disk_full_is_one_clear_error_and_loses_nothing(tiny_disk):
     with pytest.raises(OSError, match="No space"), filler.open("wb") as file:
         file.write(bytes(1 << 17))
     with pytest.raises(StoreError, match="No space left"):
-        [store.claim(f"{k:064}") for k in range(100)]
+        [store.lease(f"{k:064}") for k in range(100)]
     filler.unlink()
     store.write("cd" * 32, ARRAYS)
 
@@ -239,10 +239,10 @@ def test_gc_removes_only_what_nobody_needs(store):
     fresh = store.path_of(needed).with_name(".being-written.nc")
     fresh.write_text("")
     os.utime(litter, (0, 0))
-    with store.claims:
+    with store.leases:
         in_flight = "d" * 64
         store.write(in_flight, ARRAYS)
-        store.claims.acquire(in_flight)
+        store.leases.acquire(in_flight)
         other = Store(store.path)
         planned = gc(other, dry=True)
         assert sorted(store) == [needed, old, spare, in_flight]
@@ -255,11 +255,11 @@ def test_gc_removes_only_what_nobody_needs(store):
     assert [sweep["code"] for sweep in store.sweeps().values()] == [digests.code_version()]
 
 
-# Claims.
+# Leases.
 
 
 def test_one_claim_at_a_time(tmp_path):
-    with Claims(tmp_path) as mine, Claims(tmp_path) as theirs:
+    with Leases(tmp_path) as mine, Leases(tmp_path) as theirs:
         assert mine.acquire("k")
         assert not theirs.acquire("k")
         assert theirs.held_by_others() == {"k"}
@@ -270,15 +270,15 @@ def test_one_claim_at_a_time(tmp_path):
 
 
 def elsewhere(monkeypatch, **holder):
-    """Claims made from now on are those of a process of another machine."""
+    """Leases made from now on are those of a process of another machine."""
     monkeypatch.setattr(leases, "_process", lambda: {"machine": "elsewhere", "pid": 1, "started": None, **holder})
 
 
 def test_a_claim_of_another_machine_is_void_when_it_is_stale(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         elsewhere(patch)
-        assert Claims(tmp_path, ttl=60).acquire("k")
-    mine = Claims(tmp_path, ttl=60)
+        assert Leases(tmp_path, ttl=60).acquire("k")
+    mine = Leases(tmp_path, ttl=60)
     assert not mine.acquire("k")
     (path,) = tmp_path.iterdir()
     os.utime(path, (time.time() - 59, time.time() - 59))
@@ -288,31 +288,31 @@ def test_a_claim_of_another_machine_is_void_when_it_is_stale(tmp_path, monkeypat
     assert mine.acquire("k")
     assert mine.held_by_others() == set()
     mine.release("k")
-    assert list(tmp_path.iterdir()) == [], "the void claim is cleared away too"
+    assert list(tmp_path.iterdir()) == [], "the void lease is cleared away too"
 
 
 def test_a_held_claim_is_kept_fresh(tmp_path, monkeypatch):
     elsewhere(monkeypatch)
-    with Claims(tmp_path, ttl=0.8) as holder:
+    with Leases(tmp_path, ttl=0.8) as holder:
         assert holder.acquire("k")
         until = time.monotonic() + 1.6
         while time.monotonic() < until:
-            assert not Claims(tmp_path, ttl=0.8).acquire("k")
+            assert not Leases(tmp_path, ttl=0.8).acquire("k")
             time.sleep(0.05)
 
 
 def test_a_claim_of_a_dead_process_is_void_at_once(tmp_path):
-    code = f"from byzjax.storage.leases import Claims; assert Claims({str(tmp_path)!r}).acquire('k')"
+    code = f"from byzjax.storage.leases import Leases; assert Leases({str(tmp_path)!r}).acquire('k')"
     subprocess.run([sys.executable, "-c", code], check=True)
     assert [path.name for path in tmp_path.iterdir()] == ["k.0"]
-    assert Claims(tmp_path).acquire("k")
+    assert Leases(tmp_path).acquire("k")
 
 
 def test_the_number_of_a_dead_process_may_be_in_use_again(tmp_path, monkeypatch):
     monkeypatch.setattr(leases, "_started", lambda pid: "long ago")
-    assert Claims(tmp_path).acquire("k")
+    assert Leases(tmp_path).acquire("k")
     monkeypatch.setattr(leases, "_started", lambda pid: "now")
-    assert Claims(tmp_path).acquire("k")
+    assert Leases(tmp_path).acquire("k")
 
 
 def test_of_many_who_see_a_void_claim_one_takes_it(tmp_path, monkeypatch):
@@ -320,18 +320,18 @@ def test_of_many_who_see_a_void_claim_one_takes_it(tmp_path, monkeypatch):
         key = f"k{attempt}"
         with monkeypatch.context() as patch:
             elsewhere(patch)
-            assert Claims(tmp_path).acquire(key)
+            assert Leases(tmp_path).acquire(key)
         os.utime(tmp_path / f"{key}.0", (0, 0))
-        takers = [Claims(tmp_path) for _ in range(8)]
+        takers = [Leases(tmp_path) for _ in range(8)]
         with ThreadPoolExecutor(8) as pool:
             assert sum(pool.map(lambda taker, key=key: taker.acquire(key), takers)) == 1
 
 
 def test_a_claim_cut_off_while_written_counts_as_anybody_elses(tmp_path):
     (tmp_path / "k.0").write_text("")
-    assert not Claims(tmp_path).acquire("k")
+    assert not Leases(tmp_path).acquire("k")
     os.utime(tmp_path / "k.0", (0, 0))
-    assert Claims(tmp_path).acquire("k")
+    assert Leases(tmp_path).acquire("k")
 
 
 # The command line.

@@ -42,7 +42,7 @@ def ls(path: _Path) -> None:
     needed = {key for sweep in sweeps.values() for key in sweep["chunks"]}
     spare = sum(key not in needed for key in store)
     aside = len(list((store.path / "aside").glob("*")))
-    busy = len(store.claims.held_by_others())
+    busy = len(store.leases.held_by_others())
     console().print(
         f"{several(len(sweeps), 'sweep')}; {several(busy, 'chunk')} being computed, {spare} of no sweep, "
         f"{several(aside, 'file')} set aside"

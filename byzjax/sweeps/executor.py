@@ -80,7 +80,7 @@ def compute(
         for future in done:
             chunk = running.pop(future)
             if store is not None:
-                store.claims.release(chunk.key)
+                store.leases.release(chunk.key)
             accept(chunk, future.result(), computed=True)
 
     read(chunks)
@@ -93,7 +93,7 @@ def compute(
         stack.callback(pool.shutdown, wait=False, cancel_futures=True)
         interrupted = stack.enter_context(_interruptible(display.say)) if store is not None else lambda: False
         if store is not None:
-            stack.enter_context(store.claims)
+            stack.enter_context(store.leases)
         try:
             while missing or running:
                 while missing and len(running) < workers and not interrupted():
@@ -120,21 +120,21 @@ def compute(
 
 
 def _next(missing: dict[str, Chunk], store: Store | None, read: Callable[[list[Chunk]], None]) -> Chunk | None:
-    """A chunk that nobody else computes, claimed; rather of a cell where nobody else is at work."""
+    """A chunk that nobody else computes, leased; rather of a cell where nobody else is at work."""
     free = next((chunk for chunk in missing.values() if store is None or not chunk.storable), None)
     if store is None or free is not None:
         return free
-    others = store.claims.held_by_others()
+    others = store.leases.held_by_others()
     busy = Counter(missing[key].cell for key in others if key in missing)
     for chunk in sorted(missing.values(), key=lambda chunk: busy[chunk.cell]):
         if chunk.key in others:
             continue
         read([chunk])
-        if chunk.key in missing and store.claim(chunk.key):
-            read([chunk])  # it may have been finished between the look and the claim
+        if chunk.key in missing and store.lease(chunk.key):
+            read([chunk])  # it may have been finished between the look and the lease
             if chunk.key in missing:
                 return chunk
-            store.claims.release(chunk.key)
+            store.leases.release(chunk.key)
     return None
 
 

@@ -228,9 +228,9 @@ def _cut(
         index = np.minimum(np.arange(first, first + batch_size), num_runs - 1)
         part = {axis: values[index] for axis, values in points.items()}
         digests = {axis: [values.dtype.str, digest(values)] for axis, values in part.items()}
-        identity = {"program": cell.program.fingerprint, "batch_size": batch_size, "lanes": digests}
         count = min(batch_size, num_runs - first)
-        key = digest({**environment, **identity})
+        inputs = {"program": cell.program.fingerprint, "batch_size": batch_size, "lanes": digests}
+        key = digest({**environment, **inputs})
         chunks.append(Chunk(key, cell.label, part, count, launcher, cell.program.storable))
     return tuple(chunks)
 

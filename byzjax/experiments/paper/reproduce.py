@@ -19,7 +19,7 @@ from byzjax.experiments.paper.experiment import MEAN, NONE, Experiment
 from byzjax.experiments.paper.recipes import METHODS
 from byzjax.simulation.simulate import Result, simulate
 from byzjax.storage.files import expanded
-from byzjax.storage.leases import Claims
+from byzjax.storage.leases import Leases
 from byzjax.sweeps.sweep import sweep
 
 if TYPE_CHECKING:
@@ -173,8 +173,8 @@ def _before(path: Path, config: dict[str, Any]) -> xarray.Dataset | None:
 @contextlib.contextmanager
 def _alone(path: Path) -> Iterator[None]:
     """While no other process that shares the store is in such a block for the same file."""
-    with Claims(path.parent / "claims") as claims:
-        while not claims.acquire(path.stem):
+    with Leases(path.parent / "claims") as leases:
+        while not leases.acquire(path.stem):
             time.sleep(0.1)
         yield
 
