@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from byzjax.cli.app import app
 from byzjax.storage import chunk_store as stores
 from byzjax.storage import digests, files, leases
-from byzjax.storage.chunk_store import MARKER, Store, StoreError, gc, verify
+from byzjax.storage.chunk_store import MARKER, ChunkStore, StoreError, gc, verify
 from byzjax.storage.leases import Leases
 
 KEY = "ab" * 32
@@ -32,7 +32,7 @@ ARRAYS = {
 
 @pytest.fixture
 def store(tmp_path):
-    return Store(tmp_path / "store")
+    return ChunkStore(tmp_path / "store")
 
 
 @pytest.fixture
@@ -123,20 +123,20 @@ def test_verify_counts(store):
 def test_a_folder_with_other_things_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("")
     with pytest.raises(ValueError, match="holds other things"):
-        Store(tmp_path)
+        ChunkStore(tmp_path)
     with pytest.raises(ValueError, match="is a file"):
-        Store(tmp_path / "thesis.tex")
+        ChunkStore(tmp_path / "thesis.tex")
 
 
 def test_a_later_format_is_refused(store):
     store.write(KEY, ARRAYS)
     (store.path / MARKER).write_text(json.dumps({"format": 99}))
     with pytest.raises(ValueError, match="format 99"):
-        Store(store.path)
+        ChunkStore(store.path)
 
 
 def test_disk_full_is_one_clear_error_and_loses_nothing(tiny_disk):
-    store = Store(tiny_disk / "store")
+    store = ChunkStore(tiny_disk / "store")
     store.write(KEY, ARRAYS)
     with pytest.raises(StoreError, match=r"No space left on device.*kept.*resume"):
         store.write("cd" * 32, {"much": np.random.default_rng(0).random(20_000)})
@@ -176,7 +176,7 @@ def test_a_read_only_store_can_be_read(store, monkeypatch):
     store.write(KEY, ARRAYS)
     monkeypatch.setattr(files.tempfile, "mkstemp", failing(errno.EROFS))
     monkeypatch.setattr(os, "rename", failing(errno.EROFS))
-    same_bits(Store(store.path).read(KEY), ARRAYS)
+    same_bits(ChunkStore(store.path).read(KEY), ARRAYS)
     with pytest.raises(StoreError, match="Read-only file system"):
         store.write("cd" * 32, ARRAYS)
     store.path_of(KEY).write_bytes(b"torn")
@@ -187,7 +187,7 @@ def test_a_read_only_store_can_be_read(store, monkeypatch):
 def test_the_first_to_decide_decides(store):
     assert store.decided("size") is None
     with ThreadPoolExecutor(8) as pool:
-        said = set(pool.map(lambda k: Store(store.path).decide("size", k), range(16)))
+        said = set(pool.map(lambda k: ChunkStore(store.path).decide("size", k), range(16)))
     assert len(said) == 1
     assert store.decided("size") in said
 
@@ -196,7 +196,7 @@ def test_the_first_to_decide_decides(store):
 def test_a_file_system_without_hard_links_will_do(store, monkeypatch, number):
     monkeypatch.setattr(os, "link", failing(number))
     with ThreadPoolExecutor(8) as pool:
-        said = set(pool.map(lambda k: Store(store.path).decide("size", k), range(16)))
+        said = set(pool.map(lambda k: ChunkStore(store.path).decide("size", k), range(16)))
     assert len(said) == 1
     assert store.decided("size") in said
     assert store.decide("size", 99) in said
@@ -243,7 +243,7 @@ def test_gc_removes_only_what_nobody_needs(store):
         in_flight = "d" * 64
         store.write(in_flight, ARRAYS)
         store.leases.acquire(in_flight)
-        other = Store(store.path)
+        other = ChunkStore(store.path)
         planned = gc(other, dry=True)
         assert sorted(store) == [needed, old, spare, in_flight]
         assert gc(other) == planned

@@ -27,7 +27,7 @@ from byzjax import aggregators as agg
 from byzjax import attacks, methods, results, tasks
 from byzjax.selection import DivergedWarning, EdgeWarning
 from byzjax.storage import files
-from byzjax.storage.chunk_store import Store, verify
+from byzjax.storage.chunk_store import ChunkStore, verify
 from byzjax.sweeps import batch_size, executor
 
 N, B, ROUNDS = 7, 1, 12
@@ -405,7 +405,7 @@ def test_damaged_chunks_are_computed_again(tmp_path, capsys):
     victims[1].write_bytes(b"")
     same_bits(first, sweep(store=tmp_path, progress=True))
     assert len(re.findall("is damaged .* computed again", capsys.readouterr().err)) == 2
-    assert verify(Store(tmp_path)) == (5, [])
+    assert verify(ChunkStore(tmp_path)) == (5, [])
 
 
 def test_another_code_version_is_said_and_computed_anew(tmp_path, capsys):

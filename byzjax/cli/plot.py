@@ -17,7 +17,7 @@ from byzjax.storage.files import shortened
 DATASET = "dataset.nc"  # in the store
 
 
-class Kind(StrEnum):
+class Drawing(StrEnum):
     """What `byzjax plot` draws."""
 
     curves = "curves"
@@ -35,7 +35,7 @@ class End(StrEnum):
 @polite
 def plot(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A store, or a data set.", show_default=False)],
-    kind: Annotated[Kind, typer.Option(help="What to draw.")] = Kind.curves,
+    kind: Annotated[Drawing, typer.Option(help="What to draw.")] = Drawing.curves,
     metric: Annotated[
         str | None, typer.Option(help="Which variable.", show_default="test_accuracy, or gradient_norm")
     ] = None,
@@ -115,7 +115,7 @@ def plot(
     name = _file_name(f"{kind}-{metric}", options, labels)
     out = (out / name if out.is_dir() else out) if out else file.parent / name
     with warnings_as_lines():
-        if kind is Kind.curves:
+        if kind is Drawing.curves:
             note = ""
             if choose:
                 dataset, note = choices.chosen_lines(
@@ -127,10 +127,10 @@ def plot(
             paths = plotting.save(figure, out)
         else:
             laid = choices.layout(
-                dataset, metric, table=kind is Kind.table, x=x, y=y, over=over, worst=worst, choose=choose, by=by
+                dataset, metric, table=kind is Drawing.table, x=x, y=y, over=over, worst=worst, choose=choose, by=by
             )
             picture = choices.picture(dataset, metric, **laid._asdict(), over=over, by=by, best=end, last=last)
-            if kind is Kind.heatmap:
+            if kind is Drawing.heatmap:
                 paths = plotting.save(sweeps.heatmap(dataset, picture, title=title), out)
             else:
                 made = tables.table(dataset, picture)
@@ -178,17 +178,17 @@ def _spelt(text: str) -> str:
 
 
 _NOT_OF = {  # what a kind has no use for
-    Kind.curves: {"y", "worst"},
-    Kind.heatmap: {"panels", "every-seed"},
-    Kind.table: {"panels", "every-seed", "title"},
+    Drawing.curves: {"y", "worst"},
+    Drawing.heatmap: {"panels", "every-seed"},
+    Drawing.table: {"panels", "every-seed", "title"},
 }
 
 
-def _check_used(kind: Kind, given: set[str], *, choosing: bool) -> None:
+def _check_used(kind: Drawing, given: set[str], *, choosing: bool) -> None:
     """Refuse options that would be dropped without a word."""
     for name in sorted(given & _NOT_OF[kind]):
         raise ValueError(f"--{name} says nothing about --kind {kind}; leave it out, or choose another kind.")
-    if kind is Kind.curves and "by" in given and not choosing:
+    if kind is Drawing.curves and "by" in given and not choosing:
         raise ValueError("--by says nothing without --choose; name the axis to choose, as in --choose learning_rate.")
 
 

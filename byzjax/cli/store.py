@@ -83,8 +83,8 @@ def gc(
 
 
 def _existing(path: Path):
-    from byzjax.storage.chunk_store import MARKER, Store
+    from byzjax.storage.chunk_store import MARKER, ChunkStore
 
     if not (path / MARKER).exists():
         raise ValueError(f"{path} is not a store: there is no {MARKER} in it.")
-    return Store(path)
+    return ChunkStore(path)

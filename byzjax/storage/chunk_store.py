@@ -43,7 +43,7 @@ class StoreError(OSError):
     """A store that cannot be written or read; what is in it stays as it is."""
 
 
-class Store:
+class ChunkStore:
     """A folder of chunks. Nothing is created in it until something is written.
 
     Args:
@@ -55,7 +55,7 @@ class Store:
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     store = Store(folder)
+    ...     store = ChunkStore(folder)
     ...     store.write("ab12", {"loss": np.ones(3, np.float32)})
     ...     store.read("ab12")["loss"].tolist()
     [1.0, 1.0, 1.0]
@@ -250,14 +250,14 @@ class Report(NamedTuple):
     damaged: list[str]
 
 
-def verify(store: Store, say: Say = lambda line: None) -> Report:
+def verify(store: ChunkStore, say: Say = lambda line: None) -> Report:
     """Read every chunk and check it against its checksum. Damaged ones are set aside, to be computed again."""
     keys = list(store)
     damaged = [key for key in keys if store.read(key, say) is None]
     return Report(len(keys) - len(damaged), damaged)
 
 
-def gc(store: Store, *, other_versions: bool = False, dry: bool = False) -> list[Path]:
+def gc(store: ChunkStore, *, other_versions: bool = False, dry: bool = False) -> list[Path]:
     """Remove what nobody needs: files left by killed processes, void leases, damaged files, chunks of no sweep.
 
     Args:

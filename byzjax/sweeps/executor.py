@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from byzjax.storage.chunk_store import Arrays, Store
+from byzjax.storage.chunk_store import Arrays, ChunkStore
 from byzjax.sweeps.grid import Points
 from byzjax.sweeps.progress import SweepProgress
 
@@ -37,7 +37,7 @@ class Chunk(NamedTuple):
 def compute(
     chunks: list[Chunk],
     *,
-    store: Store | None,
+    store: ChunkStore | None,
     display: SweepProgress,
     workers: int,
 ) -> dict[str, Arrays]:
@@ -119,7 +119,7 @@ def compute(
     return finished
 
 
-def _next(missing: dict[str, Chunk], store: Store | None, read: Callable[[list[Chunk]], None]) -> Chunk | None:
+def _next(missing: dict[str, Chunk], store: ChunkStore | None, read: Callable[[list[Chunk]], None]) -> Chunk | None:
     """A chunk that nobody else computes, leased; rather of a cell where nobody else is at work."""
     free = next((chunk for chunk in missing.values() if store is None or not chunk.storable), None)
     if store is None or free is not None:
@@ -138,7 +138,7 @@ def _next(missing: dict[str, Chunk], store: Store | None, read: Callable[[list[C
     return None
 
 
-def _one(launch: Launch, chunk: Chunk, store: Store | None) -> Arrays:
+def _one(launch: Launch, chunk: Chunk, store: ChunkStore | None) -> Arrays:
     start = time.perf_counter()
     try:
         arrays = {name: np.asarray(values)[: chunk.count] for name, values in launch(chunk.points).items()}

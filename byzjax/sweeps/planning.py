@@ -17,7 +17,7 @@ from byzjax.checks import check_integer
 from byzjax.programs.equations import Kept, flags, settings
 from byzjax.results.timeline import check_lengths
 from byzjax.sharding import RUNS
-from byzjax.storage.chunk_store import FORMAT, Store
+from byzjax.storage.chunk_store import FORMAT, ChunkStore
 from byzjax.storage.digests import digest
 from byzjax.sweeps.batch_size import Compiler, host_memory
 from byzjax.sweeps.executor import Chunk
@@ -83,7 +83,7 @@ def plan_sweep(
     batch_size: int | str,
     mesh: jax.sharding.Mesh | None,
     code_version: str,
-    store: Store | None,
+    store: ChunkStore | None,
     display: SweepProgress,
 ) -> SweepPlan:
     """Trace every cell, find out how many runs a chunk has, and cut; nothing is computed.
@@ -183,7 +183,7 @@ def _batch_sizes(
     wanted: int | str,
     num_runs: int,
     compiler: Compiler,
-    store: Store | None,
+    store: ChunkStore | None,
     display: SweepProgress,
 ) -> list[int]:
     """Of every cell, multiples of the mesh's ``runs``; what is found out, a store remembers.

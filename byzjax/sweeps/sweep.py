@@ -15,7 +15,7 @@ import numpy as np
 from byzjax import results
 from byzjax.sharding import RUNS
 from byzjax.storage import digests, netcdf
-from byzjax.storage.chunk_store import DATASET, Arrays, Store, StoreError
+from byzjax.storage.chunk_store import DATASET, Arrays, ChunkStore, StoreError
 from byzjax.storage.digests import digest, plain
 from byzjax.sweeps.batch_size import concurrency
 from byzjax.sweeps.executor import Chunk, compute
@@ -103,7 +103,7 @@ def sweep(
     check_names(axes, options)
     _check_mesh(mesh, store)
     described = _described(name, grid, options, config or {})
-    folder = None if store is None else Store(store)
+    folder = None if store is None else ChunkStore(store)
 
     with SweepProgress(name, shown=progress) as display:
         plan = plan_sweep(
@@ -128,7 +128,7 @@ def sweep(
     return dataset
 
 
-def execute(plan: SweepPlan, store: Store | None, display: SweepProgress) -> dict[str, Arrays]:
+def execute(plan: SweepPlan, store: ChunkStore | None, display: SweepProgress) -> dict[str, Arrays]:
     """The arrays of all chunks by their keys. A store is told what is begun, before anything is computed.
 
     Args:
@@ -208,7 +208,7 @@ def _described(
     return described
 
 
-def _record(store: Store, plan: SweepPlan, chunks: list[Chunk], display: SweepProgress) -> None:
+def _record(store: ChunkStore, plan: SweepPlan, chunks: list[Chunk], display: SweepProgress) -> None:
     """Note in the store what is begun; say if it holds the same sweep, made by something else."""
     keys = sorted(chunk.key for chunk in chunks if chunk.storable)
     fingerprint = digest(plan.config)[:16]
@@ -242,7 +242,7 @@ def _record(store: Store, plan: SweepPlan, chunks: list[Chunk], display: SweepPr
             raise
 
 
-def _publish(store: Store, dataset: xarray.Dataset, display: SweepProgress) -> None:
+def _publish(store: ChunkStore, dataset: xarray.Dataset, display: SweepProgress) -> None:
     """Put the data set into the store; where nothing can be written, the caller has it all the same."""
     try:
         store.publish(dataset)
