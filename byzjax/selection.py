@@ -140,17 +140,17 @@ def _score(dataset: xarray.Dataset, axes: list[str], by: str, reduce: str | None
 
 
 def _parsed(reduce: str, score: xarray.DataArray) -> tuple[str, str]:
-    said = re.fullmatch(r"(\w+) over (\w+)", reduce)
-    if said is None or said[1] not in REDUCTIONS:
+    match = re.fullmatch(r"(\w+) over (\w+)", reduce)
+    if match is None or match[1] not in REDUCTIONS:
         raise ValueError(
             f"select: reduce = {reduce!r} must be like 'mean over seeds', with one of {REDUCTIONS}, or None."
         )
-    names = [name for name in (said[2], said[2].removesuffix("s")) if name in score.dims]
+    names = [name for name in (match[2], match[2].removesuffix("s")) if name in score.dims]
     if not names:
         raise ValueError(
-            f"select: reduce = {reduce!r}: there is no axis {said[2]!r} in {score.dims}; pass reduce=None."
+            f"select: reduce = {reduce!r}: there is no axis {match[2]!r} in {score.dims}; pass reduce=None."
         )
-    return said[1], names[0]
+    return match[1], names[0]
 
 
 def _ran(dataset: xarray.Dataset, axes: list[str], like: xarray.DataArray) -> np.ndarray:
@@ -174,9 +174,9 @@ def _warn(
             continue
         places = chosen[axis].values
         for end, which in ((0, "smallest"), (len(values) - 1, "largest")):
-            there = (places == end) & ~scoreless
-            if there.any():
-                where = _where(chosen[axis], there)
+            at_end = (places == end) & ~scoreless
+            if at_end.any():
+                where = _where(chosen[axis], at_end)
                 warnings.warn(
                     f"select: the best {axis} is the {which} of its grid, {values[end]:g}{where}; a better one may lie "
                     "beyond: widen the grid.",
@@ -192,13 +192,13 @@ def _warn(
         )
 
 
-def _where(places: xarray.DataArray, there: np.ndarray) -> str:
+def _where(places: xarray.DataArray, at_end: np.ndarray) -> str:
     """The combinations of the other axes, if there are any; a few of them by name."""
     if not places.dims:
         return ""
     points = [
         ", ".join(f"{dim}={places[dim].values[k]}" for dim, k in zip(places.dims, point, strict=True))
-        for point in np.argwhere(there)
+        for point in np.argwhere(at_end)
     ]
     more = f" and {len(points) - 3} more" if len(points) > 3 else ""
     return f", for {'; '.join(points[:3])}{more}"

@@ -70,11 +70,11 @@ def clipped_clustering(max_norm: Numeric | None = 1e5, *, linkage: Linkage = "av
         lengths, frame = stacked.measure_lengths(updates, "origin")
         norms, finite = jnp.sqrt(lengths.squares), lengths.finite
         members = larger_cluster(cosine_distances(updates), finite, linkage)
-        kept = members.astype(norms.dtype)
+        factors = members.astype(norms.dtype)
         if max_norm is not None:
             bound = jnp.minimum(median_of(norms, finite), jnp.asarray(max_norm, norms.dtype) / lengths.unit)
-            kept = kept * shortening(lengths, bound)
-        weights = kept / members.sum().astype(norms.dtype)
+            factors = factors * shortening(lengths, bound)
+        weights = factors / members.sum().astype(norms.dtype)
         return stacked.combine(weights, updates, frame), state, Trust(weights)
 
     return Aggregator.weighing(optax.init_empty_state, weigh)

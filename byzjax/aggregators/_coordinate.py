@@ -187,24 +187,24 @@ def middle(x: jax.Array, count: Numeric, even: str = "midpoint") -> jax.Array:
     return finite_or_nan(low + 0.5 * (high - low))  # their sum may overflow
 
 
-def mean_around_median(x: jax.Array, count: Numeric, kept: Numeric, even: str = "midpoint") -> jax.Array:
-    """The mean of the ``kept`` values nearest to the median of the ``count`` smallest: ``[n, …] -> […]``.
+def mean_around_median(x: jax.Array, count: Numeric, nearest: Numeric, even: str = "midpoint") -> jax.Array:
+    """The mean of so many values ``nearest`` to the median of the ``count`` smallest: ``[n, …] -> […]``.
 
     Of two values at the same distance the smaller one is nearer. NaN where a value that is not finite would count.
 
     Args:
       x: ``[n, …]``, NaN last.
-      count, kept: 1 ≤ kept ≤ count ≤ n, may be traced.
+      count, nearest: 1 ≤ nearest ≤ count ≤ n, may be traced.
       even: as in `middle`.
 
     >>> mean_around_median(jnp.array([[1.0], [2.0], [3.0], [9.0]]), 4, 2).tolist()
     [2.5]
     """
     n, median = x.shape[0], middle(x, count, even)
-    divisor = jnp.asarray(kept, x.dtype)
+    divisor = jnp.asarray(nearest, x.dtype)
     if n > MAX_NETWORK:
         x = nan_last(x)
-        return lowest_sum(x, jnp.abs(x - median[None]), kept) / divisor
+        return lowest_sum(x, jnp.abs(x - median[None]), nearest) / divisor
     rows = sort_workers(x)
 
     def row(i: Numeric) -> jax.Array:
@@ -212,12 +212,12 @@ def mean_around_median(x: jax.Array, count: Numeric, kept: Numeric, even: str = 
 
     # The nearest values are neighbours in sorted order. Their window moves up while the value above it is nearer than
     # the lowest one in it.
-    shifts = count - kept
+    shifts = count - nearest
     most = int(shifts) if concrete(shifts) is not None else n - 1
     first = jnp.zeros(median.shape, jnp.int32)
     for start in range(most):
-        above = row(start + kept if concrete(kept) is not None else jnp.minimum(start + kept, n - 1))
+        above = row(start + nearest if concrete(nearest) is not None else jnp.minimum(start + nearest, n - 1))
         moves = (median - rows[start] > above - median) & (start < shifts)
         first = first + moves.astype(jnp.int32)
-    inside = [jnp.where((r >= first) & (r < first + kept), value, 0.0) for r, value in enumerate(rows)]
+    inside = [jnp.where((r >= first) & (r < first + nearest), value, 0.0) for r, value in enumerate(rows)]
     return finite_or_nan(sum(inside[1:], inside[0]) / divisor)

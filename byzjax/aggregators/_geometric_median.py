@@ -148,18 +148,18 @@ def auto_gm(
         solve = functools.partial(_weiszfeld, geometry, num_iters=weiszfeld_iters, smoothing=smoothing, tolerance=limit)
         uniform = geometry.finite.astype(dtype)
         # A row on which the iteration starts would hold it: no row is nearer than the median one at first.
-        found, away = solve(uniform, start, jnp.maximum(away, middle(away)))
+        iterate, away = solve(uniform, start, jnp.maximum(away, middle(away)))
         strength = n * middle(away) if regularization is None else jnp.asarray(regularization, dtype) / geometry.unit
         strength = jnp.maximum(strength, _LEAST_STRENGTH)
 
         def turn(state):
-            turns, found, away, _ = state
-            target, away = solve(_leaning_weights(away, strength, geometry.finite), found, away)
-            return turns + 1, target, away, geometry.distance_between(target, found) > limit
+            turns, iterate, away, _ = state
+            target, away = solve(_leaning_weights(away, strength, geometry.finite), iterate, away)
+            return turns + 1, target, away, geometry.distance_between(target, iterate) > limit
 
-        state = (jnp.zeros((), jnp.int32), found, away, jnp.ones((), bool))
-        found = while_loop(lambda state: state[3] & (state[0] < num_iters), turn, state)[1]
-        return found[:n]
+        state = (jnp.zeros((), jnp.int32), iterate, away, jnp.ones((), bool))
+        iterate = while_loop(lambda state: state[3] & (state[0] < num_iters), turn, state)[1]
+        return iterate[:n]
 
     return weights_rule(Weights(weights))
 
@@ -229,8 +229,8 @@ def centered_clipping(
             pull = pulls(geometry.distances_from(point))
             return (1.0 - pull.sum()) * point + jnp.pad(pull, (0, geometry.num_points - n))
 
-        found = fori_loop(0, num_iters, step, _start(geometry, start))
-        return found[:n] if anchor is None else jnp.append(found[:n], found[geometry.index_of(start)])
+        iterate = fori_loop(0, num_iters, step, _start(geometry, start))
+        return iterate[:n] if anchor is None else jnp.append(iterate[:n], iterate[geometry.index_of(start)])
 
     return weights_rule(Weights(weights, anchor, about if num_iters == 1 else None))
 

@@ -143,9 +143,9 @@ def _search(
     def look(state):
         least, score, best = state
         _, some = jax.lax.top_k(-least, turn)
-        found = scores(members[some])
-        lowest = found.min()
-        first = jnp.where(found == lowest, some, len(members)).min()
+        turn_scores = scores(members[some])
+        lowest = turn_scores.min()
+        first = jnp.where(turn_scores == lowest, some, len(members)).min()
         better = (lowest < score) | ((lowest == score) & (first < best))
         return least.at[some].set(jnp.inf), jnp.where(better, lowest, score), jnp.where(better, first, best)
 
@@ -220,7 +220,9 @@ def subset_masks(num_workers: int, f: int, name: str = "subset_masks") -> np.nda
             f"{name}: n = {num_workers} and f = {f} make {count} subsets, more than {MAX_SUBSETS}; "
             "use fewer workers, a smaller f, or a rule without subsets such as chain(nnm(f), median())."
         )
-    kept = np.fromiter(itertools.chain.from_iterable(itertools.combinations(range(num_workers), num_workers - f)), int)
+    members = np.fromiter(
+        itertools.chain.from_iterable(itertools.combinations(range(num_workers), num_workers - f)), int
+    )
     masks = np.zeros((count, num_workers), bool)
-    np.put_along_axis(masks, kept.reshape(count, num_workers - f), True, axis=1)
+    np.put_along_axis(masks, members.reshape(count, num_workers - f), True, axis=1)
     return masks

@@ -26,14 +26,14 @@ def ls(path: _Path) -> None:
     shown = table("sweep", "axes", "chunks", "runs", "MB", "made by", "begun")
     for sweep in sweeps.values():
         config, keys = sweep["config"], sweep["chunks"]
-        there = [store.path_of(key) for key in keys if key in store]
+        files = [store.path_of(key) for key in keys if key in store]
         axes = {**config.get("cells", {}), **config.get("grid", {})}
         shown.add_row(
             sweep["name"],
             " × ".join(f"{len(values)} {axis}" for axis, values in axes.items()),
-            f"{len(there)}/{len(keys)}",
+            f"{len(files)}/{len(keys)}",
             str(sweep["lanes"]),
-            f"{sum(file.stat().st_size for file in there) / 1e6:.1f}",
+            f"{sum(file.stat().st_size for file in files) / 1e6:.1f}",
             f"byzjax {sweep['code']}{' (this)' if sweep['code'] == code_version() else ''}, jax {sweep['jax']}, "
             f"{sweep['device_kind']}",
             time.strftime("%Y-%m-%d %H:%M", time.localtime(sweep["begun"])),

@@ -84,8 +84,8 @@ def invalid_cells(
         config = grid.config(**cell, num_rounds=1, eval_every=0)
         jax.eval_shape(lambda task: config.simulate(config.build(task)), tasks[config])
 
-    found = ((cell, _refusal(grid, cell, tasks, trace or one_round)) for cell in grid.points())
-    return [Invalid(cell, reason) for cell, reason in found if reason]
+    refusals = ((cell, _refusal(grid, cell, tasks, trace or one_round)) for cell in grid.points())
+    return [Invalid(cell, reason) for cell, reason in refusals if reason]
 
 
 def _refusal(grid: GridConfig, cell: dict[str, Any], tasks: Tasks, trace: Callable[..., Any]) -> str | None:

@@ -76,9 +76,9 @@ def table(dataset: xarray.Dataset, picture: Picture) -> Table:
         marked |= {(row, len(down) + int(column)) for column in np.flatnonzero(best.isel(place))}
     heads = [named[axis][0] for axis in down] + columns
     same = "".join(f", {one}" for one in picture.fixed)
-    said = f"{capitalized(metric_label(dataset, picture.metric))} by {named[across][0]}{same}."
+    sentence = f"{capitalized(metric_label(dataset, picture.metric))} by {named[across][0]}{same}."
     bold = (f"Bold: the best {' and '.join(AXES.get(axis, axis) for axis in competing)}.",) if marked else ()
-    return Table(heads, rows, marked, (said, *picture.caption, *bold))
+    return Table(heads, rows, marked, (sentence, *picture.caption, *bold))
 
 
 def _best(picture: Picture) -> tuple[xarray.DataArray, list[str]]:

@@ -278,8 +278,8 @@ def _whats_wrong(path: Path) -> str | None:
         return "it was not finished"
     except (OSError, ValueError, KeyError, TypeError):
         return f"{_ABOUT} cannot be read"
-    there = _files(path / _ARRAYS)
-    damaged = [name for name, known in expected.items() if there.get(name) != known]
+    actual = _files(path / _ARRAYS)
+    damaged = [name for name, known in expected.items() if actual.get(name) != known]
     return f"{damaged[0]} is damaged or missing" if damaged else None
 
 

@@ -82,8 +82,8 @@ def magnitude_of_rank(updates: Stacked, count: Numeric) -> jax.Array:
         return jnp.where(enough, middle, least), jnp.where(enough, most, middle - 1)
 
     everything = jnp.zeros(matrices[0].shape[:1], kind), jnp.full(matrices[0].shape[:1], infinity)
-    found, _ = fori_loop(0, 8 * dtype.itemsize - 1, halve, everything)
-    return jax.lax.bitcast_convert_type(found, dtype)
+    bits, _ = fori_loop(0, 8 * dtype.itemsize - 1, halve, everything)
+    return jax.lax.bitcast_convert_type(bits, dtype)
 
 
 @over_coordinates(updates=STACK, returns=(PLAIN, PLAIN))
