@@ -75,7 +75,7 @@ def experiment(kills: int, rules: int, rounds: int, seed: int, say: Any = print)
     import numpy as np
 
     from byzjax import results
-    from byzjax.storage.chunk_store import Store, verify
+    from byzjax.storage.chunk_store import ChunkStore, verify
 
     draw = random.Random(seed)
     with tempfile.TemporaryDirectory() as folder:
@@ -118,7 +118,7 @@ def experiment(kills: int, rules: int, rounds: int, seed: int, say: Any = print)
         bits = all(
             np.asarray(one[name]).tobytes() == np.asarray(other[name]).tobytes() for name in one.variables
         )  # NaN of a diverged lane has bits too
-        report = verify(Store(rough))
+        report = verify(ChunkStore(rough))
         return {
             "kills": len(seen),
             "chunks": total,

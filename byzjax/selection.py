@@ -39,7 +39,7 @@ def select(
 ) -> xarray.Dataset:
     """The data set at the best value of ``over``, chosen anew for every combination of all other axes.
 
-    A candidate's score is ``by`` at the end of the run, reduced over seeds. A candidate of which one lane diverged has
+    A candidate's score is ``by`` at the end of the run, reduced over seeds. A candidate of which one run diverged has
     no score: it is never chosen while another has one. Equal scores give the smaller value.
 
     Args:
@@ -47,7 +47,7 @@ def select(
       over: the axis or axes to choose from.
       by: a metric that is not of test data; those stay unseen until the choice is made.
       reduce: ``"mean over seeds"``: mean, median, min or max, and the axis, in the singular or the plural. None if
-        every lane is to choose for itself.
+        every run is to choose for itself.
       best: ``"max"`` or ``"min"``. Known for names with the word accuracy (max), or loss, norm, objective, distance,
         error, perplexity, spread or kappa (min), but not for such with both.
       last: the score is the mean of the last so many entries of ``eval`` or ``round``.
@@ -115,7 +115,7 @@ def _upwards(by: str, best: str | None) -> bool:
 
 
 def _score(dataset: xarray.Dataset, axes: list[str], by: str, reduce: str | None, last: int) -> xarray.DataArray:
-    """One number per candidate; NaN if any part of it is, or its lane diverged."""
+    """One number per candidate; NaN if any part of it is, or its run diverged."""
     score = dataset[by].astype(float) if dataset[by].dtype.kind in "iub" else dataset[by]
     for time in ("round", "eval"):
         if time in score.dims:
@@ -130,7 +130,7 @@ def _score(dataset: xarray.Dataset, axes: list[str], by: str, reduce: str | None
     score = score.where(np.isfinite(score))
     more = [dim for dim in score.dims if dim not in dataset.coords or dim == "class"]
     if more:
-        raise ValueError(f"select: {by!r} is not one number per lane, it also has the axes {more}.")
+        raise ValueError(f"select: {by!r} is not one number per run, it also has the axes {more}.")
     if reduce is None:
         return score
     how, axis = _parsed(reduce, score)
@@ -140,17 +140,17 @@ def _score(dataset: xarray.Dataset, axes: list[str], by: str, reduce: str | None
 
 
 def _parsed(reduce: str, score: xarray.DataArray) -> tuple[str, str]:
-    said = re.fullmatch(r"(\w+) over (\w+)", reduce)
-    if said is None or said[1] not in REDUCTIONS:
+    match = re.fullmatch(r"(\w+) over (\w+)", reduce)
+    if match is None or match[1] not in REDUCTIONS:
         raise ValueError(
             f"select: reduce = {reduce!r} must be like 'mean over seeds', with one of {REDUCTIONS}, or None."
         )
-    names = [name for name in (said[2], said[2].removesuffix("s")) if name in score.dims]
+    names = [name for name in (match[2], match[2].removesuffix("s")) if name in score.dims]
     if not names:
         raise ValueError(
-            f"select: reduce = {reduce!r}: there is no axis {said[2]!r} in {score.dims}; pass reduce=None."
+            f"select: reduce = {reduce!r}: there is no axis {match[2]!r} in {score.dims}; pass reduce=None."
         )
-    return said[1], names[0]
+    return match[1], names[0]
 
 
 def _ran(dataset: xarray.Dataset, axes: list[str], like: xarray.DataArray) -> np.ndarray:
@@ -174,9 +174,9 @@ def _warn(
             continue
         places = chosen[axis].values
         for end, which in ((0, "smallest"), (len(values) - 1, "largest")):
-            there = (places == end) & ~scoreless
-            if there.any():
-                where = _where(chosen[axis], there)
+            at_end = (places == end) & ~scoreless
+            if at_end.any():
+                where = _where(chosen[axis], at_end)
                 warnings.warn(
                     f"select: the best {axis} is the {which} of its grid, {values[end]:g}{where}; a better one may lie "
                     "beyond: widen the grid.",
@@ -192,13 +192,13 @@ def _warn(
         )
 
 
-def _where(places: xarray.DataArray, there: np.ndarray) -> str:
+def _where(places: xarray.DataArray, at_end: np.ndarray) -> str:
     """The combinations of the other axes, if there are any; a few of them by name."""
     if not places.dims:
         return ""
     points = [
         ", ".join(f"{dim}={places[dim].values[k]}" for dim, k in zip(places.dims, point, strict=True))
-        for point in np.argwhere(there)
+        for point in np.argwhere(at_end)
     ]
     more = f" and {len(points) - 3} more" if len(points) > 3 else ""
     return f", for {'; '.join(points[:3])}{more}"

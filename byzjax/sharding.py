@@ -1,4 +1,4 @@
-"""Meshes, and what lies where on them: workers, their data and momenta on "workers", lanes of a sweep on "runs".
+"""Meshes, and what lies where on them: workers, their data and momenta on "workers", runs of a sweep on "runs".
 
 A mesh changes where a round is computed, never what: the same keys, the same batches, the same numbers up to rounding.
 """
@@ -27,8 +27,8 @@ def make_mesh(runs: int = 1, workers: int | None = None, *, devices: Sequence[An
     """A mesh with the axes "runs" and "workers".
 
     Args:
-      runs: lanes of a sweep side by side.
-      workers: devices that share the workers of one run; by default all that there are for each lane. Best a divisor of
+      runs: of a sweep, side by side.
+      workers: devices that share the workers of one run; by default all that there are for each run. Best a divisor of
         n: otherwise some devices have less to do.
       devices: by default all, those of other processes included.
 

@@ -28,7 +28,7 @@ from byzjax.data.base import Dataset
 from byzjax.simulation.checkpoint import Checkpoint, Saved, Store
 from byzjax.simulation.fingerprint import Identity
 from byzjax.simulation.progress import Progress
-from byzjax.storage.leases import Claims
+from byzjax.storage.leases import Leases
 
 N, B = 7, 2
 MASK = jnp.arange(N) >= N - B
@@ -477,7 +477,7 @@ def test_a_second_process_is_refused_and_harms_nothing(tmp_path):
 
 
 def test_a_job_that_is_put_back_into_the_queue_waits_for_the_machine_that_is_gone(tmp_path, monkeypatch):
-    monkeypatch.setattr(Claims.__init__, "__defaults__", (0.4,))
+    monkeypatch.setattr(Leases.__init__, "__defaults__", (0.4,))
     gone = {"machine": "another", "pid": 1, "started": None}
     (tmp_path / "lease.0").write_text(json.dumps(gone))
     start = time.monotonic()
@@ -504,7 +504,7 @@ def test_who_stood_still_does_not_write_over_who_took_over(tmp_path, monkeypatch
     def take_over():
         for path in tmp_path.glob("lease.*"):
             os.utime(path, (0, 0))
-        assert Claims(tmp_path).acquire("lease")
+        assert Leases(tmp_path).acquire("lease")
 
     with pytest.raises(OSError, match=r"was taken over by process \d+ on .*, since this process stood still"):
         go(tmp_path, progress=Interrupting(15, take_over))
@@ -517,5 +517,5 @@ def test_a_finished_run_can_be_read_where_nothing_can_be_written(tmp_path, monke
     def refuse(*args, **kwargs):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    monkeypatch.setattr(Claims, "acquire", refuse)
+    monkeypatch.setattr(Leases, "acquire", refuse)
     assert_same_bits(go(tmp_path), whole)

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from byzjax import results
-from byzjax.cli import sweep
+from byzjax.cli import plot
 from byzjax.cli.app import app
 from byzjax.configs import grid_config, grid_sweep, run_config
 
@@ -350,7 +350,7 @@ def test_a_sweep_of_ones_own_is_plotted_and_no_figure_replaces_another(tmp_path)
 
 
 def test_long_names_of_figures_are_cut_and_told_apart():
-    names = {sweep._file_name("curves-loss", {"attack": [f"my attack {i}" * 20]}) for i in range(3)}
+    names = {plot._file_name("curves-loss", {"attack": [f"my attack {i}" * 20]}) for i in range(3)}
     assert len(names) == 3
     assert max(map(len, names)) == 200
 
@@ -373,7 +373,7 @@ def test_a_dry_run_from_the_command_line(tmp_path):
     result = call("sweep", path, "--dry-run", "--set", "run.aggregator=['median', 'nnm,rfa']", "--set", "run.f=[1, 3]")
     assert result.exit_code == 0, result.output
     assert re.search(r"nnm,rfa +3 +– +nnm: f = 3 of n = 5 workers is not a minority", result.stdout)
-    assert "3 cells × 4 lanes (2 learning_rate × 2 seed) = 12 runs" in result.stdout
+    assert "3 cells × 4 points (2 learning_rate × 2 seed) = 12 runs" in result.stdout
     assert "2 programs to compile; 1 cell with the program of another" in result.stdout
     assert re.search(r"memory: 0.204 kB of data, and [\d.]+ [kM]B per chunk", result.stdout)
     assert "warning: 1 cell cannot run" in result.stderr

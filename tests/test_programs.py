@@ -13,7 +13,7 @@ from byzjax.base import Aggregator
 from byzjax.methods import momentum_sgd
 from byzjax.programs import equations
 from byzjax.simulation.checkpoint import Checkpoint
-from byzjax.storage.chunk_store import Store
+from byzjax.storage.chunk_store import ChunkStore
 
 SCALAR = jax.ShapeDtypeStruct((), np.float32)
 
@@ -54,7 +54,7 @@ def asking_in_order(factor):
 def test_what_calls_back_into_python_is_never_kept(tmp_path, ask):
     assert sweep(ask(1), tmp_path).values.tolist() == [1, 2]
     assert sweep(ask(7), tmp_path).values.tolist() == [7, 14]
-    assert list(Store(tmp_path)) == []
+    assert list(ChunkStore(tmp_path)) == []
     cells = sweep(lambda x, factor: ask(factor)(x), cells={"factor": [1, 7]})
     assert cells.values.tolist() == [[1, 2], [7, 14]], "nor is it taken for another cell's"
 
@@ -65,7 +65,7 @@ def test_the_rest_of_a_sweep_is_kept(tmp_path):
 
     for _ in range(2):
         assert sweep(fn, tmp_path, cells={"ask": [False, True]}).values.tolist() == [[7, 14]] * 2
-    assert len(list(Store(tmp_path))) == 1
+    assert len(list(ChunkStore(tmp_path))) == 1
 
 
 def test_what_only_prints_is_kept(tmp_path):
@@ -75,7 +75,7 @@ def test_what_only_prints_is_kept(tmp_path):
 
     sweep(fn, tmp_path)
     sweep(fn, tmp_path)
-    assert len(list(Store(tmp_path))) == 1
+    assert len(list(ChunkStore(tmp_path))) == 1
 
 
 def closed_over(buffer, number):
@@ -140,7 +140,7 @@ def test_a_store_tells_settings_apart(tmp_path, name):
         there = sweep(fn, tmp_path)
     finally:
         jax.config.update(name, before)
-    assert len(list(Store(tmp_path))) == 2
+    assert len(list(ChunkStore(tmp_path))) == 2
     assert (here == there).all() == (name == "jax_disable_most_optimizations")
 
 

@@ -15,7 +15,9 @@ from byzjax.results.reading import believed
 from byzjax.simulation.simulate import Result
 from byzjax.storage import files
 
-CONFIG = RunConfig("quartic", "byz_nsgdm", "median", "ipm(10.0)", 5, 1, num_rounds=7, eval_every=3, seed=4)
+CONFIG = RunConfig(
+    aggregator="median", attack="ipm(10.0)", num_workers=5, num_byzantine=1, num_rounds=7, eval_every=3, seed=4
+)
 
 
 @pytest.fixture(scope="module")
@@ -232,7 +234,7 @@ def test_a_configuration_must_be_json():
     with pytest.raises(ValueError, match="only what JSON can say"):
         results.to_dataset(Result(None, {}, {}), {"rule": object()})
     with pytest.raises(ValueError, match="must be a number"):
-        execute(RunConfig("quartic", "byz_nsgdm", "median", "sign_flip(scale=1j)", 5, 1, num_rounds=1), progress=False)
+        execute(RunConfig(attack="sign_flip(scale=1j)", num_rounds=1), progress=False)
 
 
 def test_what_is_no_result(dataset, tmp_path):

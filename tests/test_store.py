@@ -1,4 +1,4 @@
-"""Stores and claims: atomic, shared, and honest about damage."""
+"""Stores and leases: atomic, shared, and honest about damage."""
 
 import errno
 import json
@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 from byzjax.cli.app import app
 from byzjax.storage import chunk_store as stores
 from byzjax.storage import digests, files, leases
-from byzjax.storage.chunk_store import MARKER, Store, StoreError, gc, verify
-from byzjax.storage.leases import Claims
+from byzjax.storage.chunk_store import MARKER, ChunkStore, StoreError, gc, verify
+from byzjax.storage.leases import Leases
 
 KEY = "ab" * 32
 ARRAYS = {
@@ -32,7 +32,7 @@ ARRAYS = {
 
 @pytest.fixture
 def store(tmp_path):
-    return Store(tmp_path / "store")
+    return ChunkStore(tmp_path / "store")
 
 
 @pytest.fixture
@@ -123,20 +123,20 @@ def test_verify_counts(store):
 def test_a_folder_with_other_things_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("")
     with pytest.raises(ValueError, match="holds other things"):
-        Store(tmp_path)
+        ChunkStore(tmp_path)
     with pytest.raises(ValueError, match="is a file"):
-        Store(tmp_path / "thesis.tex")
+        ChunkStore(tmp_path / "thesis.tex")
 
 
 def test_a_later_format_is_refused(store):
     store.write(KEY, ARRAYS)
     (store.path / MARKER).write_text(json.dumps({"format": 99}))
     with pytest.raises(ValueError, match="format 99"):
-        Store(store.path)
+        ChunkStore(store.path)
 
 
 def test_disk_full_is_one_clear_error_and_loses_nothing(tiny_disk):
-    store = Store(tiny_disk / "store")
+    store = ChunkStore(tiny_disk / "store")
     store.write(KEY, ARRAYS)
     with pytest.raises(StoreError, match=r"No space left on device.*kept.*resume"):
         store.write("cd" * 32, {"much": np.random.default_rng(0).random(20_000)})
@@ -147,7 +147,7 @@ def test_disk_full_is_one_clear_error_and_loses_nothing(tiny_disk):
     with pytest.raises(OSError, match="No space"), filler.open("wb") as file:
         file.write(bytes(1 << 17))
     with pytest.raises(StoreError, match="No space left"):
-        [store.claim(f"{k:064}") for k in range(100)]
+        [store.lease(f"{k:064}") for k in range(100)]
     filler.unlink()
     store.write("cd" * 32, ARRAYS)
 
@@ -176,7 +176,7 @@ def test_a_read_only_store_can_be_read(store, monkeypatch):
     store.write(KEY, ARRAYS)
     monkeypatch.setattr(files.tempfile, "mkstemp", failing(errno.EROFS))
     monkeypatch.setattr(os, "rename", failing(errno.EROFS))
-    same_bits(Store(store.path).read(KEY), ARRAYS)
+    same_bits(ChunkStore(store.path).read(KEY), ARRAYS)
     with pytest.raises(StoreError, match="Read-only file system"):
         store.write("cd" * 32, ARRAYS)
     store.path_of(KEY).write_bytes(b"torn")
@@ -187,7 +187,7 @@ def test_a_read_only_store_can_be_read(store, monkeypatch):
 def test_the_first_to_decide_decides(store):
     assert store.decided("size") is None
     with ThreadPoolExecutor(8) as pool:
-        said = set(pool.map(lambda k: Store(store.path).decide("size", k), range(16)))
+        said = set(pool.map(lambda k: ChunkStore(store.path).decide("size", k), range(16)))
     assert len(said) == 1
     assert store.decided("size") in said
 
@@ -196,7 +196,7 @@ def test_the_first_to_decide_decides(store):
 def test_a_file_system_without_hard_links_will_do(store, monkeypatch, number):
     monkeypatch.setattr(os, "link", failing(number))
     with ThreadPoolExecutor(8) as pool:
-        said = set(pool.map(lambda k: Store(store.path).decide("size", k), range(16)))
+        said = set(pool.map(lambda k: ChunkStore(store.path).decide("size", k), range(16)))
     assert len(said) == 1
     assert store.decided("size") in said
     assert store.decide("size", 99) in said
@@ -239,11 +239,11 @@ def test_gc_removes_only_what_nobody_needs(store):
     fresh = store.path_of(needed).with_name(".being-written.nc")
     fresh.write_text("")
     os.utime(litter, (0, 0))
-    with store.claims:
+    with store.leases:
         in_flight = "d" * 64
         store.write(in_flight, ARRAYS)
-        store.claims.acquire(in_flight)
-        other = Store(store.path)
+        store.leases.acquire(in_flight)
+        other = ChunkStore(store.path)
         planned = gc(other, dry=True)
         assert sorted(store) == [needed, old, spare, in_flight]
         assert gc(other) == planned
@@ -255,11 +255,11 @@ def test_gc_removes_only_what_nobody_needs(store):
     assert [sweep["code"] for sweep in store.sweeps().values()] == [digests.code_version()]
 
 
-# Claims.
+# Leases.
 
 
 def test_one_claim_at_a_time(tmp_path):
-    with Claims(tmp_path) as mine, Claims(tmp_path) as theirs:
+    with Leases(tmp_path) as mine, Leases(tmp_path) as theirs:
         assert mine.acquire("k")
         assert not theirs.acquire("k")
         assert theirs.held_by_others() == {"k"}
@@ -270,15 +270,15 @@ def test_one_claim_at_a_time(tmp_path):
 
 
 def elsewhere(monkeypatch, **holder):
-    """Claims made from now on are those of a process of another machine."""
+    """Leases made from now on are those of a process of another machine."""
     monkeypatch.setattr(leases, "_process", lambda: {"machine": "elsewhere", "pid": 1, "started": None, **holder})
 
 
 def test_a_claim_of_another_machine_is_void_when_it_is_stale(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         elsewhere(patch)
-        assert Claims(tmp_path, ttl=60).acquire("k")
-    mine = Claims(tmp_path, ttl=60)
+        assert Leases(tmp_path, ttl=60).acquire("k")
+    mine = Leases(tmp_path, ttl=60)
     assert not mine.acquire("k")
     (path,) = tmp_path.iterdir()
     os.utime(path, (time.time() - 59, time.time() - 59))
@@ -288,31 +288,31 @@ def test_a_claim_of_another_machine_is_void_when_it_is_stale(tmp_path, monkeypat
     assert mine.acquire("k")
     assert mine.held_by_others() == set()
     mine.release("k")
-    assert list(tmp_path.iterdir()) == [], "the void claim is cleared away too"
+    assert list(tmp_path.iterdir()) == [], "the void lease is cleared away too"
 
 
 def test_a_held_claim_is_kept_fresh(tmp_path, monkeypatch):
     elsewhere(monkeypatch)
-    with Claims(tmp_path, ttl=0.8) as holder:
+    with Leases(tmp_path, ttl=0.8) as holder:
         assert holder.acquire("k")
         until = time.monotonic() + 1.6
         while time.monotonic() < until:
-            assert not Claims(tmp_path, ttl=0.8).acquire("k")
+            assert not Leases(tmp_path, ttl=0.8).acquire("k")
             time.sleep(0.05)
 
 
 def test_a_claim_of_a_dead_process_is_void_at_once(tmp_path):
-    code = f"from byzjax.storage.leases import Claims; assert Claims({str(tmp_path)!r}).acquire('k')"
+    code = f"from byzjax.storage.leases import Leases; assert Leases({str(tmp_path)!r}).acquire('k')"
     subprocess.run([sys.executable, "-c", code], check=True)
     assert [path.name for path in tmp_path.iterdir()] == ["k.0"]
-    assert Claims(tmp_path).acquire("k")
+    assert Leases(tmp_path).acquire("k")
 
 
 def test_the_number_of_a_dead_process_may_be_in_use_again(tmp_path, monkeypatch):
     monkeypatch.setattr(leases, "_started", lambda pid: "long ago")
-    assert Claims(tmp_path).acquire("k")
+    assert Leases(tmp_path).acquire("k")
     monkeypatch.setattr(leases, "_started", lambda pid: "now")
-    assert Claims(tmp_path).acquire("k")
+    assert Leases(tmp_path).acquire("k")
 
 
 def test_of_many_who_see_a_void_claim_one_takes_it(tmp_path, monkeypatch):
@@ -320,18 +320,18 @@ def test_of_many_who_see_a_void_claim_one_takes_it(tmp_path, monkeypatch):
         key = f"k{attempt}"
         with monkeypatch.context() as patch:
             elsewhere(patch)
-            assert Claims(tmp_path).acquire(key)
+            assert Leases(tmp_path).acquire(key)
         os.utime(tmp_path / f"{key}.0", (0, 0))
-        takers = [Claims(tmp_path) for _ in range(8)]
+        takers = [Leases(tmp_path) for _ in range(8)]
         with ThreadPoolExecutor(8) as pool:
             assert sum(pool.map(lambda taker, key=key: taker.acquire(key), takers)) == 1
 
 
 def test_a_claim_cut_off_while_written_counts_as_anybody_elses(tmp_path):
     (tmp_path / "k.0").write_text("")
-    assert not Claims(tmp_path).acquire("k")
+    assert not Leases(tmp_path).acquire("k")
     os.utime(tmp_path / "k.0", (0, 0))
-    assert Claims(tmp_path).acquire("k")
+    assert Leases(tmp_path).acquire("k")
 
 
 # The command line.

@@ -27,7 +27,7 @@ from byzjax import aggregators as agg
 from byzjax import attacks, methods, results, tasks
 from byzjax.selection import DivergedWarning, EdgeWarning
 from byzjax.storage import files
-from byzjax.storage.chunk_store import Store, verify
+from byzjax.storage.chunk_store import ChunkStore, verify
 from byzjax.sweeps import batch_size, executor
 
 N, B, ROUNDS = 7, 1, 12
@@ -139,8 +139,8 @@ def test_what_a_dict_says_of_divergence():
 
 def test_cells_are_python_values_and_compiled_once(monkeypatch):
     compiled, called = [], []
-    inner = batch_size.compile_lanes
-    monkeypatch.setattr(batch_size, "compile_lanes", lambda *args: compiled.append(args) or inner(*args))
+    inner = batch_size.compile_runs
+    monkeypatch.setattr(batch_size, "compile_runs", lambda *args: compiled.append(args) or inner(*args))
 
     def fn(x, shape, how):
         called.append((shape, how))
@@ -237,7 +237,7 @@ def test_lanes_are_really_on_all_devices():
     traced = byzjax.sweeps.tracing.trace(simple, {}, {"seed": np.zeros(8, np.uint32), "x": np.zeros(8, np.float32)}, {})
     lanes = {"seed": np.arange(8, dtype=np.uint32), "x": np.ones(8, np.float32)}
     mesh = mesh_of(runs=8)
-    compiled = byzjax.sweeps.tracing.compile_lanes(traced, lanes, 8, mesh)
+    compiled = byzjax.sweeps.tracing.compile_runs(traced, lanes, 8, mesh)
     values = compiled(jax.device_put(traced.constants, jax.NamedSharding(mesh, jax.P())), lanes)["value"]
     assert [shard.data.shape for shard in values.addressable_shards] == [(1, 3)] * 8
     assert len({shard.device for shard in values.addressable_shards}) == 8
@@ -278,7 +278,7 @@ def test_the_batch_follows_from_the_analysis_of_the_program(monkeypatch):
     workers = batch_size.concurrency(jax.devices()[0], None, 100)
     budget = batch_size.HEADROOM * (1 << 18) / workers
     loads = [
-        batch_size.load(byzjax.sweeps.tracing.compile_lanes(program, lanes, size, None), jax.devices()[0], budget)
+        batch_size.load(byzjax.sweeps.tracing.compile_runs(program, lanes, size, None), jax.devices()[0], budget)
         for size in (sizes[0], 2 * sizes[0])
     ]
     assert loads[0] <= 1 or sizes[0] == 1
@@ -395,7 +395,7 @@ def test_arrays_closed_over_are_not_compiled_in():
     lanes = {"x": np.zeros(2, np.float32)}
     program = byzjax.sweeps.tracing.trace(lambda x: {"value": x + table[0]}, {}, lanes, {})
     assert [constant.shape for constant in program.constants] == [(1_000_000,)]
-    assert len(byzjax.sweeps.tracing.compile_lanes(program, lanes, 2, None).as_text()) < 20_000
+    assert len(byzjax.sweeps.tracing.compile_runs(program, lanes, 2, None).as_text()) < 20_000
 
 
 def test_damaged_chunks_are_computed_again(tmp_path, capsys):
@@ -405,7 +405,7 @@ def test_damaged_chunks_are_computed_again(tmp_path, capsys):
     victims[1].write_bytes(b"")
     same_bits(first, sweep(store=tmp_path, progress=True))
     assert len(re.findall("is damaged .* computed again", capsys.readouterr().err)) == 2
-    assert verify(Store(tmp_path)) == (5, [])
+    assert verify(ChunkStore(tmp_path)) == (5, [])
 
 
 def test_another_code_version_is_said_and_computed_anew(tmp_path, capsys):
@@ -546,8 +546,8 @@ def test_killed_and_resumed_is_bit_identical():
 def test_plain_lines_where_there_is_no_terminal(capsys):
     sweep(progress=True, cells={"power": [1, 2]}, name="powers")
     lines = capsys.readouterr().err.splitlines()
-    assert re.match(r"powers: cell 2/2, chunk 10/10, 36/36 lanes, \S+ lanes/s, ETA 0 s, 0 diverged", lines[-2])
-    assert re.match(r"powers: 36 lanes in \S+ s, and \S+ s of compilation", lines[-1])
+    assert re.match(r"powers: cell 2/2, chunk 10/10, 36/36 runs, \S+ runs/s, ETA 0 s, 0 diverged", lines[-2])
+    assert re.match(r"powers: 36 runs in \S+ s, and \S+ s of compilation", lines[-1])
     assert len(lines) <= 11
 
 
@@ -556,7 +556,7 @@ def test_rounds_and_divergence_are_shown(capsys):
     shown = capsys.readouterr().err
     assert "rounds/s" in shown
     assert "4 diverged" in shown
-    assert "4 lanes diverged" in shown
+    assert "4 runs diverged" in shown
 
 
 def test_a_bar_where_there_is_a_terminal(capsys, monkeypatch):
@@ -564,7 +564,7 @@ def test_a_bar_where_there_is_a_terminal(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     sweep(progress=True, name="powers")
     shown = capsys.readouterr().err
-    assert "chunk 5/5, 18/18 lanes" in shown
+    assert "chunk 5/5, 18/18 runs" in shown
     assert "0 diverged" in shown
 
 
@@ -673,7 +673,7 @@ def test_what_no_axis_changes_is_checked_once():
 
 
 def test_bad_meshes_are_named():
-    with pytest.raises(ValueError, match="no 'runs' to lay lanes on"):
+    with pytest.raises(ValueError, match="no 'runs' to lay runs on"):
         sweep(mesh=mesh_of(workers=2))
     with pytest.raises(ValueError, match="batch_size = 3 must be a multiple of the mesh's 'runs' axis, 2"):
         sweep(mesh=mesh_of(runs=2), batch_size=3)
@@ -681,8 +681,8 @@ def test_bad_meshes_are_named():
 
 def test_a_data_set_that_cannot_be_held_is_refused_before_it_is_computed(monkeypatch):
     counted = counting(monkeypatch)
-    monkeypatch.setattr(importlib.import_module("byzjax.sweeps.sweep"), "host_memory", lambda: 18 * 4 * 3)
-    with pytest.raises(ValueError, match=r"18 lanes give .* most of it 'value'.* record or evaluate less"):
+    monkeypatch.setattr(importlib.import_module("byzjax.sweeps.planning"), "host_memory", lambda: 18 * 4 * 3)
+    with pytest.raises(ValueError, match=r"18 runs give .* most of it 'value'.* record or evaluate less"):
         sweep()
     assert not counted
 
@@ -704,7 +704,7 @@ def test_a_chunk_that_does_not_fit_says_what_to_do(monkeypatch):
         return fail
 
     monkeypatch.setattr(batch_size.Compiler, "launch", launch)
-    with pytest.raises(ValueError, match="chunk of 4 lanes does not fit into memory; pass batch_size=2"):
+    with pytest.raises(ValueError, match="chunk of 4 runs does not fit into memory; pass batch_size=2"):
         sweep()
 
 

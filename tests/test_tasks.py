@@ -1,6 +1,7 @@
 """Both tasks: gradients, oracles, partitions, evaluation."""
 
 import dataclasses
+import inspect
 
 import jax
 import jax.flatten_util
@@ -471,11 +472,11 @@ def test_a_sweep_refuses_another_mask():
 
 
 def test_the_command_line_may_say_who_lies():
-    config = RunConfig("quartic(byzantine=[0, 2])", aggregator="median", num_workers=5, num_byzantine=2)
+    config = RunConfig(task="quartic(byzantine=[0, 2])", aggregator="median", num_workers=5, num_byzantine=2)
     assert config.build().byzantine.tolist() == [True, False, True, False, False]
     assert RunConfig(aggregator="median", num_workers=5, num_byzantine=2).build().byzantine.tolist() == [0, 0, 0, 1, 1]
     with pytest.raises(ValueError, match="num_byzantine = 3, but byzantine marks 2 workers"):
-        RunConfig("quartic(byzantine=[0, 2])", aggregator="median", num_workers=5, num_byzantine=3).build()
+        RunConfig(task="quartic(byzantine=[0, 2])", aggregator="median", num_workers=5, num_byzantine=3).build()
 
 
 def test_flipped_labels_have_a_loss_whatever_the_number_of_classes():
@@ -754,3 +755,18 @@ def test_a_data_set_that_is_none_is_named(changes, message):
 def test_bad_input_is_named(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+@pytest.mark.parametrize(
+    ("special", "general", "own", "settled"),
+    [
+        (tasks.mnist, tasks.classification, set(), {"dataset", "mean", "std", "name"}),
+        (tasks.shakespeare, tasks.language_model, set(), {"text", "name"}),
+        (tasks.tiny_shakespeare, tasks.language_model, {"path"}, {"text", "name"}),
+    ],
+)
+def test_a_data_set_s_task_takes_the_options_of_the_general_one(special, general, own, settled):
+    mine, theirs = (inspect.signature(factory).parameters for factory in (special, general))
+    assert {name: p for name, p in mine.items() if name not in own} == {
+        name: p for name, p in theirs.items() if name not in settled
+    }

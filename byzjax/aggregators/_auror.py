@@ -64,9 +64,7 @@ def auror(*, gap: Numeric = 0.002, share: Numeric = 0.5, num_rounds: int = 10) -
         lengths, frame = stacked.measure_lengths(updates, "origin")
         finite = lengths.finite
         dtype = lengths.unit.dtype
-        present = jax.tree.map(
-            lambda x: jnp.where(finite.reshape((-1,) + (1,) * (x.ndim - 1)), x.astype(dtype), jnp.nan), updates
-        )
+        present = jax.tree.map(lambda x: jnp.where(stacked.per_row(finite, x), x.astype(dtype), jnp.nan), updates)
         splits = stacked.coordinatewise(split_in_two, present, rows=True)
         indicative = jax.tree.map(
             lambda split, known: jnp.where(state.rounds < last, split[1] >= jnp.asarray(gap, dtype), known),
@@ -101,17 +99,17 @@ def split_in_two(x: jax.Array) -> jax.Array:
     [1.0, 8.5, 1.0]
     """
     n = x.shape[0]
-    there = (x == x).sum(0).astype(x.dtype)
+    num_present = (x == x).sum(0).astype(x.dtype)
     ordered = jnp.stack(sort_workers(x)) if n <= MAX_NETWORK else jnp.sort(nan_last(x), axis=0)
-    counted = jnp.arange(n)[:, None].astype(x.dtype) < there[None]
+    counted = jnp.arange(n)[:, None].astype(x.dtype) < num_present[None]
     most = jnp.where(counted, ordered, -jnp.inf).max(0)
     radius = 0.5 * most - 0.5 * ordered[0]
     centre = 0.5 * most + 0.5 * ordered[0]
     unit = jnp.where(counted, (ordered - centre[None]) / jnp.where(radius > 0, radius, 1.0)[None], 0.0)
-    mean = unit.sum(0) / jnp.maximum(there, 1.0)
+    mean = unit.sum(0) / jnp.maximum(num_present, 1.0)
     below = jnp.cumsum(jnp.where(counted, unit - mean[None], 0.0), axis=0)
     size = jnp.arange(1, n + 1)[:, None].astype(x.dtype)
-    rest = there[None] - size
+    rest = num_present[None] - size
     apart = jnp.where(rest > 0, jnp.abs(below) * (1.0 / size + 1.0 / jnp.maximum(rest, 1.0)), 0.0)  # of the two means
     best = jnp.argmax(apart * jnp.abs(below), axis=0)[None]
 

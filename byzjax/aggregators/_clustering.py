@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import typing
 from typing import Literal
 
 import jax
@@ -19,7 +20,7 @@ from byzjax.aggregators._cluster_algorithms import (
 from byzjax.aggregators._norms import shortening
 from byzjax.aggregators._private_clipping import add_noise
 from byzjax.base import Aggregator, Trust, Weights, promises
-from byzjax.checks import check_number, nan_unless, num_workers_of
+from byzjax.checks import check_choice, check_number, num_workers_of
 from byzjax.checks.traced import concrete
 from byzjax.rng import check_key
 from byzjax.stacked.cosines import cosine_distances
@@ -63,8 +64,7 @@ def clipped_clustering(max_norm: Numeric | None = 1e5, *, linkage: Linkage = "av
     """
     if max_norm is not None:
         check_number(max_norm, "max_norm", "clipped_clustering", least=0, open_below=True)
-    if linkage not in ("average", "single", "complete"):
-        raise ValueError(f"clipped_clustering: linkage = {linkage!r} must be 'average', 'single' or 'complete'.")
+    check_choice(linkage, typing.get_args(Linkage), "linkage", "clipped_clustering")
 
     def update_with_trust(updates: Stacked, state, params=None, *, key: jax.Array | None = None, **extra):
         del params, key, extra
@@ -72,11 +72,11 @@ def clipped_clustering(max_norm: Numeric | None = 1e5, *, linkage: Linkage = "av
         lengths, frame = stacked.measure_lengths(updates, "origin")
         norms, finite = jnp.sqrt(lengths.squares), lengths.finite
         members = larger_cluster(cosine_distances(updates), finite, linkage)
-        kept = members.astype(norms.dtype)
+        factors = members.astype(norms.dtype)
         if max_norm is not None:
             bound = jnp.minimum(median_of(norms, finite), jnp.asarray(max_norm, norms.dtype) / lengths.unit)
-            kept = kept * shortening(lengths, bound)
-        weights = kept / members.sum().astype(norms.dtype)
+            factors = factors * shortening(lengths, bound)
+        weights = factors / members.sum().astype(norms.dtype)
         return stacked.combine(weights, updates, frame), state, Trust(weights)
 
     return Aggregator(optax.init_empty_state, update_with_trust=update_with_trust)
@@ -169,8 +169,8 @@ def flame(*, noise_factor: Numeric = 0.0) -> Aggregator:
         lengths, frame = stacked.measure_lengths(updates, "origin")
         middle = median_of(jnp.sqrt(lengths.squared_norms()), lengths.finite)
         members = majority_cluster(cosine_distances(updates), lengths.finite)
-        share = members.astype(middle.dtype) / jnp.maximum(members.sum().astype(middle.dtype), 1.0)
-        return share * shortening(lengths, middle) * nan_unless(members.any()), middle, lengths.unit, frame
+        weights = mean_of(members, middle.dtype) * shortening(lengths, middle)
+        return weights, middle, lengths.unit, frame
 
     def update_with_trust(updates: Stacked, state, params=None, *, key: jax.Array | None = None, **extra):
         del params, key, extra

@@ -8,6 +8,7 @@ Yin, Chen, Ramchandran, Bartlett. Byzantine-robust distributed learning: towards
 
 from __future__ import annotations
 
+import typing
 from typing import Literal
 
 import jax
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 from byzjax import stacked
 from byzjax.aggregators._builders import coordinate_rule
 from byzjax.base import Aggregator, Coordinatewise, promises
-from byzjax.checks import check_f, check_majority, nan_unless_minority
+from byzjax.checks import check_choice, check_f, check_minority
 from byzjax.checks.traced import concrete
 from byzjax.stacked.order_statistics import (
     MAX_NETWORK,
@@ -29,6 +30,8 @@ from byzjax.stacked.order_statistics import (
 )
 from byzjax.types import Numeric
 from byzjax.values import value
+
+Even = Literal["midpoint", "lower"]
 
 
 @promises(robust=False)
@@ -48,7 +51,7 @@ def mean() -> Aggregator:
 
 
 @value
-def median(even: Literal["midpoint", "lower"] = "midpoint") -> Aggregator:
+def median(even: Even = "midpoint") -> Aggregator:
     """The coordinate-wise median.
 
     ``median(x)_k`` is the middle one of the sorted ``x_1k, …, x_nk``; NaN sorts last, and a median that is not finite,
@@ -72,7 +75,7 @@ def median(even: Literal["midpoint", "lower"] = "midpoint") -> Aggregator:
     >>> byzjax.aggregate(median(even="lower"), jnp.array([[1.0], [2.0], [3.0], [9.0]])).tolist()
     [2.0]
     """
-    _check_even(even, "median")
+    check_choice(even, typing.get_args(Even), "even", "median")
 
     def reduce(x: jax.Array) -> jax.Array:
         return middle(x, x.shape[0], even)
@@ -105,15 +108,15 @@ def trimmed_mean(f: Numeric) -> Aggregator:
 
     def reduce(x: jax.Array) -> jax.Array:
         n = x.shape[0]
-        check_majority(f, n, "trimmed_mean")
+        minority = check_minority(f, n, "trimmed_mean")
         mean = rank_sum(x, f, n - f) / jnp.asarray(n - 2 * f, x.dtype)
-        return finite_or_nan(mean) * nan_unless_minority(f, n)
+        return finite_or_nan(mean) * minority
 
     return coordinate_rule(Coordinatewise(reduce))
 
 
 @value
-def meamed(f: Numeric, *, even: Literal["midpoint", "lower"] = "midpoint") -> Aggregator:
+def meamed(f: Numeric, *, even: Even = "midpoint") -> Aggregator:
     """Mean around the median: in each coordinate, the mean of the n − f values nearest to the median.
 
     ``meamed(x)_k = (1/(n − f)) Σ_{i ∈ N_k} x_ik`` with ``N_k`` the n − f values nearest to the median of the k-th
@@ -137,12 +140,12 @@ def meamed(f: Numeric, *, even: Literal["midpoint", "lower"] = "midpoint") -> Ag
     [2.0]
     """
     f = check_f(f, "meamed")
-    _check_even(even, "meamed")
+    check_choice(even, typing.get_args(Even), "even", "meamed")
 
     def reduce(x: jax.Array) -> jax.Array:
         n = x.shape[0]
-        check_majority(f, n, "meamed")
-        return mean_around_median(x, n, n - f, even) * nan_unless_minority(f, n)
+        minority = check_minority(f, n, "meamed")
+        return mean_around_median(x, n, n - f, even) * minority
 
     return coordinate_rule(Coordinatewise(reduce))
 
@@ -190,24 +193,24 @@ def middle(x: jax.Array, count: Numeric, even: str = "midpoint") -> jax.Array:
     return finite_or_nan(low + 0.5 * (high - low))  # their sum may overflow
 
 
-def mean_around_median(x: jax.Array, count: Numeric, kept: Numeric, even: str = "midpoint") -> jax.Array:
-    """The mean of the ``kept`` values nearest to the median of the ``count`` smallest: ``[n, …] -> […]``.
+def mean_around_median(x: jax.Array, count: Numeric, nearest: Numeric, even: str = "midpoint") -> jax.Array:
+    """The mean of so many values ``nearest`` to the median of the ``count`` smallest: ``[n, …] -> […]``.
 
     Of two values at the same distance the smaller one is nearer. NaN where a value that is not finite would count.
 
     Args:
       x: ``[n, …]``, NaN last.
-      count, kept: 1 ≤ kept ≤ count ≤ n, may be traced.
+      count, nearest: 1 ≤ nearest ≤ count ≤ n, may be traced.
       even: as in `middle`.
 
     >>> mean_around_median(jnp.array([[1.0], [2.0], [3.0], [9.0]]), 4, 2).tolist()
     [2.5]
     """
     n, median = x.shape[0], middle(x, count, even)
-    divisor = jnp.asarray(kept, x.dtype)
+    divisor = jnp.asarray(nearest, x.dtype)
     if n > MAX_NETWORK:
         x = nan_last(x)
-        return lowest_sum(x, jnp.abs(x - median[None]), kept) / divisor
+        return lowest_sum(x, jnp.abs(x - median[None]), nearest) / divisor
     rows = sort_workers(x)
 
     def row(i: Numeric) -> jax.Array:
@@ -215,17 +218,12 @@ def mean_around_median(x: jax.Array, count: Numeric, kept: Numeric, even: str = 
 
     # The nearest values are neighbours in sorted order. Their window moves up while the value above it is nearer than
     # the lowest one in it.
-    shifts = count - kept
+    shifts = count - nearest
     most = int(shifts) if concrete(shifts) is not None else n - 1
     first = jnp.zeros(median.shape, jnp.int32)
     for start in range(most):
-        above = row(start + kept if concrete(kept) is not None else jnp.minimum(start + kept, n - 1))
+        above = row(start + nearest if concrete(nearest) is not None else jnp.minimum(start + nearest, n - 1))
         moves = (median - rows[start] > above - median) & (start < shifts)
         first = first + moves.astype(jnp.int32)
-    inside = [jnp.where((r >= first) & (r < first + kept), value, 0.0) for r, value in enumerate(rows)]
+    inside = [jnp.where((r >= first) & (r < first + nearest), value, 0.0) for r, value in enumerate(rows)]
     return finite_or_nan(sum(inside[1:], inside[0]) / divisor)
-
-
-def _check_even(even: str, name: str) -> None:
-    if even not in ("midpoint", "lower"):
-        raise ValueError(f"{name}: even = {even!r} must be 'midpoint' or 'lower'.")

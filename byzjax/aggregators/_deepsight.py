@@ -186,7 +186,7 @@ def energy_shares(weights: Sequence[jax.Array], bias: jax.Array, present: jax.Ar
     """
     layer = [*weights, bias]
     dtype = stacked.wide_dtype(layer)
-    layer = [jnp.where(present.reshape((-1,) + (1,) * (x.ndim - 1)), x.astype(dtype), 0.0) for x in layer]
+    layer = [jnp.where(stacked.per_row(present, x), x.astype(dtype), 0.0) for x in layer]
     # Every row in its own unit, so that no square leaves the range of numbers.
     layer = shifted(layer, -exponents(stacked.largest_coordinates(layer)))
     energies = [jnp.abs(x).sum(tuple(range(1, x.ndim - 1))) for x in jax.tree.leaves(layer)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import typing
 from typing import Literal, NamedTuple
 
 import jax
@@ -9,12 +10,14 @@ import jax.numpy as jnp
 
 from byzjax import stacked
 from byzjax.base import Aggregator, Trust, promises
-from byzjax.checks import check_integer, nan_unless, num_workers_of
+from byzjax.checks import check_choice, check_integer, nan_unless, num_workers_of
 from byzjax.stacked.cosines import cosine_distances
 from byzjax.types import Params, Stacked
 from byzjax.values import value
 
 Reduce = Literal["mean", "sum"]
+
+_NOT_ZERO = 1e-30  # a divisor in place of 0, where the quotient is dropped: nobody is pardoned beside such a row
 
 
 class FoolsGoldState(NamedTuple):
@@ -53,8 +56,7 @@ def foolsgold(num_workers: int, *, reduce: Reduce = "mean") -> Aggregator:
     [0.5, 0.5]
     """
     num_workers = check_integer(num_workers, "num_workers", "foolsgold", least=1)
-    if reduce not in ("mean", "sum"):
-        raise ValueError(f"foolsgold: reduce = {reduce!r} must be 'mean' or 'sum'.")
+    check_choice(reduce, typing.get_args(Reduce), "reduce", "foolsgold")
 
     def init(params: Params) -> FoolsGoldState:
         dtype = stacked.wide_dtype(jax.tree.leaves(params))  # sums over many rounds need more than 16 bits
@@ -91,7 +93,8 @@ def _unlike(distances: jax.Array) -> jax.Array:
     nearest = apart.min(1)  # 1 − v
     # 1 − c_ij v_i/v_j, both terms of which are positive
     away = jnp.where(jnp.eye(len(distances), dtype=bool), 1.0, distances)
-    pardoned = (away - nearest[None, :] + nearest[:, None] * (1.0 - away)) / jnp.maximum(1.0 - nearest, 1e-30)[None, :]
+    alike = jnp.maximum(1.0 - nearest, _NOT_ZERO)  # v
+    pardoned = (away - nearest[None, :] + nearest[:, None] * (1.0 - away)) / alike[None, :]
     unlike = jnp.clip(jnp.where(nearest[None, :] < nearest[:, None], pardoned, away).min(1), 0.0, 1.0)
     share = unlike / jnp.where(unlike.max() > 0, unlike.max(), 1.0)
     logit = jnp.log(share / jnp.maximum(1.0 - share, 1e-6)) + 0.5  # -inf for copies

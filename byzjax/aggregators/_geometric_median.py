@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import typing
 from typing import Literal
 
 import jax
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 
 from byzjax.aggregators._builders import mean_of, weights_rule
 from byzjax.base import Aggregator, Weights, promises
-from byzjax.checks import check_integer, check_number
+from byzjax.checks import check_choice, check_integer, check_number
 from byzjax.stacked import Geometry, Lengths
 from byzjax.stacked.control_flow import fori_loop, while_loop
 from byzjax.stacked.order_statistics import ranks
@@ -18,6 +19,12 @@ from byzjax.types import Numeric
 from byzjax.values import value
 
 Init = Literal["zero", "mean", "median"]
+ClipScaling = Literal["none", "linear", "sqrt"]
+Start = Literal["previous", "median", "mean", "zero"]
+
+# Of AutoGM's λ, in units of the median row's size: it divides, and 0 or a number that rounds to 0 in that unit must
+# not. Far below the rounding of distances (1e-7), so that such a λ keeps the nearest row alone, as it should.
+_LEAST_STRENGTH = 1e-18
 
 
 @promises(translation=False, scale=False, fragile=("init=mean",))
@@ -68,8 +75,7 @@ def geometric_median(
     check_number(smoothing, "smoothing", name, least=0, open_below=True)
     if tolerance is not None:
         check_number(tolerance, "tolerance", name, least=0)
-    if init not in ("zero", "mean", "median"):
-        raise ValueError(f"{name}: init = {init!r} must be 'zero', 'mean' or 'median'.")
+    check_choice(init, typing.get_args(Init), "init", name)
 
     def weights(geometry: Geometry, key: jax.Array | None) -> jax.Array:
         del key
@@ -145,18 +151,18 @@ def auto_gm(
         solve = functools.partial(_weiszfeld, geometry, num_iters=weiszfeld_iters, smoothing=smoothing, tolerance=limit)
         uniform = geometry.finite.astype(dtype)
         # A row on which the iteration starts would hold it: no row is nearer than the median one at first.
-        found, away = solve(uniform, start, jnp.maximum(away, middle(away)))
+        iterate, away = solve(uniform, start, jnp.maximum(away, middle(away)))
         strength = n * middle(away) if regularization is None else jnp.asarray(regularization, dtype) / geometry.unit
-        strength = jnp.maximum(strength, 1e-18)
+        strength = jnp.maximum(strength, _LEAST_STRENGTH)
 
         def turn(state):
-            turns, found, away, _ = state
-            target, away = solve(_leaning_weights(away, strength, geometry.finite), found, away)
-            return turns + 1, target, away, geometry.distance_between(target, found) > limit
+            turns, iterate, away, _ = state
+            target, away = solve(_leaning_weights(away, strength, geometry.finite), iterate, away)
+            return turns + 1, target, away, geometry.distance_between(target, iterate) > limit
 
-        state = (jnp.zeros((), jnp.int32), found, away, jnp.ones((), bool))
-        found = while_loop(lambda state: state[3] & (state[0] < num_iters), turn, state)[1]
-        return found[:n]
+        state = (jnp.zeros((), jnp.int32), iterate, away, jnp.ones((), bool))
+        iterate = while_loop(lambda state: state[3] & (state[0] < num_iters), turn, state)[1]
+        return iterate[:n]
 
     return weights_rule(Weights(weights))
 
@@ -167,9 +173,9 @@ def centered_clipping(
     tau: Numeric = 10.0,
     *,
     num_iters: int = 1,
-    scaling: Literal["none", "linear", "sqrt"] = "none",
+    scaling: ClipScaling = "none",
     beta: Numeric = 0.0,
-    start: Literal["previous", "median", "mean", "zero"] = "previous",
+    start: Start = "previous",
 ) -> Aggregator:
     """Centred clipping: steps from the last aggregate, in which no worker moves it by more than τ/n.
 
@@ -202,10 +208,8 @@ def centered_clipping(
     check_number(tau, "tau", name, least=0, open_below=True)
     num_iters = check_integer(num_iters, "num_iters", name, least=1)
     check_number(beta, "beta", name, least=0, below=1)
-    if scaling not in ("none", "linear", "sqrt"):
-        raise ValueError(f"{name}: scaling = {scaling!r} must be 'none', 'linear' or 'sqrt'.")
-    if start not in ("previous", "median", "mean", "zero"):
-        raise ValueError(f"{name}: start = {start!r} must be 'previous', 'median', 'mean' or 'zero'.")
+    check_choice(scaling, typing.get_args(ClipScaling), "scaling", name)
+    check_choice(start, typing.get_args(Start), "start", name)
     anchor = start if start in ("previous", "median") else None
 
     about = start if start == "previous" else "origin" if start == "zero" else None
@@ -229,8 +233,8 @@ def centered_clipping(
             pull = pulls(geometry.distances_from(point))
             return (1.0 - pull.sum()) * point + jnp.pad(pull, (0, geometry.num_points - n))
 
-        found = fori_loop(0, num_iters, step, _start(geometry, start))
-        return found[:n] if anchor is None else jnp.append(found[:n], found[geometry.index_of(start)])
+        iterate = fori_loop(0, num_iters, step, _start(geometry, start))
+        return iterate[:n] if anchor is None else jnp.append(iterate[:n], iterate[geometry.index_of(start)])
 
     return weights_rule(Weights(weights, anchor, about if num_iters == 1 else None))
 

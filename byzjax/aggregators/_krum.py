@@ -8,6 +8,7 @@ El Mhamdi, Guerraoui, Rouault. The hidden vulnerability of distributed learning 
 
 from __future__ import annotations
 
+import typing
 from typing import Literal
 
 import jax
@@ -18,7 +19,7 @@ from byzjax import stacked
 from byzjax.aggregators._builders import mean_of_lowest, weights_rule
 from byzjax.aggregators._coordinate import mean_around_median
 from byzjax.base import Aggregator, Weights, promises
-from byzjax.checks import check_f, check_majority, nan_unless, nan_unless_minority, num_workers_of
+from byzjax.checks import check_choice, check_f, check_minority, nan_unless, num_workers_of
 from byzjax.checks.traced import concrete
 from byzjax.stacked import Geometry
 from byzjax.stacked.control_flow import fori_loop
@@ -167,7 +168,7 @@ def _krum(f: Numeric, m: Numeric | None, power: int, neighbors: str, name: str) 
     def weights(geometry: Geometry, key: jax.Array | None) -> jax.Array:
         del key
         n = geometry.num_workers
-        check_majority(f, n, name)
+        minority = check_minority(f, n, name)
         count = n - f - less
         _check_neighbors(f, n, neighbors, less, name)
         selected = n - f if m is None else m
@@ -175,7 +176,7 @@ def _krum(f: Numeric, m: Numeric | None, power: int, neighbors: str, name: str) 
         scores = krum_scores(geometry.distances, count, power)
         # A far row's score may overflow, and must still come before that of a lost row.
         scores = jnp.where(geometry.finite, jnp.minimum(scores, jnp.finfo(scores.dtype).max), jnp.inf)
-        valid = nan_unless_minority(f, n) * nan_unless(geometry.finite.sum() > count)
+        valid = minority * nan_unless(geometry.finite.sum() > count)
         if concrete(f) is None or concrete(selected) is None:
             valid = valid * nan_unless((count >= 1) & (selected >= 1) & (selected <= n))
         return mean_of_lowest(scores, selected) * valid
@@ -209,10 +210,8 @@ def _check_selected(m: Numeric, n: int, name: str) -> None:
 def _check_scores(f: Numeric, power: int, neighbors: str, name: str) -> tuple[Numeric, int]:
     """f, and how many workers beside them a score leaves out."""
     f = check_f(f, name)
-    if power not in (1, 2, 4):
-        raise ValueError(f"{name}: power = {power!r} must be 1, 2 or 4.")
-    if neighbors not in ("n-f-2", "n-f-1"):
-        raise ValueError(f"{name}: neighbors = {neighbors!r} must be 'n-f-2' or 'n-f-1'.")
+    check_choice(power, typing.get_args(Power), "power", name)
+    check_choice(neighbors, typing.get_args(Neighbors), "neighbors", name)
     return f, 2 if neighbors == "n-f-2" else 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import typing
 from typing import Literal
 
 import jax
@@ -9,12 +10,15 @@ import jax.numpy as jnp
 import optax
 
 from byzjax import stacked
+from byzjax.aggregators._builders import mean_of
 from byzjax.aggregators._norms import shortening
 from byzjax.base import Aggregator, promises
-from byzjax.checks import check_number, nan_unless, num_workers_of
+from byzjax.checks import check_choice, check_number, nan_unless, num_workers_of
 from byzjax.stacked.order_statistics import median_of
 from byzjax.types import Numeric, Stacked
 from byzjax.values import value
+
+Rows = Literal["dense", "sparse"]
 
 _ROUNDED = 1e-5  # relative difference that may be rounding
 
@@ -26,7 +30,7 @@ def lasa(
     sparsity: Numeric = 0.3,
     norm_bound: Numeric = 2.0,
     sign_bound: Numeric = 1.0,
-    rows: Literal["dense", "sparse"] = "dense",
+    rows: Rows = "dense",
 ) -> Aggregator:
     """LASA: in every layer, the mean of the workers whose norm and signs are ordinary there; rows at the median length.
 
@@ -63,8 +67,7 @@ def lasa(
     check_number(sparsity, "sparsity", name, least=0, below=1)
     check_number(norm_bound, "norm_bound", name, least=0, open_below=True)
     check_number(sign_bound, "sign_bound", name, least=0, open_below=True)
-    if rows not in ("dense", "sparse"):
-        raise ValueError(f"{name}: rows = {rows!r} must be 'dense' or 'sparse'.")
+    check_choice(rows, typing.get_args(Rows), "rows", name)
     sparse = rows == "sparse"
 
     def update(updates: Stacked, state, params=None, *, key: jax.Array | None = None, **extra):
@@ -82,19 +85,18 @@ def lasa(
         most = jnp.where(finite, largest, 0.0).max()
 
         def layer(x: jax.Array, short: jax.Array) -> jax.Array:
-            each = (-1,) + (1,) * (x.ndim - 1)
             axes = tuple(range(1, x.ndim))
             x = x.astype(least.dtype)
-            kept = finite.reshape(each) & (jnp.abs(x) >= least.reshape(each)) & (x != 0)
+            support = stacked.per_row(finite, x) & (jnp.abs(x) >= stacked.per_row(least, x)) & (x != 0)
             # Every row in its own unit, so that no square leaves the range of numbers, and then all in one.
-            own = jnp.where(kept, x / jnp.where(largest > 0, largest, 1.0).reshape(each), 0.0)
+            own = jnp.where(support, x / stacked.per_row(jnp.where(largest > 0, largest, 1.0), x), 0.0)
             norms = jnp.sqrt(jnp.square(own).sum(axes)) * (largest / jnp.where(most > 0, most, 1.0))
             norms = norms * factors * frame.reach if sparse else norms
-            signs = jnp.where(kept, jnp.sign(x), 0.0).sum(axes) / jnp.maximum(kept.sum(axes).astype(x.dtype), 1.0)
+            signs = jnp.where(support, jnp.sign(x), 0.0).sum(axes) / jnp.maximum(support.sum(axes).astype(x.dtype), 1.0)
             good = _ordinary(norms, norm_bound, finite) & _ordinary(signs, sign_bound, finite)
             good = jnp.where(good.any(), good, finite)
-            share = (good.astype(x.dtype) / jnp.maximum(good.sum(), 1).astype(x.dtype)).reshape(each)
-            counted = good.reshape(each) & kept if sparse else good.reshape(each)
+            share = stacked.per_row(mean_of(good, x.dtype), x)
+            counted = stacked.per_row(good, x) & support if sparse else stacked.per_row(good, x)
             mean = jnp.where(counted, share * short.astype(x.dtype), 0.0).sum(0)
             return (mean * nan_unless(good.any())).astype(short.dtype)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import typing
 from typing import Literal
 
 import jax
@@ -11,11 +12,13 @@ import optax
 from byzjax import stacked
 from byzjax.aggregators._builders import mean_of, mean_of_lowest, mixing_rule
 from byzjax.base import Mixing, PreAggregator, Trust, promises
-from byzjax.checks import check_f, check_integer, check_majority, nan_unless, nan_unless_minority, num_workers_of
+from byzjax.checks import check_choice, check_f, check_integer, check_minority, nan_unless, num_workers_of
 from byzjax.rng import check_key
 from byzjax.stacked import Geometry
 from byzjax.types import Numeric, Stacked
 from byzjax.values import value
+
+Replacement = Literal["mean", "zero"]
 
 
 @value
@@ -49,9 +52,9 @@ def nnm(f: Numeric) -> PreAggregator:
     def matrix(geometry: Geometry, key: jax.Array | None) -> jax.Array:
         del key
         n = geometry.num_workers
-        check_majority(f, n, "nnm")
+        minority = check_minority(f, n, "nnm")
         itself_first = jnp.where(jnp.eye(n, dtype=bool), -1.0, geometry.distances)
-        mixed = mean_of_lowest(itself_first, n - f) * nan_unless_minority(f, n)
+        mixed = mean_of_lowest(itself_first, n - f) * minority
         return jnp.where(geometry.finite[:, None], mixed, jnp.eye(n, dtype=mixed.dtype))
 
     return mixing_rule(Mixing(matrix, affine=True))
@@ -127,7 +130,7 @@ def bucket_matrix(order: jax.Array, bucket_size: int, dtype: jnp.dtype = jnp.flo
 
 @promises(robust=False)
 @value
-def finite_guard(replace: Literal["mean", "zero"] = "mean") -> PreAggregator:
+def finite_guard(replace: Replacement = "mean") -> PreAggregator:
     """Non-finite guard: a row with NaN or inf is replaced, so that rules which would pass it on survive it.
 
     ``y_i = x_i`` where all of x_i is finite, else the mean of the finite rows, or zero. It removes what cannot be
@@ -146,8 +149,7 @@ def finite_guard(replace: Literal["mean", "zero"] = "mean") -> PreAggregator:
     >>> byzjax.aggregate(finite_guard(), jnp.array([[1.0], [jnp.nan], [3.0]])).tolist()
     [[1.0], [2.0], [3.0]]
     """
-    if replace not in ("mean", "zero"):
-        raise ValueError(f"finite_guard: replace = {replace!r} must be 'mean' or 'zero'.")
+    check_choice(replace, typing.get_args(Replacement), "replace", "finite_guard")
 
     def update_with_trust(updates: Stacked, state, params=None, *, key: jax.Array | None = None, **extra):
         del params, key, extra

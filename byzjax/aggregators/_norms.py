@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from byzjax.aggregators._builders import mean_of_lowest, scaling_rule, weights_rule
 from byzjax.base import Aggregator, PreAggregator, Scaling, Weights, promises
-from byzjax.checks import check_f, check_majority, check_number, nan_unless_minority
+from byzjax.checks import check_f, check_minority, check_number
 from byzjax.stacked import Geometry, Lengths
 from byzjax.stacked.order_statistics import ranks
 from byzjax.types import Numeric
@@ -42,8 +42,8 @@ def cge(f: Numeric) -> Aggregator:
     def weights(geometry: Geometry | Lengths, key: jax.Array | None) -> jax.Array:
         del key
         n = geometry.num_workers
-        check_majority(f, n, "cge")
-        return mean_of_lowest(geometry.norms(), n - f) * nan_unless_minority(f, n)
+        minority = check_minority(f, n, "cge")
+        return mean_of_lowest(geometry.norms(), n - f) * minority
 
     return weights_rule(Weights(weights, about="origin"))
 
@@ -103,11 +103,11 @@ def arc(f: Numeric) -> PreAggregator:
     def factors(geometry: Geometry | Lengths, key: jax.Array | None) -> jax.Array:
         del key
         n = geometry.num_workers
-        check_majority(f, n, "arc")
+        minority = check_minority(f, n, "arc")
         norms = geometry.norms()
         clipped = 2 * f * (n - f) // n
         longest_kept = jnp.where(ranks(norms) == n - 1 - clipped, norms, 0.0).sum()
-        return shortening(geometry, longest_kept * nan_unless_minority(f, n))
+        return shortening(geometry, longest_kept * minority)
 
     return scaling_rule(Scaling(factors))
 

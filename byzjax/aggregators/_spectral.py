@@ -13,10 +13,9 @@ from byzjax.base import Aggregator, Trust, Weights, promises
 from byzjax.checks import (
     check_f,
     check_integer,
-    check_majority,
+    check_minority,
     check_number,
     nan_unless,
-    nan_unless_minority,
     num_workers_of,
 )
 from byzjax.checks.traced import concrete
@@ -61,7 +60,7 @@ def caf(f: Numeric) -> Aggregator:
     def weights(geometry: Geometry, key: jax.Array | None) -> jax.Array:
         del key
         n, dtype = geometry.num_workers, geometry.gram.dtype
-        check_majority(f, n, "caf")
+        minority = check_minority(f, n, "caf")
         gram = geometry.rows
         finite = geometry.finite.astype(dtype)
         least = jnp.maximum(jnp.asarray(n - 2 * f, dtype), 0.0)  # a traced f that is too large must not loop forever
@@ -92,7 +91,7 @@ def caf(f: Numeric) -> Aggregator:
         # Lost rows start without weight: they are among the f.
         start = (finite, finite.sum() > least, (mean_of(geometry.finite, dtype), jnp.asarray(jnp.inf, dtype)))
         _, _, (mean, _) = while_loop(lambda state: state[1], step, start)
-        return mean * nan_unless_minority(f, n) * nan_unless(geometry.finite.sum() >= n - f)
+        return mean * minority * nan_unless(geometry.finite.sum() >= n - f)
 
     return weights_rule(Weights(weights, affine=True))
 
@@ -138,23 +137,23 @@ def dnc(f: Numeric, *, num_iters: int = 1, sub_dim: int = 10_000, filter_frac: N
     def update_with_trust(updates: Stacked, state, params=None, *, key: jax.Array | None = None, **extra):
         del params, extra
         n = num_workers_of(updates)
-        check_majority(f, n, "dnc")
+        minority = check_minority(f, n, "dnc")
         key = check_key(key, "dnc")
         dropped = jnp.ceil(jnp.asarray(filter_frac, jnp.float32) * jnp.asarray(f, jnp.float32)).astype(jnp.int32)
         _check_drops(filter_frac, f, n)
 
         def good(key: jax.Array) -> jax.Array:
             geometry, _ = stacked.measure(stacked.sample_coordinates(updates, sub_dim, key), origin=False)
-            rows = geometry.finite.astype(geometry.gram.dtype)
-            keep = geometry.finite[:, None] & geometry.finite[None, :]
-            centred = jnp.where(keep, _about(geometry.rows, rows / jnp.maximum(rows.sum(), 1.0)), 0.0)
+            mean = mean_of(geometry.finite, geometry.gram.dtype)
+            both_finite = geometry.finite[:, None] & geometry.finite[None, :]
+            centred = jnp.where(both_finite, _about(geometry.rows, mean), 0.0)
             along = jnp.square(eigh(centred)[1][:, -1])
             return lowest(jnp.where(geometry.finite, along, jnp.inf), n - dropped)
 
         times = jax.lax.map(good, jax.random.split(key, num_iters)).sum(0)
         _, frame = stacked.measure(updates, origin=False)
         times = jnp.where(frame.finite, times, 0)
-        weights = mean_of((times == times.max()) & frame.finite, frame.sizes.dtype) * nan_unless_minority(f, n)
+        weights = mean_of((times == times.max()) & frame.finite, frame.sizes.dtype) * minority
         weights = weights * nan_unless(frame.finite.sum() >= n - f)
         return stacked.combine(weights, updates, frame), state, Trust(weights)
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from byzjax.aggregators._builders import weights_rule
 from byzjax.base import Aggregator, Weights, promises
-from byzjax.checks import check_f, check_majority
+from byzjax.checks import check_f, check_minority
 from byzjax.checks.traced import concrete
 from byzjax.stacked import Geometry, matmul, only_if
 from byzjax.stacked.control_flow import while_loop
@@ -113,7 +113,7 @@ def _best_subset(
     def weights(geometry: Geometry, key: jax.Array | None) -> jax.Array:
         del key
         n = geometry.num_workers
-        check_majority(f, n, name)
+        check_minority(f, n, name)
         masks = subset_masks(n, int(f), name)
         members = jnp.asarray(masks)
 
@@ -146,9 +146,9 @@ def _search(
     def look(state):
         least, score, best = state
         _, some = jax.lax.top_k(-least, turn)
-        found = scores(members[some])
-        lowest = found.min()
-        first = jnp.where(found == lowest, some, len(members)).min()
+        turn_scores = scores(members[some])
+        lowest = turn_scores.min()
+        first = jnp.where(turn_scores == lowest, some, len(members)).min()
         better = (lowest < score) | ((lowest == score) & (first < best))
         return least.at[some].set(jnp.inf), jnp.where(better, lowest, score), jnp.where(better, first, best)
 
@@ -223,7 +223,9 @@ def subset_masks(num_workers: int, f: int, name: str = "subset_masks") -> np.nda
             f"{name}: n = {num_workers} and f = {f} make {count} subsets, more than {MAX_SUBSETS}; "
             "use fewer workers, a smaller f, or a rule without subsets such as chain(nnm(f), median())."
         )
-    kept = np.fromiter(itertools.chain.from_iterable(itertools.combinations(range(num_workers), num_workers - f)), int)
+    members = np.fromiter(
+        itertools.chain.from_iterable(itertools.combinations(range(num_workers), num_workers - f)), int
+    )
     masks = np.zeros((count, num_workers), bool)
-    np.put_along_axis(masks, kept.reshape(count, num_workers - f), True, axis=1)
+    np.put_along_axis(masks, members.reshape(count, num_workers - f), True, axis=1)
     return masks

@@ -9,7 +9,7 @@ import optax
 from byzjax import stacked
 from byzjax.aggregators._builders import mean_of_lowest, weights_rule
 from byzjax.base import Aggregator, Trust, Weights, promises
-from byzjax.checks import check_f, check_majority, nan_unless, nan_unless_minority, num_workers_of
+from byzjax.checks import check_f, check_minority, nan_unless, num_workers_of
 from byzjax.checks.traced import concrete
 from byzjax.stacked import Geometry, Lengths
 from byzjax.stacked.cosines import directions
@@ -47,10 +47,10 @@ def monna(f: Numeric, *, reference: Numeric = 0) -> Aggregator:
     def weights(geometry: Geometry | Lengths, key: jax.Array | None) -> jax.Array:
         del key
         n = geometry.num_workers
-        check_majority(f, n, "monna")
+        minority = check_minority(f, n, "monna")
         _check_reference(reference, n, "monna")
         itself_first = jnp.where(jnp.arange(n) == reference, -1.0, geometry.squared_norms(reference))
-        return mean_of_lowest(itself_first, n - f) * nan_unless_minority(f, n)
+        return mean_of_lowest(itself_first, n - f) * minority
 
     return weights_rule(Weights(weights, about=reference))
 
@@ -90,7 +90,7 @@ def fltrust(*, reference: Numeric = 0) -> Aggregator:
             raise ValueError("fltrust: n = 1, but beside the reference there must be a worker to trust.")
         unit = directions(updates)
         trusted = jax.tree.map(lambda u: u[reference], unit.rows)
-        others = unit.there & (jnp.arange(n) != reference)
+        others = unit.has_direction & (jnp.arange(n) != reference)
         trust = jnp.where(others, jnp.clip(stacked.inner(unit.rows, trusted), 0.0, 1.0), 0.0)
         total = trust.sum()
         share = trust / jnp.where(total > 0, total, 1.0) * nan_unless(unit.finite[reference])

@@ -19,6 +19,7 @@ from byzjax.types import Numeric, Params, Stacked
 from byzjax.values import value
 
 Variant = Literal["reverse", "copy", "fixed"]
+Source = Literal["momentum", "gradient"]
 
 
 class ReverseState(NamedTuple):
@@ -43,7 +44,7 @@ def mimic(
     *,
     warmup: Numeric | None = None,
     scale: Numeric = 2.0,
-    of: Literal["momentum", "gradient"] = "momentum",
+    of: Source = "momentum",
     worker: Numeric = 0,
 ) -> Attack:
     """Mimic, in one of the three meanings of the word. There is no default: say which you mean.
@@ -74,7 +75,7 @@ def mimic(
     [[1.0], [3.0], [3.0]]
     """
     check_choice(variant, typing.get_args(Variant), "variant", "mimic")
-    check_choice(of, ("momentum", "gradient"), "of", "mimic")
+    check_choice(of, typing.get_args(Source), "of", "mimic")
     if variant == "reverse":
         return _reverse(_check_warmup(50 if warmup is None else warmup, 0), scale, of)
     if variant == "copy":
@@ -125,7 +126,7 @@ def _fixed(worker: Numeric) -> Attack:
         n = byzantine.shape[0]
         if index is not None and index >= n:
             raise ValueError(f"mimic: worker = {worker} must be below n = {n}.")
-        return stacked.replace_rows(updates, byzantine, _row(updates, jnp.asarray(worker))), state
+        return stacked.replace_rows(updates, byzantine, stacked.pick_row(updates, jnp.asarray(worker))), state
 
     return Attack(no_state, update)
 
@@ -141,10 +142,10 @@ def _copy(warmup: Numeric) -> Attack:
         honest = ~byzantine
         spying = state.count < warmup
         watched = _watch(widened(updates), state, honest, key)
-        target = jnp.argmax(jnp.where(honest, _inner(updates, watched.direction), -jnp.inf)).astype(jnp.int32)
+        target = jnp.argmax(jnp.where(honest, stacked.inner(updates, watched.direction), -jnp.inf)).astype(jnp.int32)
         watched = watched._replace(target=target)
         new = jax.tree.map(lambda a, b: jnp.where(spying, a, b), watched, state._replace(count=watched.count))
-        return stacked.replace_rows(updates, byzantine, _row(updates, new.target)), new
+        return stacked.replace_rows(updates, byzantine, stacked.pick_row(updates, new.target)), new
 
     return Attack(init, update)
 
@@ -166,28 +167,12 @@ def _watch(updates: Stacked, state: CopyState, honest: jax.Array, key: jax.Array
     average = stacked.masked_mean(updates, honest)
     mean = _blend(seen, state.mean, average)
     centred = jax.tree.map(lambda v, m: v - m[None], updates, mean)
-    along = jnp.where(honest, _inner(centred, start), 0.0)
-    pull = normalized(stacked.masked_mean(_scale_rows(centred, along), honest))
+    _, frame = stacked.measure_lengths(centred, "origin")
+    along = jnp.where(honest, stacked.inner(centred, start), 0.0)
+    pull = normalized(stacked.combine(along / jnp.maximum(honest.sum(), 1).astype(along.dtype), centred, frame))
     direction = normalized(_blend(seen, state.direction, pull))  # at first, seen = 0 and the old direction is zero
     return CopyState(state.count + 1, mean, direction, state.target)
 
 
 def _blend(share: jax.Array, old: Params, new: Params) -> Params:
     return jax.tree.map(lambda a, b: share.astype(a.dtype) * a + (1 - share).astype(a.dtype) * b, old, new)
-
-
-def _inner(updates: Stacked, vector: Params) -> jax.Array:
-    """``⟨v_i, z⟩`` for every row, f32[n]."""
-
-    def inner(v, z):
-        return (v.astype(jnp.float32) * z[None].astype(jnp.float32)).reshape(v.shape[0], -1).sum(1)
-
-    return jax.tree.reduce(jnp.add, jax.tree.map(inner, updates, vector))
-
-
-def _scale_rows(updates: Stacked, factors: jax.Array) -> Stacked:
-    return jax.tree.map(lambda v: v * factors.reshape((-1,) + (1,) * (v.ndim - 1)).astype(v.dtype), updates)
-
-
-def _row(updates: Stacked, index: jax.Array) -> Params:
-    return jax.tree.map(lambda v: jnp.take(v, index, axis=0), updates)

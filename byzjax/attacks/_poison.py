@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from byzjax import stacked
 from byzjax.attacks._simple import none
 from byzjax.base import Attack
 from byzjax.checks import check_choice, check_integer, check_number
@@ -59,7 +60,7 @@ def label_flip(map: Map = "shift", *, shift: int = 5, num_classes: int | None = 
             raise ValueError(f"label_flip: labels are {label.dtype}{list(label.shape)}; it flips numbers of classes.")
         wide = label.astype(jnp.int32)  # y + shift may be more than a byte
         wrong = (wide + shift) % classes if map == "shift" else classes - 1 - wide
-        mask = byzantine.reshape((-1,) + (1,) * (label.ndim - 1))
+        mask = stacked.per_row(byzantine, label)
         return {**batch, "label": jnp.where(mask, wrong.astype(label.dtype), label)}
 
     return none()._replace(poison=poison)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import typing
 from typing import Literal
 
 import jax
@@ -12,6 +13,10 @@ from byzjax.base import Attack, promises, unchanged_updates
 from byzjax.checks import check_choice, check_number
 from byzjax.types import Numeric, Params, Stacked
 from byzjax.values import takes_as_argument, value
+
+Source = Literal["gradient", "momentum"]
+Sign = Literal[1, -1]
+Ddof = Literal[0, 1]
 
 
 def no_state(params: Params, num_workers: int) -> tuple:
@@ -33,7 +38,7 @@ def none() -> Attack:
 
 
 @value
-def bit_flip(of: Literal["gradient", "momentum"] = "gradient") -> Attack:
+def bit_flip(of: Source = "gradient") -> Attack:
     """Bit flip: each Byzantine worker sends minus what it computed.
 
     ``v_i = −∇f_i(x)`` with ``of="gradient"`` (the text of the Byz-NSGDM paper and its MNIST code: no momentum), or
@@ -50,7 +55,7 @@ def bit_flip(of: Literal["gradient", "momentum"] = "gradient") -> Attack:
     >>> updates.tolist()
     [[1.0], [-2.0]]
     """
-    check_choice(of, ("gradient", "momentum"), "of", "bit_flip")
+    check_choice(of, typing.get_args(Source), "of", "bit_flip")
 
     def update(updates: Stacked, state, params=None, *, byzantine: jax.Array, grads: Stacked | None = None, **extra):
         del params, extra
@@ -119,7 +124,7 @@ def _minus_honest_mean(scale: Numeric, name: str) -> Attack:
 @promises(adaptive=True)
 @takes_as_argument("z")
 @value
-def alie(z: Numeric | Literal["auto"] = 1.0, *, sign: Literal[1, -1] = 1, ddof: Literal[0, 1] = 0) -> Attack:
+def alie(z: Numeric | Literal["auto"] = 1.0, *, sign: Sign = 1, ddof: Ddof = 0) -> Attack:
     """A little is enough: the honest mean, moved by z standard deviations in every coordinate.
 
     ``v_b = μ + sign · z · σ`` with μ and σ the coordinate-wise mean and standard deviation of the honest rows.
@@ -144,10 +149,8 @@ def alie(z: Numeric | Literal["auto"] = 1.0, *, sign: Literal[1, -1] = 1, ddof: 
         raise ValueError(f"alie: z = {z!r} must be a number or 'auto'.")
     if not isinstance(z, str):
         check_number(z, "z", "alie")
-    if sign not in (1, -1):
-        raise ValueError(f"alie: sign = {sign!r} must be +1 or -1.")
-    if ddof not in (0, 1):
-        raise ValueError(f"alie: ddof = {ddof!r} must be 0 or 1.")
+    check_choice(sign, typing.get_args(Sign), "sign", "alie")
+    check_choice(ddof, typing.get_args(Ddof), "ddof", "alie")
 
     def update(updates: Stacked, state, params=None, *, byzantine: jax.Array, **extra):
         del params, extra

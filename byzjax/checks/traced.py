@@ -29,7 +29,7 @@ def concrete(value: Any, check: Callable[[Any], Any] | None = None) -> np.ndarra
 
     Args:
       value: to look at.
-      check: of a traced value, for when it is known: a sweep calls it with the value of every lane before it runs.
+      check: of a traced value, for when it is known: a sweep calls it with the value of every run before any is made.
 
     >>> concrete(2.5).item(), jax.jit(lambda x: jax.numpy.isnan(x) if concrete(x) is None else x)(2.5).item()
     (2.5, False)

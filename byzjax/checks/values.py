@@ -49,7 +49,9 @@ def check_kind(
 
 
 def check_choice(value: Any, choices: Sequence[Any], argument: str, where: str) -> Any:
-    """Reject what is none of the choices; returns it. Take them from the hint: ``typing.get_args(Init)``.
+    """Reject what is none of the choices; returns the choice. Take them from the hint: ``typing.get_args(Init)``.
+
+    NumPy's texts and numbers are as good as Python's, and 2.0 is 2; but no flag is a number.
 
     Raises:
       ValueError: it is something else.
@@ -58,8 +60,11 @@ def check_choice(value: Any, choices: Sequence[Any], argument: str, where: str) 
     Traceback (most recent call last):
     ValueError: median: even = 'mid' must be 'midpoint' or 'lower'.
     """
-    if any(value is choice or (type(value) is type(choice) and value == choice) for choice in choices):
-        return value
+    plain = value.item() if isinstance(value, np.generic) else value
+    for choice in choices:
+        numbers = type(plain) in (int, float) and type(choice) in (int, float)
+        if plain is choice or ((numbers or type(plain) is type(choice)) and plain == choice):
+            return choice
     *others, last = map(repr, choices)
     raise ValueError(
         f"{where}: {argument} = {shown(value)} must be {', '.join(others)}{' or ' if others else ''}{last}."
@@ -110,25 +115,27 @@ def check_f(f: Any, where: str) -> Any:
     return int(value)
 
 
-def check_majority(f: Numeric, num_workers: int, where: str) -> None:
-    """Reject 2f ≥ n: no rule can tell which half is honest."""
-    value = concrete(f, lambda known: check_majority(known, num_workers, where))
-    if value is not None and 2 * value >= num_workers:
+def check_minority(f: Numeric, num_workers: int, where: str) -> jax.Array | float:
+    """Reject 2f ≥ n: no rule can tell which half is honest.
+
+    Returns what a rule multiplies its answer by: 1, or NaN for a traced f that is no minority, of which nobody can
+    raise.
+    """
+    value = concrete(f, lambda known: check_minority(known, num_workers, where))
+    if value is None:
+        return nan_unless((f >= 0) & (2 * f < num_workers))
+    if 2 * value >= num_workers:
         raise ValueError(
             f"{where}: f = {f} of n = {num_workers} workers is not a minority (2f ≥ n); "
             f"use f ≤ {(num_workers - 1) // 2} or more workers."
         )
+    return 1.0
 
 
 def nan_unless(valid: Any) -> jax.Array:
     """1 where a traced condition holds, else NaN: what a rule multiplies its answer by when it cannot raise."""
     # A root, not a constant NaN: jax_debug_nans stops at one that nobody takes.
     return jnp.sqrt(jnp.where(valid, 1.0, -1.0))
-
-
-def nan_unless_minority(f: Numeric, num_workers: int) -> jax.Array | float:
-    """NaN for a traced f without an honest majority, where `check_majority` cannot raise; else 1."""
-    return nan_unless((f >= 0) & (2 * f < num_workers)) if concrete(f) is None else 1.0
 
 
 def check_number(

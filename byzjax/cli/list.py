@@ -6,17 +6,14 @@ import inspect
 import sys
 from collections.abc import Callable
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from byzjax.cli.console import console, polite, table
 
-if TYPE_CHECKING:
-    pass
 
-
-class Kind(StrEnum):
+class Listed(StrEnum):
     """What `byzjax list` can list."""
 
     tasks = "tasks"
@@ -40,7 +37,7 @@ def registries() -> dict[str, dict[str, Callable[..., Any]]]:
     from byzjax import aggregators, attacks, methods, metrics, tasks
 
     modules = {"tasks": tasks, "methods": methods, "aggregators": aggregators, "attacks": attacks, "metrics": metrics}
-    return {kind.value: modules[kind.value].REGISTRY for kind in Kind}
+    return {kind.value: modules[kind.value].REGISTRY for kind in Listed}
 
 
 @polite
@@ -48,10 +45,10 @@ def list_(
     kind: Annotated[
         str | None,
         typer.Argument(
-            metavar=f"[{'|'.join(Kind)}]",
+            metavar=f"[{'|'.join(Listed)}]",
             help="Only these.",
             show_default="all",
-            autocompletion=lambda incomplete: [kind.value for kind in Kind if kind.startswith(incomplete)],
+            autocompletion=lambda incomplete: [kind.value for kind in Listed if kind.startswith(incomplete)],
         ),
     ] = None,
 ) -> None:

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from byzjax.cli.console import polite, warnings_as_lines
 from byzjax.storage.files import shortened
 
-if TYPE_CHECKING:
-    pass
-
-
 DATASET = "dataset.nc"  # in the store
 
 
-class Kind(StrEnum):
+class Drawing(StrEnum):
     """What `byzjax plot` draws."""
 
     curves = "curves"
@@ -38,7 +35,7 @@ class End(StrEnum):
 @polite
 def plot(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A store, or a data set.", show_default=False)],
-    kind: Annotated[Kind, typer.Option(help="What to draw.")] = Kind.curves,
+    kind: Annotated[Drawing, typer.Option(help="What to draw.")] = Drawing.curves,
     metric: Annotated[
         str | None, typer.Option(help="Which variable.", show_default="test_accuracy, or gradient_norm")
     ] = None,
@@ -97,7 +94,10 @@ def plot(
     if path.is_dir() and not file.exists():
         raise ValueError(f"{path} holds no {DATASET}; byzjax sweep writes it when all runs are finished.")
     whole = results.load(file)
-    named = lambda axis: "optimizer" if axis == "method" and "optimizer" in whole.dims else axis  # noqa: E731
+
+    def named(axis: Any) -> Any:
+        return "optimizer" if axis == "method" and "optimizer" in whole.dims else axis
+
     x, y, panels, choose, worst = named(x), _each(named, y), named(panels), _each(named, choose), named(worst)
     fixed = {named(axis): values for axis, values in _fixed(where or []).items()}
     dataset = summaries.where(whole, fixed)
@@ -107,12 +107,15 @@ def plot(
             f"--over: {over!r} is not an axis here; {nearest(over, [str(axis) for axis in dataset.sizes])}."
         )
     end: Any = best and best.value
-    said = {"x": x, "y": y, "over": over if over != "seed" else None, "panels": panels, **fixed, "choose": choose}
-    said |= {"by": by, "best": end, "last": last if last > 1 else None, "worst": worst, "every-seed": every_seed}
-    name = _file_name(f"{kind}-{metric}", said)
+    options = {"x": x, "y": y, "over": over if over != "seed" else None, "panels": panels, **fixed, "choose": choose}
+    options |= {"by": by, "best": end, "last": last if last > 1 else None, "worst": worst, "every-seed": every_seed}
+    labels = {
+        str(axis): [str(label) for label in whole[axis].values.tolist()] for axis in fixed if axis in whole.coords
+    }
+    name = _file_name(f"{kind}-{metric}", options, labels)
     out = (out / name if out.is_dir() else out) if out else file.parent / name
     with warnings_as_lines():
-        if kind is Kind.curves:
+        if kind is Drawing.curves:
             note = ""
             if choose:
                 dataset, note = choices.chosen_lines(
@@ -124,10 +127,10 @@ def plot(
             paths = plotting.save(figure, out)
         else:
             laid = choices.layout(
-                dataset, metric, table=kind is Kind.table, x=x, y=y, over=over, worst=worst, choose=choose, by=by
+                dataset, metric, table=kind is Drawing.table, x=x, y=y, over=over, worst=worst, choose=choose, by=by
             )
             picture = choices.picture(dataset, metric, **laid._asdict(), over=over, by=by, best=end, last=last)
-            if kind is Kind.heatmap:
+            if kind is Drawing.heatmap:
                 paths = plotting.save(sweeps.heatmap(dataset, picture, title=title), out)
             else:
                 made = tables.table(dataset, picture)
@@ -140,29 +143,52 @@ def _each(function: Callable[[str], str], texts: list[str] | None) -> list[str] 
     return texts and [function(text) for text in texts]
 
 
-def _file_name(start: str, said: Mapping[str, Any]) -> str:
-    """A name that tells figures of one metric apart by all that was said of them; a long one ends in a digest.
+def _file_name(start: str, options: Mapping[str, Any], labels: Mapping[str, Sequence[str]] | None = None) -> str:
+    """A name that tells figures of one metric apart by all options; a long one ends in a digest.
+
+    So does one with a label that another of its axis cannot be told from, once it is spelt as file names are.
+
+    Args:
+      start: of the name.
+      options: name -> value; those without a value are left out.
+      labels: axis -> all that it has.
 
     >>> _file_name("heatmap-loss", {"x": None, "attack": ["ipm(scale=10)"], "choose": ["f", "beta"]})
     'heatmap-loss-attack=ipm(scale=10)-choose=f+beta'
+    >>> _file_name("curves-loss", {"attack": ["a b"]}, {"attack": ["a b", "a/b"]})
+    'curves-loss-attack=a_b-52a9cd9b'
     """
-    texts = {name: "+".join(value) if isinstance(value, list) else str(value) for name, value in said.items() if value}
+    values = {name: value if isinstance(value, list) else [str(value)] for name, value in options.items() if value}
+    texts = {name: "+".join(value) for name, value in values.items()}
     whole = "-".join([start, *(name if text == "True" else f"{name}={text}" for name, text in texts.items())])
-    return shortened(re.sub(r"[^\w.=+()-]+", "_", whole))
+    ambiguous = any(
+        _spelt(label) == _spelt(value)
+        for axis, axis_labels in (labels or {}).items()
+        for label in axis_labels
+        for value in values.get(axis, ())
+        if label != value
+    )
+    digest = f"-{hashlib.sha256(whole.encode()).hexdigest()[:8]}" if ambiguous else ""
+    return shortened(_spelt(whole) + digest)
+
+
+def _spelt(text: str) -> str:
+    """As file names are."""
+    return re.sub(r"[^\w.=+()-]+", "_", text)
 
 
 _NOT_OF = {  # what a kind has no use for
-    Kind.curves: {"y", "worst"},
-    Kind.heatmap: {"panels", "every-seed"},
-    Kind.table: {"panels", "every-seed", "title"},
+    Drawing.curves: {"y", "worst"},
+    Drawing.heatmap: {"panels", "every-seed"},
+    Drawing.table: {"panels", "every-seed", "title"},
 }
 
 
-def _check_used(kind: Kind, given: set[str], *, choosing: bool) -> None:
+def _check_used(kind: Drawing, given: set[str], *, choosing: bool) -> None:
     """Refuse options that would be dropped without a word."""
     for name in sorted(given & _NOT_OF[kind]):
         raise ValueError(f"--{name} says nothing about --kind {kind}; leave it out, or choose another kind.")
-    if kind is Kind.curves and "by" in given and not choosing:
+    if kind is Drawing.curves and "by" in given and not choosing:
         raise ValueError("--by says nothing without --choose; name the axis to choose, as in --choose learning_rate.")
 
 

@@ -102,18 +102,18 @@ def run(
     method_name = specs.parse(method).name
     rate = _DEFAULT_RATES.get(method_name, 0.1) if learning_rate is None else learning_rate
     config = RunConfig(
-        task,
-        method,
-        aggregator,
-        attack,
-        num_workers,
-        cast(int, num_byzantine),
-        f,
-        rate,
-        beta,
-        num_rounds,
-        eval_every,
-        seed,
+        task=task,
+        method=method,
+        aggregator=aggregator,
+        attack=attack,
+        num_workers=num_workers,
+        num_byzantine=cast(int, num_byzantine),
+        f=f,
+        learning_rate=rate,
+        beta=beta,
+        num_rounds=num_rounds,
+        eval_every=eval_every,
+        seed=seed,
     )
     described = config.as_dict()
     folder = out or Path("results") / _slug(

@@ -23,17 +23,17 @@ def ls(path: _Path) -> None:
 
     store = _existing(path)
     sweeps = store.sweeps()
-    shown = table("sweep", "axes", "chunks", "lanes", "MB", "made by", "begun")
+    shown = table("sweep", "axes", "chunks", "runs", "MB", "made by", "begun")
     for sweep in sweeps.values():
         config, keys = sweep["config"], sweep["chunks"]
-        there = [store.path_of(key) for key in keys if key in store]
+        files = [store.path_of(key) for key in keys if key in store]
         axes = {**config.get("cells", {}), **config.get("grid", {})}
         shown.add_row(
             sweep["name"],
             " × ".join(f"{len(values)} {axis}" for axis, values in axes.items()),
-            f"{len(there)}/{len(keys)}",
+            f"{len(files)}/{len(keys)}",
             str(sweep["lanes"]),
-            f"{sum(file.stat().st_size for file in there) / 1e6:.1f}",
+            f"{sum(file.stat().st_size for file in files) / 1e6:.1f}",
             f"byzjax {sweep['code']}{' (this)' if sweep['code'] == code_version() else ''}, jax {sweep['jax']}, "
             f"{sweep['device_kind']}",
             time.strftime("%Y-%m-%d %H:%M", time.localtime(sweep["begun"])),
@@ -42,7 +42,7 @@ def ls(path: _Path) -> None:
     needed = {key for sweep in sweeps.values() for key in sweep["chunks"]}
     spare = sum(key not in needed for key in store)
     aside = len(list((store.path / "aside").glob("*")))
-    busy = len(store.claims.held_by_others())
+    busy = len(store.leases.held_by_others())
     console().print(
         f"{several(len(sweeps), 'sweep')}; {several(busy, 'chunk')} being computed, {spare} of no sweep, "
         f"{several(aside, 'file')} set aside"
@@ -83,8 +83,8 @@ def gc(
 
 
 def _existing(path: Path):
-    from byzjax.storage.chunk_store import MARKER, Store
+    from byzjax.storage.chunk_store import MARKER, ChunkStore
 
     if not (path / MARKER).exists():
         raise ValueError(f"{path} is not a store: there is no {MARKER} in it.")
-    return Store(path)
+    return ChunkStore(path)

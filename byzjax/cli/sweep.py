@@ -28,7 +28,7 @@ def sweep(
         ),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show cells, lanes, compilations and memory, and run nothing.")
+        bool, typer.Option("--dry-run", help="Show cells, runs, compilations and memory, and run nothing.")
     ] = False,
 ) -> None:
     """All runs of a grid, resumable: finished chunks are kept, and the data set is put beside them.
@@ -63,12 +63,12 @@ def _show_plan(config: GridConfig, plan: Plan) -> None:
         labels = [str(value) for value in cell.values()] or ["the only one"]
         shown.add_row(*labels, "–" if reason else str(config.num_lanes), reason or "")
     console().print(shown)
-    lanes = " × ".join(f"{len(values)} {name}" for name, values in config.lanes.items())
+    points = " × ".join(f"{len(values)} {name}" for name, values in config.lanes.items())
     lines = [
-        f"{several(len(plan.cells), 'cell')} × {several(plan.lanes, 'lane')} ({lanes}) = "
+        f"{several(len(plan.cells), 'cell')} × {several(plan.lanes, 'point')} ({points}) = "
         f"{several(len(plan.cells) * plan.lanes, 'run')}",
         f"{several(plan.programs, 'program')} to compile{_sharing(plan)}",
-        f"{several(plan.chunks, 'chunk')} of {several(plan.batch_size, 'lane')}{_found(config, plan)}, "
+        f"{several(plan.chunks, 'chunk')} of {several(plan.batch_size, 'run')}{_found(config, plan)}, "
         f"{plan.at_once} at a time",
         f"memory: {_size(plan.data_bytes)} of data, and {_chunk(plan)}",
         f"data set: {_size(plan.result_bytes)}, in {config.store}",

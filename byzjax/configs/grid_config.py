@@ -13,12 +13,14 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from byzjax.checks import check_choice
 from byzjax.configs import specs
 from byzjax.configs.run_config import RunConfig
 from byzjax.configs.specs import nearest
+from byzjax.results.metric_names import Best
 from byzjax.storage.files import expanded
 
-TRACED = ("learning_rate", "beta", "seed")  # lanes of one program; every other axis is compiled anew per value
+TRACED = ("learning_rate", "beta", "seed")  # runs of one program; every other axis is compiled anew per value
 FIELDS: dict[str, type] = {
     name: next(member for member in typing.get_args(hint) or (hint,) if member is not types.NoneType)
     for name, hint in typing.get_type_hints(RunConfig).items()
@@ -37,7 +39,7 @@ class Selection:
     over: tuple[str, ...]
     by: str
     reduce: str | None = "mean over seeds"
-    best: Literal["max", "min"] | None = None
+    best: Best | None = None
     last: int = 1
 
 
@@ -52,7 +54,7 @@ class GridConfig:
       fixed: the fields of `RunConfig` that are the same in all runs and not left at their defaults.
       axes: field -> values, in the order of `RunConfig`. The seed is always one.
       store: folder of finished chunks, data set and figures.
-      batch_size: lanes per chunk.
+      batch_size: runs per chunk.
       skip_invalid: leave cells out that cannot run, instead of refusing the grid.
       select: how hyperparameters are chosen, if they are.
       name: what the progress bar calls it.
@@ -264,8 +266,8 @@ def _selection(given: Mapping[str, Any], axes: Mapping[str, Any]) -> Selection:
         if axis not in axes:
             raise ValueError(f"sweep.select.over: {axis!r} is not an axis of this grid; {nearest(axis, axes)}.")
     best = given.get("best")
-    if best not in (None, "max", "min"):
-        raise ValueError(f"sweep.select.best = {best!r} must be 'max' or 'min'.")
+    if best is not None:
+        check_choice(best, typing.get_args(Best), "best", "sweep.select")
     reduce = given.get("reduce", Selection.reduce)
     return Selection(
         over,

@@ -19,9 +19,9 @@ from byzjax.configs.run_config import RunConfig
 from byzjax.configs.specs import nearest
 from byzjax.programs.equations import Kept
 from byzjax.selection import select
-from byzjax.simulation.simulate import Result, simulate
+from byzjax.simulation.simulate import Result
 from byzjax.sweeps import batch_size, tracing
-from byzjax.sweeps.grid import flatten, grid_values
+from byzjax.sweeps.grid import grid_points, grid_values
 from byzjax.sweeps.progress import SweepProgress
 from byzjax.sweeps.sweep import sweep
 
@@ -82,10 +82,10 @@ def invalid_cells(
 
     def one_round(cell: dict[str, Any]) -> None:
         config = grid.config(**cell, num_rounds=1, eval_every=0)
-        jax.eval_shape(lambda task: _simulated(config, task), tasks[config])
+        jax.eval_shape(lambda task: config.simulate(config.build(task)), tasks[config])
 
-    found = ((cell, _refusal(grid, cell, tasks, trace or one_round)) for cell in grid.points())
-    return [Invalid(cell, reason) for cell, reason in found if reason]
+    refusals = ((cell, _refusal(grid, cell, tasks, trace or one_round)) for cell in grid.points())
+    return [Invalid(cell, reason) for cell, reason in refusals if reason]
 
 
 def _refusal(grid: GridConfig, cell: dict[str, Any], tasks: Tasks, trace: Callable[..., Any]) -> str | None:
@@ -124,7 +124,7 @@ def check(grid: GridConfig, tasks: Tasks, say: Callable[[str], None] = lambda li
     if grid.select is not None:
         left_out = [one.cell for one in invalid]
         config = grid.config(**next(cell for cell in grid.points() if cell not in left_out))
-        _rehearse(grid, jax.eval_shape(lambda task: _simulated(config, task), tasks[config]))
+        _rehearse(grid, jax.eval_shape(lambda task: config.simulate(config.build(task)), tasks[config]))
     return invalid
 
 
@@ -184,22 +184,9 @@ def function(grid: GridConfig, tasks: Tasks, skipped: Iterable[Invalid] = ()) ->
         if {name: point[name] for name in grid.cells} in left_out:
             return Result(None, {"finite": jnp.ones(grid.config().num_rounds, bool)}, {})  # type: ignore[arg-type]
         config = grid.config(**point)
-        return _simulated(config, tasks[config])
+        return config.simulate(config.build(tasks[config]))
 
     return run
-
-
-def _simulated(config: RunConfig, task: Task) -> Result:
-    parts = config.build(task)
-    return simulate(
-        parts.task,
-        parts.method,
-        parts.attack,
-        byzantine=parts.byzantine,
-        key=jax.random.key(config.seed),
-        num_rounds=config.num_rounds,
-        eval_every=config.eval_every,
-    )
 
 
 def execute(
@@ -245,7 +232,7 @@ class Plan(NamedTuple):
       cells: cells that can.
       lanes: runs per cell.
       programs: how many there are to compile; cells whose programs are equal share one.
-      batch_size: lanes per chunk, of the cell that needs most.
+      batch_size: runs per chunk, of the cell that needs most.
       chunks: of all cells together, if all have that batch size.
       chunk_bytes: what a chunk of that cell takes beside the data, by XLA's analysis; None where there is none.
       data_bytes: of the tasks, which all chunks share.
@@ -277,25 +264,25 @@ def plan(grid: GridConfig, *, progress: bool = True) -> Plan:
     Raises:
       ValueError: no cell can run; see `byzjax.sweep`.
     """
-    tasks, points = Tasks(), flatten(grid_values(grid.lanes))
-    traced: list[tuple[dict[str, Any], tracing.Program]] = []
+    tasks, points = Tasks(), grid_points(grid_values(grid.lanes))
+    traced: list[tuple[dict[str, Any], tracing.TracedProgram]] = []
     seen: dict[int, Kept] = {}
-    with SweepProgress(grid.name, shown=progress) as bar:
+    with SweepProgress(grid.name, shown=progress) as display:
 
         def trace(cell: dict[str, Any]) -> None:
-            bar.note(f"tracing {describe(cell)}")
+            display.note(f"tracing {describe(cell)}")
             traced.append((cell, tracing.trace(function(grid, tasks), cell, points, seen)))
 
         invalid = invalid_cells(grid, tasks, trace)
         if not traced:
             raise ValueError(f"no cell of the grid can run; the first is {invalid[0]}")
-        most, program = max(traced, key=lambda pair: pair[1].widest + pair[1].lane_bytes())
+        most, program = max(traced, key=lambda pair: pair[1].widest + pair[1].run_bytes())
         compiler = batch_size.Compiler(points, None)
         size = grid.batch_size
         if size == "auto":
-            size = compiler.batch_size(program, grid.num_lanes, grid.num_cells, describe(most), bar)
+            size = compiler.batch_size(program, grid.num_lanes, grid.num_cells, describe(most), display)
         size = min(size, grid.num_lanes)
-        memory = compiler.compile(program, size, describe(most), bar).memory_analysis()
+        memory = compiler.compile(program, size, describe(most), display).memory_analysis()
     chunks = len(traced) * -(-grid.num_lanes // size)
     return Plan(
         invalid,
@@ -306,7 +293,7 @@ def plan(grid: GridConfig, *, progress: bool = True) -> Plan:
         chunks,
         None if memory is None else memory.temp_size_in_bytes + memory.output_size_in_bytes,
         tasks.num_bytes(),
-        grid.num_lanes * sum(program.lane_bytes() for _, program in traced),
+        grid.num_lanes * sum(program.run_bytes() for _, program in traced),
         batch_size.concurrency(compiler.device, None, chunks),
         most,
     )

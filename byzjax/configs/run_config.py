@@ -20,6 +20,7 @@ from byzjax.configs import specs
 from byzjax.simulation.checkpoint import Checkpoint
 from byzjax.simulation.progress import Advance, Progress
 from byzjax.simulation.run import run
+from byzjax.simulation.simulate import Result, simulate
 
 if TYPE_CHECKING:
     import xarray
@@ -38,7 +39,7 @@ class Parts(NamedTuple):
     byzantine: jax.Array
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """A run, said in text and numbers.
 
@@ -123,6 +124,32 @@ class RunConfig:
             jnp.array(last if built.byzantine is None else built.byzantine),
         )
 
+    def run(self, parts: Parts | None = None, **options: Any) -> Result:
+        """`byzjax.run` of it.
+
+        Args:
+          parts: what `build` gave before.
+          **options: ``progress``, ``name`` and ``checkpoint``, see there.
+        """
+        return run(**self._arguments(parts), **options)
+
+    def simulate(self, parts: Parts | None = None) -> Result:
+        """`byzjax.simulate` of it: pure.
+
+        Args:
+          parts: what `build` gave before.
+        """
+        return simulate(**self._arguments(parts))
+
+    def _arguments(self, parts: Parts | None) -> dict[str, Any]:
+        """What `byzjax.run` and `byzjax.simulate` take."""
+        return {
+            **(self.build() if parts is None else parts)._asdict(),
+            "key": jax.random.key(self.seed),
+            "num_rounds": self.num_rounds,
+            "eval_every": self.eval_every,
+        }
+
     def as_dict(self) -> dict[str, Any]:
         """The whole configuration: what was said, and under ``arguments`` what it means with all defaults."""
         calls = self.calls()
@@ -183,7 +210,7 @@ def execute(
     Raises:
       ValueError: see `RunConfig.build` and `byzjax.run`.
 
-    >>> config = RunConfig("quartic", "byz_nsgdm", "median", num_workers=5, num_byzantine=1, num_rounds=4, eval_every=2)
+    >>> config = RunConfig(aggregator="median", num_workers=5, num_byzantine=1, num_rounds=4, eval_every=2)
     >>> dict(execute(config, progress=False).sizes)
     {'round': 4, 'eval': 2}
     """
@@ -194,18 +221,7 @@ def execute(
     if checkpoint is not None:
         known = {name: value for name, value in described.items() if name != "num_rounds"}
         checkpoint = dataclasses.replace(checkpoint, config=known)
-    result = run(
-        parts.task,
-        parts.method,
-        parts.attack,
-        byzantine=parts.byzantine,
-        key=jax.random.key(config.seed),
-        num_rounds=config.num_rounds,
-        eval_every=config.eval_every,
-        progress=watch,
-        name=name,
-        checkpoint=checkpoint,
-    )
+    result = config.run(parts, progress=watch, name=name, checkpoint=checkpoint)
     jax.block_until_ready(result.state.params)
     times: dict[str, Any] = {"seconds": watch.seconds(), "compile_seconds": watch.compile_seconds()}
     resumed = {"resumed_after": watch.resumed_after} if watch.resumed_after else {}

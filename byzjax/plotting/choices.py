@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 
 _SEEN = {"round eval": "evaluated in round", "evaluation eval": "evaluation", "round round": "seen in round"}
 HYPERPARAMETERS = ("learning_rate", "beta")
+# The axes that are shown where it is not said, the first of them that has several values.
+_ACROSS_HEATMAP = ("num_byzantine", "f", "attack")
+_ACROSS_TABLE = ("attack",)
+_DOWN_HEATMAP = ("task", "aggregator", "optimizer")
 
 
 class Picture(NamedTuple):
@@ -124,13 +128,11 @@ def layout(
         for axis in axes:
             axis_of(dataset[metric], axis, argument)
     free = [axis for axis in known if dataset.sizes[axis] > 1 and axis not in (x, worst, *(y or ()), *(choose or ()))]
-    first = lambda *names: next((name for name in (*names, *free) if name in free), None)  # noqa: E731
     if x is None:
-        x = first("attack") if table else first("num_byzantine", "f", "attack")
-        free = [axis for axis in free if axis != x]
+        x, free = _take(free, _ACROSS_TABLE if table else _ACROSS_HEATMAP)
     if y is None and not table:
-        y = [axis for axis in [first("task", "aggregator", "optimizer")] if axis]
-        free = [axis for axis in free if axis not in y]
+        down, free = _take(free, _DOWN_HEATMAP)
+        y = [] if down is None else [down]
     if worst is None and "attack" in free and not table:
         worst = "attack"
     worst = None if worst == "none" else worst
@@ -146,6 +148,16 @@ def layout(
             f"{several or 'none'}. Name them: --x, --y."
         )
     return Layout((*y, x), worst, tuple(choose))
+
+
+def _take(free: Sequence[str], preferred: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The first preferred axis that is free, else the first that is, or None; and the axes that stay free.
+
+    >>> _take(["beta", "attack"], ["f", "attack"]), _take(["beta"], ["f"]), _take([], ["f"])
+    (('attack', ['beta']), ('beta', []), (None, []))
+    """
+    taken = next((axis for axis in (*preferred, *free) if axis in free), None)
+    return taken, [axis for axis in free if axis != taken]
 
 
 def picture(

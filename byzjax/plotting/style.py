@@ -5,6 +5,7 @@ The colours are Okabe and Ito's, which colour-blind readers can tell apart.
 
 from __future__ import annotations
 
+import io
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from byzjax.results.metric_names import is_logarithmic, is_share
-from byzjax.storage.files import expanded, writing
+from byzjax.storage.files import write_all
 
 if TYPE_CHECKING:
     import xarray
@@ -242,12 +243,10 @@ def save(figure: Figure, path_without_suffix: str | Path) -> list[Path]:
     Returns:
       The two paths.
     """
-    paths = [expanded(f"{path_without_suffix}{suffix}") for suffix in (".png", ".pdf")]
-    for path in paths:
-        metadata = {"CreationDate": None} if path.suffix == ".pdf" else None  # the same figure is the same file
-        with writing(path) as temporary:
-            figure.savefig(temporary, metadata=metadata)
-    return paths
+    png, pdf = io.BytesIO(), io.BytesIO()
+    figure.savefig(png, format="png")
+    figure.savefig(pdf, format="pdf", metadata={"CreationDate": None})  # the same figure is the same file
+    return write_all(path_without_suffix, {".png": png.getvalue(), ".pdf": pdf.getvalue()})
 
 
 def capitalized(text: str) -> str:

@@ -14,7 +14,7 @@ from byzjax.plotting.choices import Picture
 from byzjax.plotting.style import capitalized
 from byzjax.plotting.summaries import AXES, axis_labels, metric_label
 from byzjax.results.metric_names import direction
-from byzjax.storage.files import expanded, writing
+from byzjax.storage.files import write_all
 
 if TYPE_CHECKING:
     import xarray
@@ -76,9 +76,9 @@ def table(dataset: xarray.Dataset, picture: Picture) -> Table:
         marked |= {(row, len(down) + int(column)) for column in np.flatnonzero(best.isel(place))}
     heads = [named[axis][0] for axis in down] + columns
     same = "".join(f", {one}" for one in picture.fixed)
-    said = f"{capitalized(metric_label(dataset, picture.metric))} by {named[across][0]}{same}."
+    sentence = f"{capitalized(metric_label(dataset, picture.metric))} by {named[across][0]}{same}."
     bold = (f"Bold: the best {' and '.join(AXES.get(axis, axis) for axis in competing)}.",) if marked else ()
-    return Table(heads, rows, marked, (said, *picture.caption, *bold))
+    return Table(heads, rows, marked, (sentence, *picture.caption, *bold))
 
 
 def _best(picture: Picture) -> tuple[xarray.DataArray, list[str]]:
@@ -163,12 +163,7 @@ def save(table: Table, path_without_suffix: str | Path) -> list[Path]:
     Returns:
       The two paths.
     """
-    paths = []
-    for suffix, text in ((".md", markdown(table)), (".tex", latex(table))):
-        paths.append(expanded(f"{path_without_suffix}{suffix}"))
-        with writing(paths[-1]) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-    return paths
+    return write_all(path_without_suffix, {".md": markdown(table).encode(), ".tex": latex(table).encode()})
 
 
 def _placed(table: Table) -> list[list[tuple[tuple[int, int], str]]]:

@@ -2,7 +2,7 @@
 
 A folder holds one subfolder per checkpoint, ``round_000000500``, with the arrays as orbax writes them and
 ``about.json``, which is written last: whose run it is, and the size and checksum of every file. One without it, or with
-a file that is not as it says, is torn. Beside them lies ``lease.0`` while a run is at work there, see `Claims`.
+a file that is not as it says, is torn. Beside them lies ``lease.0`` while a run is at work there, see `Leases`.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ import numpy as np
 
 from byzjax.checks import check_integer
 from byzjax.rng import implementation, is_key, key_data, of_implementation
-from byzjax.simulation.fingerprint import Identity
+from byzjax.simulation.fingerprint import Fingerprint
 from byzjax.simulation.round import RoundState
 from byzjax.storage.files import check_room, expanded
-from byzjax.storage.leases import Claims
+from byzjax.storage.leases import Leases
 
 _ABOUT, _ARRAYS = "about.json", "arrays"
 _LEASE = "lease"  # of whoever writes here
@@ -79,9 +79,9 @@ class Checkpoint:
         folder = Path(self.folder)
         if not folder.is_dir():
             return
-        claims = Claims(folder)
-        if _LEASE in claims.held_by_others():
-            raise ValueError(f"checkpoint: {folder} is in use by {claims.holder(_LEASE)}; wait until that run ends.")
+        leases = Leases(folder)
+        if _LEASE in leases.held_by_others():
+            raise ValueError(f"checkpoint: {folder} is in use by {leases.holder(_LEASE)}; wait until that run ends.")
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -98,23 +98,23 @@ class Store:
 
     Args:
       checkpoint: a `Checkpoint`, or its folder.
-      identity: from `identify`.
+      fingerprint: from `identify`.
     """
 
-    def __init__(self, checkpoint: str | Path | Checkpoint, identity: Identity):
+    def __init__(self, checkpoint: str | Path | Checkpoint, fingerprint: Fingerprint):
         chosen = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint(checkpoint)
         self.every, self.keep = chosen.every, chosen.keep
         self.folder = expanded(chosen.folder, "checkpoint").resolve()
         if self.folder.exists() and not self.folder.is_dir():
             raise ValueError(f"checkpoint: {self.folder} is a file; name a folder.")
-        if identity.calls_back and chosen.config is None:
+        if fingerprint.calls_back and chosen.config is None:
             raise ValueError(
                 "checkpoint: the run calls back into Python (jax.pure_callback), and what that computes cannot be read "
                 "from its program; say it in Checkpoint(folder, config={…}), or run without a checkpoint."
             )
-        self._identity = identity.named(chosen.config)
+        self._fingerprint = fingerprint.named(chosen.config)
         self._torn: list[Path] = []
-        self._claims = Claims(self.folder)
+        self._leases = Leases(self.folder)
         self._leased = False
 
     @contextlib.contextmanager
@@ -124,32 +124,32 @@ class Store:
         Raises:
           ValueError: another run does.
         """
-        with self._claims if jax.process_index() == 0 else contextlib.nullcontext():
+        with self._leases if jax.process_index() == 0 else contextlib.nullcontext():
             if not _agree(int(jax.process_index() != 0 or self._lease())):
                 raise ValueError(
-                    f"checkpoint: {self.folder} is in use by {self._claims.holder(_LEASE)}; wait until that run ends, "
+                    f"checkpoint: {self.folder} is in use by {self._leases.holder(_LEASE)}; wait until that run ends, "
                     "or use another folder."
                 )
             yield self
 
     def _lease(self) -> bool:
         """Whether the folder is free; a machine that is gone, as before a requeued job, is waited for."""
-        until = time.monotonic() + 1.25 * self._claims.ttl
+        until = time.monotonic() + 1.25 * self._leases.ttl
         try:
-            while not (acquired := self._claims.acquire(_LEASE)):
-                if self._claims.is_near(_LEASE) or time.monotonic() > until:
+            while not (acquired := self._leases.acquire(_LEASE)):
+                if self._leases.is_near(_LEASE) or time.monotonic() > until:
                     break
-                time.sleep(self._claims.ttl / 60)
+                time.sleep(self._leases.ttl / 60)
         except OSError:  # a folder that cannot be written can still be read
             return True
         self._leased = acquired
         return acquired
 
     def _check_lease(self) -> None:
-        if self._leased and not self._claims.holds(_LEASE) and not self._claims.acquire(_LEASE):
+        if self._leased and not self._leases.holds(_LEASE) and not self._leases.acquire(_LEASE):
             raise OSError(
-                f"checkpoint: {self.folder} was taken over by {self._claims.holder(_LEASE)}, since this process stood "
-                f"still for more than {self._claims.ttl:g} s; that one goes on with the run."
+                f"checkpoint: {self.folder} was taken over by {self._leases.holder(_LEASE)}, since this process stood "
+                f"still for more than {self._leases.ttl:g} s; that one goes on with the run."
             )
 
     def save(self, saved: Saved) -> None:
@@ -192,7 +192,7 @@ class Store:
             return None
         path = self._path(number)
         about = json.loads((path / _ABOUT).read_text())
-        wrong, doubtful = self._identity.compare(about)
+        wrong, doubtful = self._fingerprint.compare(about)
         if wrong:
             raise ValueError(
                 f"checkpoint: {self.folder} holds another run, which differs in {wrong}. Use another folder, or remove "
@@ -202,7 +202,7 @@ class Store:
             warnings.warn(f"checkpoint: {self.folder} {doubtful}", stacklevel=3)
         import orbax.checkpoint as ocp
 
-        like = Saved(state, *self._identity.recorded(number))
+        like = Saved(state, *self._fingerprint.recorded(number))
         target = jax.tree.map(_abstract, _arrays(like)[0])
         with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
             arrays = reader.restore(path / _ARRAYS, args=ocp.args.StandardRestore(target))
@@ -214,7 +214,7 @@ class Store:
     def _finish(self, path: Path, keys: dict[str, str]) -> None:
         from byzjax.storage.files import writing
 
-        about = {**self._identity.as_json(), "keys": keys, "files": _files(path / _ARRAYS)}
+        about = {**self._fingerprint.as_json(), "keys": keys, "files": _files(path / _ARRAYS)}
         with writing(path / _ABOUT) as temporary:
             temporary.write_text(json.dumps(about, indent=1))
 
@@ -278,8 +278,8 @@ def _whats_wrong(path: Path) -> str | None:
         return "it was not finished"
     except (OSError, ValueError, KeyError, TypeError):
         return f"{_ABOUT} cannot be read"
-    there = _files(path / _ARRAYS)
-    damaged = [name for name, known in expected.items() if there.get(name) != known]
+    actual = _files(path / _ARRAYS)
+    damaged = [name for name, known in expected.items() if actual.get(name) != known]
     return f"{damaged[0]} is damaged or missing" if damaged else None
 
 

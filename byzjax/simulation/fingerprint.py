@@ -22,7 +22,7 @@ from byzjax.storage.digests import plain
 _ANYTHING = "a number or a part of its task, method, attack or recorder"
 
 
-class Identity(NamedTuple):
+class Fingerprint(NamedTuple):
     """What makes a run itself, but for its length.
 
     Attributes:
@@ -39,7 +39,7 @@ class Identity(NamedTuple):
     recorded: Callable[[int], tuple[Any, Any]]
     calls_back: bool = False
 
-    def named(self, config: Mapping[str, Any] | None) -> Identity:
+    def named(self, config: Mapping[str, Any] | None) -> Fingerprint:
         """With a configuration as a part of it."""
         return self._replace(same=json.loads(json.dumps({**self.same, "config": plain(config)})))
 
@@ -47,16 +47,16 @@ class Identity(NamedTuple):
         """What is written down."""
         return {"same": self.same, "exact": self.exact, "made_with": self.made_with}
 
-    def compare(self, there: dict[str, Any]) -> tuple[str, str]:
-        """In what another identity, as JSON, differs; and why that could not be told for certain. Both may be empty."""
-        wrong, made_with = _differences(there["same"], self.same), there["made_with"]
+    def compare(self, saved: dict[str, Any]) -> tuple[str, str]:
+        """In what another one, as JSON, differs; and why that could not be told for certain. Both may be empty."""
+        wrong, made_with = _differences(saved["same"], self.same), saved["made_with"]
         if made_with != self.made_with:
             doubtful = (
                 f"was made with {_listed(made_with)}, and this is {_listed(self.made_with)}: numbers may differ in "
                 "their last bits, and whether a number in the configuration has changed is not checked."
             )
             return wrong, doubtful
-        changed = [name for name, value in self.exact.items() if there["exact"].get(name) != value]
+        changed = [name for name, value in self.exact.items() if saved["exact"].get(name) != value]
         return wrong or "; ".join(changed), ""
 
 
@@ -68,7 +68,7 @@ def identify(
     state: RoundState,
     byzantine: jax.Array,
     eval_every: int,
-) -> Identity:
+) -> Fingerprint:
     """What makes a run itself.
 
     Args:
@@ -106,7 +106,7 @@ def identify(
     device = jax.devices()[0]
     made_with = {"byzjax": __version__, "jax": jax.__version__, "device": device.device_kind}
     exact = {"the contents of its data": _contents(task.data), _ANYTHING: _checksum_of_program(traced)}
-    return Identity(same, exact, made_with, recorded, calls_back(traced.jaxpr))
+    return Fingerprint(same, exact, made_with, recorded, calls_back(traced.jaxpr))
 
 
 def _described(tree: Any) -> dict[str, str]:
@@ -141,15 +141,15 @@ def _constants(traced: Any) -> Iterator[Any]:
             yield from _constants(part)
 
 
-def _differences(there: dict[str, Any], here: dict[str, Any]) -> str:
-    names = [name for name in dict.fromkeys([*here, *there]) if there.get(name) != here.get(name)]
-    return "; ".join(_difference(name, there.get(name), here.get(name)) for name in names[:3])
+def _differences(saved: dict[str, Any], here: dict[str, Any]) -> str:
+    names = [name for name in dict.fromkeys([*here, *saved]) if saved.get(name) != here.get(name)]
+    return "; ".join(_difference(name, saved.get(name), here.get(name)) for name in names[:3])
 
 
-def _difference(name: str, there: Any, here: Any) -> str:
-    if isinstance(there, dict) and isinstance(here, dict):
-        return f"{name} ({_differences(there, here)})"
-    texts = [text if len(text) <= 60 else text[:57] + "…" for text in (str(there), str(here))]
+def _difference(name: str, saved: Any, here: Any) -> str:
+    if isinstance(saved, dict) and isinstance(here, dict):
+        return f"{name} ({_differences(saved, here)})"
+    texts = [text if len(text) <= 60 else text[:57] + "…" for text in (str(saved), str(here))]
     return f"{name}: {texts[0]} there, {texts[1]} here"
 
 

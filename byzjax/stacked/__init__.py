@@ -5,7 +5,17 @@ mixing matrix, which `combine` and `mix` apply. Coordinatewise rules get the sta
 """
 
 from byzjax.stacked.blocks import wide_dtype
-from byzjax.stacked.combine import Anchor, centre_of, combine, mean_of_groups, mix, replace_rows, scale_rows
+from byzjax.stacked.combine import (
+    Anchor,
+    centre_of,
+    combine,
+    mean_of_groups,
+    mix,
+    per_row,
+    pick_row,
+    replace_rows,
+    scale_rows,
+)
 from byzjax.stacked.control_flow import only_if
 from byzjax.stacked.geometry import Frame, Geometry, Lengths
 from byzjax.stacked.gram import distances, measure
@@ -47,6 +57,8 @@ __all__ = [
     "measure_lengths",
     "mix",
     "only_if",
+    "per_row",
+    "pick_row",
     "replace_rows",
     "row_mean",
     "sample_coordinates",

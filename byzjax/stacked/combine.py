@@ -19,7 +19,7 @@ from byzjax.stacked.coordinate_sharding import ANCHOR, FRAME, PARAMS, STACK, Kin
 from byzjax.stacked.geometry import Frame, touches_lost
 from byzjax.stacked.order_statistics import MAX_NETWORK, finite_or_nan
 from byzjax.stacked.sums import add, as_product, matmul, picked, weighted_sum
-from byzjax.types import Params, Stacked
+from byzjax.types import Numeric, Params, Stacked
 
 
 class Anchor(NamedTuple):
@@ -116,6 +116,25 @@ def mix(
     return unflatten([mixed(x, c) for x, c in zip(matrices, frame.centre, strict=True)])
 
 
+def per_row(values: jax.Array, x: jax.Array) -> jax.Array:
+    """One value per row, ``[n]``, shaped to meet a leaf ``[n, *p]``: ``[n, 1, …]``.
+
+    >>> per_row(jnp.array([1.0, 2.0]), jnp.zeros((2, 3, 4))).shape
+    (2, 1, 1)
+    """
+    return values.reshape((-1,) + (1,) * (x.ndim - 1))
+
+
+@over_coordinates(updates=STACK, returns=PARAMS)
+def pick_row(updates: Stacked, index: Numeric) -> Params:
+    """The row of one worker, as it is: leaves ``[*p]``; ``index`` may be traced, and gives NaN beyond the last.
+
+    >>> pick_row(jnp.array([[1.0], [3.0]]), 1).tolist()
+    [3.0]
+    """
+    return jax.tree.map(lambda x: jnp.take(x, index, axis=0), updates)
+
+
 @over_coordinates(updates=STACK, frame=FRAME, returns=STACK)
 def scale_rows(factors: jax.Array, updates: Stacked, frame: Frame) -> Stacked:
     """``c_i x_i``, with far rows drawn back to the origin: leaves ``[n, *p]``. A lost row is NaN."""
@@ -123,7 +142,7 @@ def scale_rows(factors: jax.Array, updates: Stacked, frame: Frame) -> Stacked:
     scales = jnp.where(frame.finite, factors * frame.reach, 1.0) * nan_unless(frame.finite).astype(frame.reach.dtype)
 
     def scale(x: jax.Array) -> jax.Array:
-        return (x.astype(scales.dtype) * scales.reshape((-1,) + (1,) * (x.ndim - 1))).astype(x.dtype)
+        return (x.astype(scales.dtype) * per_row(scales, x)).astype(x.dtype)
 
     return jax.tree.map(scale, updates)
 
@@ -134,13 +153,12 @@ def mean_of_groups(order: jax.Array, size: int, updates: Stacked) -> Stacked:
     n = order.shape[0]
     count = -(-n // size)
     places = jnp.pad(order, (0, count * size - n)).reshape(count, size)
-    there = (jnp.arange(count * size) < n).reshape(count, size)
+    member = (jnp.arange(count * size) < n).reshape(count, size)  # not filled up
 
     def mean(x: jax.Array) -> jax.Array:
         dtype = wide_dtype([x])
-        shape = (count,) + (1,) * (x.ndim - 1)
-        rows = [jnp.where(there[:, k].reshape(shape), x[places[:, k]].astype(dtype), 0.0) for k in range(size)]
-        return (add(rows) / there.sum(1).astype(dtype).reshape(shape)).astype(x.dtype)
+        rows = [jnp.where(per_row(member[:, k], x), x[places[:, k]].astype(dtype), 0.0) for k in range(size)]
+        return (add(rows) / per_row(member.sum(1).astype(dtype), x)).astype(x.dtype)
 
     return jax.tree.map(mean, updates)
 
@@ -158,6 +176,6 @@ def replace_rows(updates: Stacked, mask: jax.Array, rows: Stacked | Params) -> S
 
     def replace(x, y):
         y = y if y.ndim == x.ndim else y[None]
-        return jnp.where(mask.reshape((-1,) + (1,) * (x.ndim - 1)), y, x).astype(x.dtype)
+        return jnp.where(per_row(mask, x), y, x).astype(x.dtype)
 
     return jax.tree.map(replace, updates, rows)

@@ -19,14 +19,14 @@ class Directions(NamedTuple):
 
     Attributes:
       rows: leaves ``[n, *p]``, float32 or wider; zero for rows that are zero or hold NaN or inf.
-      there: bool[n], which rows have a direction.
+      has_direction: bool[n].
       finite: bool[n].
       units: f32[n], for each row a power of two near its largest coordinate.
       norms: f32[n], the length of each row in its unit: their product may overflow.
     """
 
     rows: Stacked
-    there: jax.Array
+    has_direction: jax.Array
     finite: jax.Array
     units: jax.Array
     norms: jax.Array
@@ -36,14 +36,14 @@ def directions(updates: Stacked) -> Directions:
     """Every row divided by its length, by way of a power of two, so that nothing over- or underflows."""
     largest = stacked.largest_coordinates(updates)
     finite = jnp.isfinite(largest)
-    there = finite & (largest >= jnp.finfo(largest.dtype).tiny)
-    exponent = jnp.where(there, exponents(largest), 0)
-    wide = jax.tree.map(lambda x: jnp.where(_each(there, x), x.astype(largest.dtype), 0.0), updates)
+    has_direction = finite & (largest >= jnp.finfo(largest.dtype).tiny)
+    exponent = jnp.where(has_direction, exponents(largest), 0)
+    wide = jax.tree.map(lambda x: jnp.where(stacked.per_row(has_direction, x), x.astype(largest.dtype), 0.0), updates)
     rows = shifted(wide, -exponent)
     lengths, _ = stacked.measure_lengths(rows, "origin")
     norms = jnp.sqrt(lengths.squares) * lengths.unit
-    rows = _scaled(rows, 1.0 / jnp.where(there, norms, 1.0))
-    return Directions(rows, there, finite, jnp.ldexp(jnp.ones((), largest.dtype), exponent), norms)
+    rows = _scaled(rows, 1.0 / jnp.where(has_direction, norms, 1.0))
+    return Directions(rows, has_direction, finite, jnp.ldexp(jnp.ones((), largest.dtype), exponent), norms)
 
 
 def cosine_distances(updates: Stacked) -> jax.Array:
@@ -56,9 +56,9 @@ def cosine_distances(updates: Stacked) -> jax.Array:
     unit = directions(updates)
     geometry, _ = stacked.measure(unit.rows, origin=False)
     squared = geometry.distances * jnp.square(geometry.unit)
-    there = unit.there[:, None] & unit.there[None, :]
+    both = unit.has_direction[:, None] & unit.has_direction[None, :]
     apart = jnp.where(squared > 2.0 * jnp.square(_ROUNDED * jnp.finfo(squared.dtype).eps), 0.5 * squared, 0.0)
-    return jnp.where(there, jnp.clip(apart, 0.0, 2.0), 1.0)
+    return jnp.where(both, jnp.clip(apart, 0.0, 2.0), 1.0)
 
 
 def exponents(sizes: jax.Array) -> jax.Array:
@@ -67,8 +67,8 @@ def exponents(sizes: jax.Array) -> jax.Array:
     >>> exponents(jnp.array([0.75, 1.0, 5.0, 0.0, jnp.inf])).tolist()
     [-1, 0, 2, 0, 0]
     """
-    there = jnp.isfinite(sizes) & (sizes > 0)
-    return jnp.where(there, jnp.frexp(jnp.where(there, sizes, 1.0))[1] - 1, 0)
+    positive = jnp.isfinite(sizes) & (sizes > 0)
+    return jnp.where(positive, jnp.frexp(jnp.where(positive, sizes, 1.0))[1] - 1, 0)
 
 
 def shifted(rows: Rows, exponents: jax.Array) -> Rows:
@@ -83,9 +83,5 @@ def shifted(rows: Rows, exponents: jax.Array) -> Rows:
     return _scaled(_scaled(rows, jnp.ldexp(one, half)), jnp.ldexp(one, exponents - half))
 
 
-def _each(values: jax.Array, x: jax.Array) -> jax.Array:
-    return values.reshape((-1,) + (1,) * (x.ndim - 1))
-
-
 def _scaled(rows: Rows, factors: jax.Array) -> Rows:
-    return jax.tree.map(lambda x: x * _each(factors, x), rows)
+    return jax.tree.map(lambda x: x * stacked.per_row(factors, x), rows)

@@ -13,12 +13,11 @@ from byzjax.stacked.blocks import flatten, fold_blocks, memory_numbers, wide_dty
 from byzjax.stacked.control_flow import in_turn, only_if
 from byzjax.stacked.coordinate_axis import greatest, total
 from byzjax.stacked.coordinate_sharding import FRAME, PARAMS, PLAIN, STACK, over_coordinates
-from byzjax.stacked.geometry import (
-    Frame,
-    Lengths,
-)
+from byzjax.stacked.geometry import Frame, Lengths
 from byzjax.stacked.units import absolute, median_size, number_of_rank, scale_is_safe, to_units
 from byzjax.types import Params, Stacked
+
+MeasureBlock = Callable[[jax.Array, jax.Array], jax.Array]  # (carry, offsets [n, block]) -> carry
 
 _SMALL = 1 << 17  # numbers of a stack up to which a batch of stacks is measured side by side
 _ROOM = 56  # powers of two by which a unit may be longer than the median row where lengths are all that is asked for
@@ -52,23 +51,12 @@ def _measure_lengths(
     matrices: list[jax.Array], points: list[jax.Array | None], dtype: jnp.dtype
 ) -> tuple[Lengths, Frame]:
     n = matrices[0].shape[0]
-    pairs = list(zip(matrices, points, strict=True))
 
-    def fold(measure_block: Callable[[jax.Array, jax.Array], jax.Array]) -> jax.Array:
+    def fold(measure_block: MeasureBlock) -> jax.Array:
         """``measure_block(carry, offsets)`` over all blocks: ``f32[n]``."""
         carry = jnp.zeros((n,), dtype)
-        for x, p in pairs:
-            if x.size <= _WHOLE:
-                block = x.astype(dtype)
-                carry = measure_block(carry, block if p is None else block - p[None])
-                continue
-
-            def step(carry: jax.Array, start: jax.Array, block: jax.Array, fresh: jax.Array, p=p) -> jax.Array:
-                if p is not None:
-                    block = block - jax.lax.dynamic_slice_in_dim(p, start, block.shape[1])[None]
-                return measure_block(carry, jnp.where(fresh[None], block, 0.0))
-
-            carry = fold_blocks(step, carry, x, dtype, memory_numbers())
+        for x, point in zip(matrices, points, strict=True):
+            carry = _fold_offsets(measure_block, carry, x, point)
         return carry
 
     plain = total(fold(lambda done, y: done + jnp.square(y).sum(1)))
@@ -86,3 +74,18 @@ def _measure_lengths(
     unit = median_size(sizes, room=_ROOM)
     frame = Frame(points, to_units(sizes, unit) * unit, sizes)
     return Lengths(jnp.where(frame.finite, squares, jnp.inf), frame.finite, unit), frame
+
+
+def _fold_offsets(measure_block: MeasureBlock, carry: jax.Array, x: jax.Array, point: jax.Array | None) -> jax.Array:
+    """``measure_block`` over all blocks of ``x − point``; no point is the origin."""
+    dtype = carry.dtype
+    if x.size <= _WHOLE:
+        block = x.astype(dtype)
+        return measure_block(carry, block if point is None else block - point[None])
+
+    def step(carry: jax.Array, start: jax.Array, block: jax.Array, fresh: jax.Array) -> jax.Array:
+        if point is not None:
+            block = block - jax.lax.dynamic_slice_in_dim(point, start, block.shape[1])[None]
+        return measure_block(carry, jnp.where(fresh[None], block, 0.0))
+
+    return fold_blocks(step, carry, x, dtype, memory_numbers())

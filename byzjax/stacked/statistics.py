@@ -82,18 +82,17 @@ def magnitude_of_rank(updates: Stacked, count: Numeric) -> jax.Array:
         return jnp.where(enough, middle, least), jnp.where(enough, most, middle - 1)
 
     everything = jnp.zeros(matrices[0].shape[:1], kind), jnp.full(matrices[0].shape[:1], infinity)
-    found, _ = fori_loop(0, 8 * dtype.itemsize - 1, halve, everything)
-    return jax.lax.bitcast_convert_type(found, dtype)
+    bits, _ = fori_loop(0, 8 * dtype.itemsize - 1, halve, everything)
+    return jax.lax.bitcast_convert_type(bits, dtype)
 
 
 @over_coordinates(updates=STACK, returns=(PLAIN, PLAIN))
 def sign_counts(updates: Stacked) -> tuple[jax.Array, jax.Array]:
     """How many coordinates of every row are positive, and how many negative: i32[n] each."""
     matrices, _ = flatten(updates)
-    up, down = (
-        add([holds(x).sum(1, dtype=jnp.int32) for x in matrices]) for holds in (lambda x: x > 0, lambda x: x < 0)
-    )
-    return total(up), total(down)
+    positive = add([(x > 0).sum(1, dtype=jnp.int32) for x in matrices])
+    negative = add([(x < 0).sum(1, dtype=jnp.int32) for x in matrices])
+    return total(positive), total(negative)
 
 
 def sample_coordinates(updates: Stacked, count: int, key: jax.Array) -> jax.Array:

@@ -2,9 +2,9 @@
 
 - ``STORE/byzjax-store.json``: what this folder is;
 - ``STORE/chunks/ab/abcd….nc``: one chunk, netCDF, named by a hash of everything that determines its numbers;
-- ``STORE/sweeps/IDENTITY-KEYS.json``: one sweep, its configuration and the chunks that it is made of;
+- ``STORE/sweeps/FINGERPRINT-KEYS.json``: one sweep, its configuration and the chunks that it is made of;
 - ``STORE/batches/….json``: batch sizes that were found out, so that a resumed sweep is cut as before;
-- ``STORE/claims/KEY.GENERATION``: who is computing what;
+- ``STORE/claims/KEY.GENERATION``: leases, who is computing what;
 - ``STORE/dataset.nc``: the data set of the sweep that finished last, and ``dataset-….nc`` of those before;
 - ``STORE/aside/``: files that were damaged.
 """
@@ -23,7 +23,7 @@ import numpy as np
 
 from byzjax.storage.digests import checksum, code_version, digest
 from byzjax.storage.files import expanded, writing
-from byzjax.storage.leases import TTL, Claims
+from byzjax.storage.leases import TTL, Leases
 from byzjax.storage.netcdf import save
 
 if TYPE_CHECKING:
@@ -43,19 +43,19 @@ class StoreError(OSError):
     """A store that cannot be written or read; what is in it stays as it is."""
 
 
-class Store:
+class ChunkStore:
     """A folder of chunks. Nothing is created in it until something is written.
 
     Args:
       path: of the folder.
-      ttl: see `Claims`.
+      ttl: see `Leases`.
 
     Raises:
       ValueError: a file, a folder with other things in it, or a store of a later format.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     store = Store(folder)
+    ...     store = ChunkStore(folder)
     ...     store.write("ab12", {"loss": np.ones(3, np.float32)})
     ...     store.read("ab12")["loss"].tolist()
     [1.0, 1.0, 1.0]
@@ -64,7 +64,7 @@ class Store:
     def __init__(self, path: str | Path, *, ttl: float = TTL):
         self.path = expanded(path, "store")
         self._check()
-        self.claims = Claims(self.path / "claims", ttl)
+        self.leases = Leases(self.path / "claims", ttl)
 
     def _check(self) -> None:
         if self.path.exists() and not self.path.is_dir():
@@ -79,11 +79,11 @@ class Store:
                 )
             return
         try:
-            found = json.loads(marker.read_text())["format"]
+            version = json.loads(marker.read_text())["format"]
         except (ValueError, KeyError, TypeError):
-            found = None
-        if found != FORMAT:
-            raise ValueError(f"store: {self.path} has format {found}, this byzjax reads format {FORMAT}.")
+            version = None
+        if version != FORMAT:
+            raise ValueError(f"store: {self.path} has format {version}, this byzjax reads format {FORMAT}.")
 
     def _prepare(self) -> None:
         if not (self.path / MARKER).exists():
@@ -145,15 +145,15 @@ class Store:
             ) from error
         return aside
 
-    def claim(self, key: str) -> bool:
-        """Take on a chunk; false if another process has. See `Claims`.
+    def lease(self, key: str) -> bool:
+        """Take on a chunk; false if another process has. See `Leases`.
 
         Raises:
           StoreError: the store cannot be written.
         """
         self._prepare()
         try:
-            return self.claims.acquire(key)
+            return self.leases.acquire(key)
         except OSError as error:
             raise self._unwritable(error) from error
 
@@ -180,22 +180,22 @@ class Store:
         except (OSError, ValueError):
             return None
 
-    def record(self, identity: str, manifest: Mapping[str, Any]) -> None:
+    def record(self, fingerprint: str, manifest: Mapping[str, Any]) -> None:
         """Note that a sweep was begun: what it is, and under ``"chunks"`` the keys of its chunks."""
-        path = self.path / "sweeps" / f"{identity}-{digest(manifest['chunks'])[:16]}.json"
+        path = self.path / "sweeps" / f"{fingerprint}-{digest(manifest['chunks'])[:16]}.json"
         if not path.exists():
             self._prepare()
             self._put(path, json.dumps(manifest, indent=1).encode())
 
-    def sweeps(self, identity: str = "*") -> dict[Path, dict[str, Any]]:
-        """The sweeps that were begun, oldest first; those of one identity differ in what made them."""
-        found = {}
-        for path in (self.path / "sweeps").glob(f"{identity}-*.json"):
+    def sweeps(self, fingerprint: str = "*") -> dict[Path, dict[str, Any]]:
+        """The sweeps that were begun, oldest first; those of one fingerprint differ in what made them."""
+        manifests = {}
+        for path in (self.path / "sweeps").glob(f"{fingerprint}-*.json"):
             try:
-                found[path] = json.loads(path.read_text())
+                manifests[path] = json.loads(path.read_text())
             except (OSError, ValueError):
                 continue
-        return dict(sorted(found.items(), key=lambda item: item[1].get("begun", 0)))
+        return dict(sorted(manifests.items(), key=lambda item: item[1].get("begun", 0)))
 
     def publish(self, dataset: xarray.Dataset) -> Path:
         """Put the data set of a finished sweep beside its chunks, as ``dataset.nc``.
@@ -250,15 +250,15 @@ class Report(NamedTuple):
     damaged: list[str]
 
 
-def verify(store: Store, say: Say = lambda line: None) -> Report:
+def verify(store: ChunkStore, say: Say = lambda line: None) -> Report:
     """Read every chunk and check it against its checksum. Damaged ones are set aside, to be computed again."""
     keys = list(store)
     damaged = [key for key in keys if store.read(key, say) is None]
     return Report(len(keys) - len(damaged), damaged)
 
 
-def gc(store: Store, *, other_versions: bool = False, dry: bool = False) -> list[Path]:
-    """Remove what nobody needs: files left by killed processes, void claims, damaged files, chunks of no sweep.
+def gc(store: ChunkStore, *, other_versions: bool = False, dry: bool = False) -> list[Path]:
+    """Remove what nobody needs: files left by killed processes, void leases, damaged files, chunks of no sweep.
 
     Args:
       store: to clean; sweeps may be running on it.
@@ -270,9 +270,9 @@ def gc(store: Store, *, other_versions: bool = False, dry: bool = False) -> list
     """
     old = [path for path, sweep in store.sweeps().items() if other_versions and sweep.get("code") != code_version()]
     needed = {key for path, sweep in store.sweeps().items() if path not in old for key in sweep["chunks"]}
-    kept = needed | store.claims.held_by_others()
-    removed = [*store.claims.clear(dry=dry), *old, *(store.path / "aside").glob("*")]
-    removed += [store.path_of(key) for key in store if key not in kept]
+    in_use = needed | store.leases.held_by_others()
+    removed = [*store.leases.clear(dry=dry), *old, *(store.path / "aside").glob("*")]
+    removed += [store.path_of(key) for key in store if key not in in_use]
     removed += [
         path
         for path in store.path.rglob(".*")
@@ -316,9 +316,9 @@ def from_netcdf(key: str, content: bytes) -> Arrays:
             for name, variable in file.variables.items():
                 array = np.asarray(variable[...])
                 arrays[name] = array.astype(bool) if variable.attrs.get("dtype") == "bool" else array
-            said, recorded = file.attrs["checksum"], file.attrs["key"]
+            recorded_key, recorded_checksum = file.attrs["key"], file.attrs["checksum"]
     except Exception as error:  # h5py raises OSError, RuntimeError, KeyError, … for damaged files
         raise ValueError(f"not readable as netCDF: {type(error).__name__}") from error
-    if recorded != key or said != checksum(key, arrays):
+    if recorded_key != key or recorded_checksum != checksum(key, arrays):
         raise ValueError("its checksum is wrong")
     return arrays

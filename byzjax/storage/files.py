@@ -8,6 +8,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from byzjax.checks import check_kind
@@ -114,6 +115,26 @@ def writing(path: str | Path, *, replace: bool = True):
         raise named(error, path) from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_all(path_without_suffix: str | Path, contents: Mapping[str, bytes]) -> list[Path]:
+    """Write one thing in several formats, every file whole or not at all.
+
+    Args:
+      path_without_suffix: ``"out/table"``.
+      contents: suffix -> what the file with that suffix holds.
+
+    Returns:
+      The paths.
+
+    Raises:
+      OSError: see `writing`.
+    """
+    paths = {suffix: expanded(f"{path_without_suffix}{suffix}") for suffix in contents}
+    for suffix, content in contents.items():
+        with writing(paths[suffix]) as temporary:
+            temporary.write_bytes(content)
+    return list(paths.values())
 
 
 def _publish(temporary: Path, path: Path) -> None:

@@ -1,8 +1,8 @@
 """Who computes what, said in files: the only thing that processes sharing a store have to agree on.
 
-A claim is a file ``KEY.GENERATION``. It is created exclusively, so one of several takers gets it, and kept fresh by its
-holder. A claim that went stale is not removed but outbid by the next generation, again created exclusively: so two
-processes that see the same stale claim cannot both take it over.
+A lease is a file ``KEY.GENERATION``. It is created exclusively, so one of several takers gets it, and kept fresh by its
+holder. A lease that went stale is not removed but outbid by the next generation, again created exclusively: so two
+processes that see the same stale lease cannot both take it over.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-TTL = 60.0  # seconds without a sign of life after which a claim of another machine is void
+TTL = 60.0  # seconds without a sign of life after which a lease of another machine is void
 
 
-class Claims:
-    """Claims in a folder. A context manager: inside, held claims are kept fresh; at its end they are released.
+class Leases:
+    """Leases in a folder. A context manager: inside, held leases are kept fresh; at its end they are released.
 
     Args:
-      folder: of the claims; created when the first is made.
-      ttl: seconds after which a claim that nobody freshens is void. Holders freshen theirs four times as often. The
-        claim of a process of this machine that is gone is void at once.
+      folder: of the leases; created when the first is made.
+      ttl: seconds after which a lease that nobody freshens is void. Holders freshen theirs four times as often. The
+        lease of a process of this machine that is gone is void at once.
 
     >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder, Claims(folder) as mine, Claims(folder) as theirs:
+    >>> with tempfile.TemporaryDirectory() as folder, Leases(folder) as mine, Leases(folder) as theirs:
     ...     mine.acquire("chunk"), theirs.acquire("chunk")
     (True, False)
     """
@@ -42,9 +42,9 @@ class Claims:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def __enter__(self) -> Claims:
+    def __enter__(self) -> Leases:
         self._stop.clear()
-        self._thread = threading.Thread(target=self._freshen, name="byzjax-claims", daemon=True)
+        self._thread = threading.Thread(target=self._freshen, name="byzjax-leases", daemon=True)
         self._thread.start()
         return self
 
@@ -56,7 +56,7 @@ class Claims:
             self.release(key)
 
     def acquire(self, key: str) -> bool:
-        """Take a claim that nobody holds, or whose holder is gone; false if somebody does.
+        """Take a lease that nobody holds, or whose holder is gone; false if somebody does.
 
         Raises:
           OSError: the folder cannot be written.
@@ -79,14 +79,14 @@ class Claims:
             raise
         with self._lock:
             self._held[key] = path
-        # The rival may have let go meanwhile, and a third process taken the claim as if it had been free.
+        # The rival may have let go meanwhile, and a third process taken the lease as if it had been free.
         overtaken = self._last(key) != path or (rival is not None and rival.exists() and _read(rival) != before)
         if overtaken:
             self.release(key, older=False)
         return not overtaken
 
     def release(self, key: str, *, older: bool = True) -> None:
-        """Let go of a held claim, and clear away the void ones that it outbid."""
+        """Let go of a held lease, and clear away the void ones that it outbid."""
         with self._lock:
             path = self._held.pop(key, None)
         if path is None:
@@ -97,22 +97,22 @@ class Claims:
         path.unlink(missing_ok=True)
 
     def holds(self, key: str) -> bool:
-        """Whether a claim that was taken is still this object's: one that went stale may have been outbid."""
+        """Whether a lease that was taken is still this object's: one that went stale may have been outbid."""
         return key in self._held and self._last(key) == self._held[key]
 
     def is_near(self, key: str) -> bool:
-        """Whether the holder of a claim is a process of this machine, so that its end is known at once."""
+        """Whether the holder of a lease is a process of this machine, so that its end is known at once."""
         path = self._last(key)
         return path is not None and _read(path).get("machine") == _machine()
 
     def holder(self, key: str) -> str:
-        """Who holds a claim, for a message."""
-        said = {} if (path := self._last(key)) is None else _read(path)
-        machine = str(said.get("machine", "another machine")).partition("/")[0]
-        return f"process {said.get('pid', 'unknown')} on {machine}"
+        """Who holds a lease, for a message."""
+        holder = {} if (path := self._last(key)) is None else _read(path)
+        machine = str(holder.get("machine", "another machine")).partition("/")[0]
+        return f"process {holder.get('pid', 'unknown')} on {machine}"
 
     def held_by_others(self) -> set[str]:
-        """Keys with a claim that is not void and not of this object."""
+        """Keys with a lease that is not void and not of this object."""
         last: dict[str, Path] = {}
         for path in self.folder.glob("*.*") if self.folder.is_dir() else ():
             key, _, generation = path.name.rpartition(".")
@@ -121,19 +121,19 @@ class Claims:
         return {key for key, path in last.items() if self._held.get(key) != path and not self._void(path)}
 
     def clear(self, *, dry: bool = False) -> list[Path]:
-        """Remove void claims; returns them."""
+        """Remove void leases; returns them."""
         paths = [path for path in sorted(self.folder.glob("*.*")) if _generation(path) >= 0 and self._void(path)]
         for path in paths if not dry else ():
             path.unlink(missing_ok=True)
         return paths
 
     def _all(self, key: str) -> list[Path]:
-        found = [path for path in self.folder.glob(f"{key}.*") if _generation(path) >= 0]
-        return sorted(found, key=_generation)
+        paths = [path for path in self.folder.glob(f"{key}.*") if _generation(path) >= 0]
+        return sorted(paths, key=_generation)
 
     def _last(self, key: str) -> Path | None:
-        found = self._all(key)
-        return found[-1] if found else None
+        generations = self._all(key)
+        return generations[-1] if generations else None
 
     def _void(self, path: Path) -> bool:
         try:
@@ -174,7 +174,7 @@ def _generation(path: Path) -> int:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """What a claim says; nothing where its holder is only just writing it."""
+    """What a lease says; nothing where its holder is only just writing it."""
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError):

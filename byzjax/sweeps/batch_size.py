@@ -1,4 +1,4 @@
-"""How many lanes a chunk has: as many as help and fit, by XLA's own account of the compiled program."""
+"""How many runs a chunk has: as many as help and fit, by XLA's own account of the compiled program."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from pathlib import Path
 
 import jax
 
+from byzjax.sharding import RUNS
 from byzjax.storage.chunk_store import Arrays
-from byzjax.sweeps.grid import Lanes
+from byzjax.sweeps.grid import Points
 from byzjax.sweeps.progress import SweepProgress
-from byzjax.sweeps.tracing import RUNS, Device, Program, compile_lanes
+from byzjax.sweeps.tracing import Device, TracedProgram, compile_runs
 
 HEADROOM = 0.8  # of the memory that is free now; allocators fragment, and others come and go
 MIN_CHUNKS = 8  # of a sweep, so that there is progress to see and to keep
-# On a CPU lanes share no launch: beyond the cache a wider chunk is not faster, and there is less to resume from.
+# On a CPU runs share no launch: beyond the cache a wider chunk is not faster, and there is less to resume from.
 CACHE = 2 << 20
 ATTEMPTS = 3  # compilations that a batch size is worth
 
@@ -25,32 +26,34 @@ class Compiler:
     """Compiles cells, each once for a batch size, and keeps the time.
 
     Args:
-      lanes: axis -> values.
-      mesh: that lanes are laid on, or None.
+      points: axis -> values.
+      mesh: that runs are laid on, or None.
     """
 
-    def __init__(self, lanes: Lanes, mesh: jax.sharding.Mesh | None):
+    def __init__(self, points: Points, mesh: jax.sharding.Mesh | None):
         self.seconds = 0.0
-        self.mesh, self._lanes = mesh, lanes
+        self.mesh, self._points = mesh, points
         self.device: Device = jax.local_devices()[0] if mesh is None else mesh.devices.flat[0]
-        self.runs = 1 if mesh is None else mesh.shape[RUNS]
+        self.shares = 1 if mesh is None else mesh.shape[RUNS]
         self._compiled: dict[tuple[str, int], jax.stages.Compiled] = {}
         self._placed: dict[int, jax.Array] = {}
 
-    def compile(self, program: Program, size: int, label: str, bar: SweepProgress) -> jax.stages.Compiled:
-        """The program of ``size`` lanes."""
+    def compile(self, program: TracedProgram, size: int, label: str, display: SweepProgress) -> jax.stages.Compiled:
+        """The program of ``size`` runs."""
         key = program.fingerprint, size
         if key not in self._compiled:
             start = time.perf_counter()
-            with bar.compiling(label):
-                self._compiled[key] = compile_lanes(program, self._lanes, size, self.mesh)
+            with display.compiling(label):
+                self._compiled[key] = compile_runs(program, self._points, size, self.mesh)
             self.seconds += time.perf_counter() - start
         return self._compiled[key]
 
-    def launch(self, program: Program, size: int, label: str, bar: SweepProgress) -> Callable[[Lanes], Arrays]:
-        """The program of ``size`` lanes as a function of their values."""
-        compiled, constants = self.compile(program, size, label, bar), [self._place(c) for c in program.constants]
-        return lambda lanes: jax.device_get(compiled(constants, lanes))
+    def launch(
+        self, program: TracedProgram, size: int, label: str, display: SweepProgress
+    ) -> Callable[[Points], Arrays]:
+        """The program of ``size`` runs as a function of their values."""
+        compiled, constants = self.compile(program, size, label, display), [self._place(c) for c in program.constants]
+        return lambda points: jax.device_get(compiled(constants, points))
 
     def _place(self, constant: jax.Array) -> jax.Array:
         """On all devices of the mesh, once for all cells that share it."""
@@ -61,9 +64,9 @@ class Compiler:
             self._placed[id(constant)] = jax.device_put(constant, whole)
         return self._placed[id(constant)]
 
-    def batch_size(self, program: Program, num_lanes: int, cells: int, label: str, bar: SweepProgress) -> int:
-        """Lanes per chunk: what is useful, as far as it fits."""
-        share = -(-num_lanes // self.runs)
+    def batch_size(self, program: TracedProgram, num_runs: int, cells: int, label: str, display: SweepProgress) -> int:
+        """Runs per chunk: what is useful, as far as it fits."""
+        share = -(-num_runs // self.shares)
         devices = [self.device] if self.mesh is None else list(self.mesh.local_devices)
         workers = concurrency(self.device, self.mesh, max(MIN_CHUNKS, cells))
         budget = HEADROOM * min(free_memory(device) for device in devices) / workers
@@ -71,12 +74,12 @@ class Compiler:
             budget /= len(devices)  # virtual ones share the memory
         most = min(CACHE, budget) if self.device.platform == "cpu" else budget
         per_device, _ = fitting(
-            lambda size: self.compile(program, size * self.runs, label, bar),
+            lambda size: self.compile(program, size * self.shares, label, display),
             lambda compiled: load(compiled, self.device, budget),
-            first=int(most / max(program.widest + program.lane_bytes(), 1)),
+            first=int(most / max(program.widest + program.run_bytes(), 1)),
             most=useful(share, cells),
         )
-        return per_device * self.runs
+        return per_device * self.shares
 
 
 def power_of_two(number: float) -> int:
@@ -91,7 +94,7 @@ def power_of_two(number: float) -> int:
 def concurrency(device: Device, mesh: jax.sharding.Mesh | None, chunks: int) -> int:
     """How many chunks run at once.
 
-    One program of many small lanes keeps about one core busy, so on a CPU there is one for every core. An accelerator
+    One program of many small runs keeps about one core busy, so on a CPU there is one for every core. An accelerator
     is busy with one.
     """
     if device.platform != "cpu" or mesh is not None:
@@ -100,14 +103,14 @@ def concurrency(device: Device, mesh: jax.sharding.Mesh | None, chunks: int) -> 
     return max(1, min(cores, chunks))
 
 
-def useful(lanes: int, cells: int) -> int:
-    """The largest power of two that leaves a sweep `MIN_CHUNKS` chunks, as far as its lanes go that far.
+def useful(runs: int, cells: int) -> int:
+    """The largest power of two that leaves a sweep `MIN_CHUNKS` chunks, as far as its runs go that far.
 
     >>> useful(1000, 1), useful(1000, 20), useful(3, 20)
     (64, 1024, 4)
     """
-    all_at_once = 1 << (lanes - 1).bit_length()
-    return min(power_of_two(lanes * cells / MIN_CHUNKS), all_at_once)
+    all_at_once = 1 << (runs - 1).bit_length()
+    return min(power_of_two(runs * cells / MIN_CHUNKS), all_at_once)
 
 
 def fitting(
@@ -117,33 +120,35 @@ def fitting(
     first: int,
     most: int,
 ) -> tuple[int, jax.stages.Compiled]:
-    """Find the largest power of two of lanes whose program does not ask for too much.
+    """Find the largest power of two of runs whose program does not ask for too much.
 
     Args:
-      compile: the program of so many lanes.
+      compile: the program of so many runs.
       load: what a program asks for, as a fraction of what it may.
-      first: lanes to begin with, an estimate; the better, the fewer compilations.
-      most: lanes that are useful at all, a power of two.
+      first: runs to begin with, an estimate; the better, the fewer compilations.
+      most: runs that are useful at all, a power of two.
 
     Returns:
-      The number of lanes, and their program. One lane is the least, even if it asks for too much.
+      The number of runs, and their program. One run is the least, even if it asks for too much.
     """
-    tried: dict[int, tuple[jax.stages.Compiled, float]] = {}
+    programs: dict[int, jax.stages.Compiled] = {}
+    loads: dict[int, float] = {}
     size = min(power_of_two(first), most)
     for _ in range(ATTEMPTS):
-        if size in tried:
+        if size in programs:
             break
-        compiled = compile(size)
-        tried[size] = compiled, load(compiled)
-        before, size = size, min(most, _predicted({lanes: asked for lanes, (_, asked) in tried.items()}))
-        if len(tried) == 1 and size == before < most and tried[size][1] <= 1:
-            size = 2 * before  # what a program needs without any lane is not known yet
-    chosen = max((lanes for lanes, (_, asked) in tried.items() if asked <= 1), default=1)
-    return chosen, tried[chosen][0] if chosen in tried else compile(chosen)
+        programs[size] = compile(size)
+        loads[size] = load(programs[size])
+        predicted = min(most, _predicted(loads))
+        # After one program it is not known yet what one needs without any run.
+        fits_exactly = len(loads) == 1 and predicted == size < most and loads[size] <= 1
+        size = 2 * size if fits_exactly else predicted
+    largest = max((size for size, asked in loads.items() if asked <= 1), default=1)
+    return largest, programs[largest] if largest in programs else compile(largest)
 
 
 def _predicted(loads: dict[int, float]) -> int:
-    """Lanes that are just not too many: on the line through the two sizes last tried, or through one and the origin."""
+    """Runs that are just not too many: on the line through the two sizes last tried, or through one and the origin."""
     (small, least), *others = sorted(loads.items())[-2:]
     slope, fixed = least / small, 0.0
     for large, most in others:
@@ -153,7 +158,7 @@ def _predicted(loads: dict[int, float]) -> int:
 
 
 def load(compiled: jax.stages.Compiled, device: Device, budget: float) -> float:
-    """What a program of many lanes asks for, as a fraction of what it may, by XLA's analysis of its memory.
+    """What a program of many runs asks for, as a fraction of what it may, by XLA's analysis of its memory.
 
     Args:
       compiled: the program.
@@ -185,8 +190,8 @@ def _available() -> float:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:
         return float("inf")
-    found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
-    return 1024.0 * int(found[0]) if found else float("inf")
+    kilobytes = [int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+    return 1024.0 * kilobytes[0] if kilobytes else float("inf")
 
 
 def _allowed() -> float:

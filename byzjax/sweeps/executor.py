@@ -14,40 +14,39 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from byzjax.storage.chunk_store import Arrays, Store
-from byzjax.sweeps.grid import Lanes
+from byzjax.storage.chunk_store import Arrays, ChunkStore
+from byzjax.sweeps.grid import Points
 from byzjax.sweeps.progress import SweepProgress
 
 POLL = 0.2  # seconds between looks at what other processes have finished
 
-Launch = Callable[[Lanes], Arrays]
+Launch = Callable[[Points], Arrays]
 
 
 class Chunk(NamedTuple):
-    """Lanes that are computed together."""
+    """Runs that are computed together."""
 
     key: str
     cell: str
-    lanes: Lanes  # axis -> [batch size]; the last chunk repeats its last lane
-    count: int  # lanes that are not repetitions
-    kept: bool = True  # whether a store may hold them
+    points: Points  # axis -> [batch size]; the last chunk repeats its last run
+    count: int  # runs that are not repetitions
+    launcher: Callable[[], Launch]  # gives the function that computes chunks of the cell; compiles it on first use
+    storable: bool  # whether a store may hold them
 
 
 def compute(
     chunks: list[Chunk],
-    launcher: Callable[[str], Launch],
     *,
-    store: Store | None,
-    bar: SweepProgress,
+    store: ChunkStore | None,
+    display: SweepProgress,
     workers: int,
 ) -> dict[str, Arrays]:
     """The arrays of all chunks by their keys: read from the store where it holds them, computed otherwise.
 
     Args:
       chunks: what is wanted.
-      launcher: cell -> the function that computes chunks of that cell; compiles it on first use.
       store: where finished chunks go, each as soon as it is finished.
-      bar: is told of every chunk.
+      display: is told of every chunk.
       workers: how many chunks are computed at once.
 
     Raises:
@@ -56,23 +55,23 @@ def compute(
       ValueError: a chunk does not fit into memory.
     """
     missing = {chunk.key: chunk for chunk in chunks}
-    found: dict[str, Arrays] = {}
+    finished: dict[str, Arrays] = {}
     running: dict[concurrent.futures.Future[Arrays], Chunk] = {}
 
     def accept(chunk: Chunk, arrays: Arrays, *, computed: bool) -> None:
-        found[chunk.key] = arrays
+        finished[chunk.key] = arrays
         missing.pop(chunk.key, None)
-        bar.finished(chunk.cell, chunk.count, int(arrays["diverged"].sum()), computed=computed)
+        display.finished(chunk.cell, chunk.count, int(arrays["diverged"].sum()), computed=computed)
 
-    def look(some: list[Chunk]) -> None:
+    def read(some: list[Chunk]) -> None:
         for chunk in some:
-            arrays = None if store is None or chunk.key not in store else store.read(chunk.key, bar.say)
+            arrays = None if store is None or chunk.key not in store else store.read(chunk.key, display.say)
             if arrays is not None:
                 accept(chunk, arrays, computed=False)
 
     def start(pool: concurrent.futures.Executor, chunk: Chunk) -> None:
-        launch = launcher(chunk.cell)
-        bar.began()
+        launch = chunk.launcher()
+        display.began()
         running[pool.submit(_one, launch, chunk, store)] = chunk
         missing.pop(chunk.key)
 
@@ -81,24 +80,24 @@ def compute(
         for future in done:
             chunk = running.pop(future)
             if store is not None:
-                store.claims.release(chunk.key)
+                store.leases.release(chunk.key)
             accept(chunk, future.result(), computed=True)
 
-    look(chunks)
-    if found:
-        bar.say(f"{bar.name}: {len(found)} of {len(chunks)} chunks are in {store and store.path} already")
+    read(chunks)
+    if finished:
+        display.say(f"{display.name}: {len(finished)} of {len(chunks)} chunks are in {store and store.path} already")
     if not missing:
-        return found
+        return finished
     pool = concurrent.futures.ThreadPoolExecutor(workers, thread_name_prefix="byzjax-chunk")
     with contextlib.ExitStack() as stack:
         stack.callback(pool.shutdown, wait=False, cancel_futures=True)
-        interrupted = stack.enter_context(_interruptible(bar.say)) if store is not None else lambda: False
+        interrupted = stack.enter_context(_interruptible(display.say)) if store is not None else lambda: False
         if store is not None:
-            stack.enter_context(store.claims)
+            stack.enter_context(store.leases)
         try:
             while missing or running:
                 while missing and len(running) < workers and not interrupted():
-                    chunk = _next(missing, store, look)
+                    chunk = _next(missing, store, read)
                     if chunk is None:
                         break
                     start(pool, chunk)
@@ -107,50 +106,50 @@ def compute(
                 elif interrupted():
                     break
                 elif missing:
-                    bar.note(f"waiting for {len(missing)} chunks of other processes")
+                    display.note(f"waiting for {len(missing)} chunks of other processes")
                     time.sleep(POLL)
         except Exception:
             concurrent.futures.wait(running)  # what is in flight is finished and written
             raise
     if interrupted():
-        kept = sum(chunk.kept and chunk.key in found for chunk in chunks)
+        stored = sum(chunk.storable and chunk.key in finished for chunk in chunks)
         raise KeyboardInterrupt(
-            f"{kept} of {len(chunks)} chunks are kept in {store and store.path}; make the same call again to resume."
+            f"{stored} of {len(chunks)} chunks are kept in {store and store.path}; make the same call again to resume."
         )
-    return found
+    return finished
 
 
-def _next(missing: dict[str, Chunk], store: Store | None, look: Callable[[list[Chunk]], None]) -> Chunk | None:
-    """A chunk that nobody else computes, claimed; rather of a cell where nobody else is at work."""
-    free = next((chunk for chunk in missing.values() if store is None or not chunk.kept), None)
+def _next(missing: dict[str, Chunk], store: ChunkStore | None, read: Callable[[list[Chunk]], None]) -> Chunk | None:
+    """A chunk that nobody else computes, leased; rather of a cell where nobody else is at work."""
+    free = next((chunk for chunk in missing.values() if store is None or not chunk.storable), None)
     if store is None or free is not None:
         return free
-    others = store.claims.held_by_others()
+    others = store.leases.held_by_others()
     busy = Counter(missing[key].cell for key in others if key in missing)
     for chunk in sorted(missing.values(), key=lambda chunk: busy[chunk.cell]):
         if chunk.key in others:
             continue
-        look([chunk])
-        if chunk.key in missing and store.claim(chunk.key):
-            look([chunk])  # it may have been finished between the look and the claim
+        read([chunk])
+        if chunk.key in missing and store.lease(chunk.key):
+            read([chunk])  # it may have been finished between the look and the lease
             if chunk.key in missing:
                 return chunk
-            store.claims.release(chunk.key)
+            store.leases.release(chunk.key)
     return None
 
 
-def _one(launch: Launch, chunk: Chunk, store: Store | None) -> Arrays:
+def _one(launch: Launch, chunk: Chunk, store: ChunkStore | None) -> Arrays:
     start = time.perf_counter()
     try:
-        arrays = {name: np.asarray(values)[: chunk.count] for name, values in launch(chunk.lanes).items()}
+        arrays = {name: np.asarray(values)[: chunk.count] for name, values in launch(chunk.points).items()}
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        size = len(next(iter(chunk.lanes.values()), [0]))
+        size = len(next(iter(chunk.points.values()), [0]))
         raise ValueError(
-            f"batch_size: a chunk of {size} lanes does not fit into memory; pass batch_size={max(1, size // 2)}."
+            f"batch_size: a chunk of {size} runs does not fit into memory; pass batch_size={max(1, size // 2)}."
         ) from error
-    if store is not None and chunk.kept:
+    if store is not None and chunk.storable:
         store.write(chunk.key, arrays, cell=chunk.cell, seconds=time.perf_counter() - start)
     return arrays
 

@@ -11,15 +11,15 @@ import numpy as np
 
 from byzjax.storage import netcdf
 
-Lanes = dict[str, np.ndarray]  # axis -> [lanes]
+Points = dict[str, np.ndarray]  # axis -> its value in every run
 Options = dict[str, list[tuple[Any, Any]]]  # axis -> pairs of a label and a value
 
 RESERVED = ("round", "eval", "class", "diverged")
 _OF_SEL = ("method", "tolerance", "drop", "indexers", "missing_dims")  # arguments of xarray's sel and isel
 
 
-def grid_values(grid: Mapping[str, Sequence[Any]]) -> Lanes:
-    """The axes as one-dimensional arrays of the dtypes that lanes get.
+def grid_values(grid: Mapping[str, Sequence[Any]]) -> Points:
+    """The axes as one-dimensional arrays of the dtypes that runs get.
 
     Raises:
       ValueError: an axis that is empty, not a list of numbers, or says a value twice.
@@ -55,15 +55,16 @@ def _axis(name: str, values: Sequence[Any]) -> np.ndarray:
     return cast
 
 
-def flatten(axes: Lanes) -> Lanes:
+def grid_points(axes: Points) -> Points:
     """All points of the product, the first axis slowest.
 
-    >>> {name: values.tolist() for name, values in flatten({"a": np.array([1, 2]), "b": np.array([3, 4])}).items()}
+    >>> {name: values.tolist() for name, values in grid_points({"a": np.array([1, 2]), "b": np.array([3, 4])}).items()}
     {'a': [1, 1, 2, 2], 'b': [3, 4, 3, 4]}
     """
     if not axes:
         return {}
-    return {name: grid.reshape(-1) for name, grid in zip(axes, np.meshgrid(*axes.values(), indexing="ij"), strict=True)}
+    values = np.meshgrid(*axes.values(), indexing="ij")
+    return {axis: each.reshape(-1) for axis, each in zip(axes, values, strict=True)}
 
 
 def cell_labels(cells: Mapping[str, Any]) -> Options:
@@ -100,12 +101,12 @@ def coordinate(labels: list[Any]) -> np.ndarray:
     return np.asarray(labels) if numbers else np.asarray([str(label) for label in labels])
 
 
-def said(values: Sequence[Any]) -> list[Any]:
+def as_json(values: Sequence[Any]) -> list[Any]:
     """An axis as JSON can say it."""
     return [v if not isinstance(v, float) or math.isfinite(v) else str(v) for v in np.asarray(values).tolist()]
 
 
-def check_names(axes: Lanes, options: Mapping[str, Any]) -> None:
+def check_names(axes: Points, options: Mapping[str, Any]) -> None:
     """Reject names that mean two things."""
     both = sorted(set(axes) & set(options))
     if both:

@@ -1,4 +1,4 @@
-"""Hyperparameters of a sweep that a factory would refuse, found in the lanes before anything is computed."""
+"""Hyperparameters of a sweep that a factory would refuse, found in the runs before anything is computed."""
 
 from __future__ import annotations
 
@@ -10,43 +10,43 @@ import jax.core
 import numpy as np
 
 from byzjax.checks.traced import Later
-from byzjax.sweeps.grid import Lanes
+from byzjax.sweeps.grid import Points
 
 
-def of_these(noted: Sequence[Later], lane: Mapping[str, Any]) -> list[Later]:
-    """The checks of values that are the lane's, or computed from them where they are; not those inside of a program."""
-    traces = {id(getattr(value, "_trace", None)) for value in lane.values()}
+def of_these(noted: Sequence[Later], point: Mapping[str, Any]) -> list[Later]:
+    """The checks of a point's values, or of what is computed from them at the same place: not inside of a program."""
+    traces = {id(getattr(value, "_trace", None)) for value in point.values()}
     return [later for later in noted if id(getattr(later.value, "_trace", None)) in traces]
 
 
-def check_lanes(closed: Any, first: int, checks: Sequence[Callable[[Any], Any]], lanes: Lanes) -> None:
-    """Call every check with the values that it would see in the lanes.
+def check_points(closed: Any, first: int, checks: Sequence[Callable[[Any], Any]], points: Points) -> None:
+    """Call every check with the values that it would see in the runs.
 
     Args:
-      closed: the traced program ``(*lane) -> (*outputs, *checked values)``, arguments in the order of their names.
+      closed: the traced program ``(*point) -> (*outputs, *checked values)``, arguments in the order of their names.
       first: how many outputs come before the checked values.
       checks: one for each checked value.
-      lanes: axis -> values.
+      points: axis -> values.
 
     Raises:
-      ValueError: what a check says of the first lane that it refuses, and which lane that is if that matters.
+      ValueError: what a check says of the first run that it refuses, and which run that is if that matters.
     """
     if not checks:
         return
-    found = zip(_checked(closed, first, lanes), checks, _by_the_lane(closed.jaxpr, first), strict=True)
-    for values, check, by_the_lane in found:
-        for value, lane in zip(*np.unique(values, return_index=True, axis=0), strict=True):
+    triples = zip(_checked(closed, first, points), checks, _of_axes(closed.jaxpr, first), strict=True)
+    for refused, check, of_axes in triples:
+        for value, run in zip(*np.unique(refused, return_index=True, axis=0), strict=True):
             try:
                 check(_plain(value))
             except ValueError as error:
-                if not by_the_lane:
+                if not of_axes:
                     raise
-                where = ", ".join(f"{name} = {_plain(points[lane])}" for name, points in lanes.items())
+                where = ", ".join(f"{name} = {_plain(values[run])}" for name, values in points.items())
                 raise ValueError(f"{error} (The sweep would have it at {where}.)") from error
 
 
-def _checked(closed: Any, first: int, lanes: Lanes) -> list[np.ndarray]:
-    """The checked values of all lanes; only what they are computed from is computed."""
+def _checked(closed: Any, first: int, points: Points) -> list[np.ndarray]:
+    """The checked values of all runs; only what they are computed from is computed."""
     jaxpr = closed.jaxpr
     outvars = jaxpr.outvars[first:]
     needed = {id(var) for var in outvars}
@@ -56,12 +56,12 @@ def _checked(closed: Any, first: int, lanes: Lanes) -> list[np.ndarray]:
             eqns.append(eqn)
             needed |= {id(var) for var in eqn.invars}
     part = jaxpr.replace(eqns=eqns[::-1], outvars=outvars)
-    points = [lanes[name] for name in sorted(lanes)]
-    found = jax.vmap(lambda *lane: jax.core.eval_jaxpr(part, closed.consts, *lane))(*points)
-    return [np.asarray(values) for values in found]
+    arguments = [points[name] for name in sorted(points)]
+    checked = jax.vmap(lambda *point: jax.core.eval_jaxpr(part, closed.consts, *point))(*arguments)
+    return [np.asarray(values) for values in checked]
 
 
-def _by_the_lane(jaxpr: Any, first: int) -> list[bool]:
+def _of_axes(jaxpr: Any, first: int) -> list[bool]:
     """Whether a checked value is computed from an axis at all."""
     moved = {id(var) for var in jaxpr.invars}
     for eqn in jaxpr.eqns:
@@ -77,4 +77,4 @@ def _plain(value: Any) -> Any:
     return float(str(value)) if isinstance(value, np.floating) else value.item()
 
 
-__all__ = ["check_lanes", "of_these"]
+__all__ = ["check_points", "of_these"]

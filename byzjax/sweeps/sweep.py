@@ -13,18 +13,15 @@ import jax
 import numpy as np
 
 from byzjax import results
-from byzjax.checks import check_integer
-from byzjax.results.timeline import check_lengths
+from byzjax.sharding import RUNS
 from byzjax.storage import digests, netcdf
-from byzjax.storage.chunk_store import DATASET, Arrays, Store, StoreError
+from byzjax.storage.chunk_store import DATASET, Arrays, ChunkStore, StoreError
 from byzjax.storage.digests import digest, plain
-from byzjax.sweeps import planning
-from byzjax.sweeps.batch_size import Compiler, concurrency, host_memory
+from byzjax.sweeps.batch_size import concurrency
 from byzjax.sweeps.executor import Chunk, compute
-from byzjax.sweeps.grid import Options, cell_labels, check_names, coordinate, flatten, grid_values, said
-from byzjax.sweeps.planning import Cell
+from byzjax.sweeps.grid import Options, as_json, cell_labels, check_names, coordinate, grid_values
+from byzjax.sweeps.planning import SweepPlan, plan_sweep
 from byzjax.sweeps.progress import SweepProgress
-from byzjax.sweeps.tracing import RUNS, Output
 
 if TYPE_CHECKING:
     import xarray
@@ -49,10 +46,10 @@ def sweep(
     the Python value for a cell axis. So it must not branch on a grid axis. It must be pure: its result is a function
     of its arguments and of the arrays that it closes over (which are copied then, and not compiled in).
 
-    A lane that diverges never raises: it is frozen, counted and flagged in ``diverged``, and NaN from there on.
+    A run that diverges never raises: it is frozen, counted and flagged in ``diverged``, and NaN from there on.
 
     With a ``store``, a finished chunk is written at once, under a hash of all that determines it: the traced program,
-    the bits of the arrays that it closes over, the values of its lanes, the batch size, byzjax's source, JAX, jaxlib,
+    the bits of the arrays that it closes over, the values of its runs, the batch size, byzjax's source, JAX, jaxlib,
     JAX's settings that change numbers, and the kind of device. So it is never computed twice, and a sweep that was
     killed goes on where it was, with the same bits. Processes with the same store share the work. What a function that
     calls back into Python gives (`jax.pure_callback`) no hash can tell: that is never kept, and every call computes it.
@@ -61,18 +58,18 @@ def sweep(
     and each returns the whole data set.
 
     Args:
-      fn: returns a `Result`, whose state is dropped, or a flat dict of arrays. If that has a flag ``finite``, a lane
+      fn: returns a `Result`, whose state is dropped, or a flat dict of arrays. If that has a flag ``finite``, a run
         where it is false has diverged; otherwise one where a number is not finite.
       grid: axis -> numbers. ``seed`` arrives as uint32; inside, make it a key: ``jax.random.key(seed)``. Others arrive
         as int32, float32 or bool, or in 64 bits where JAX is told to use them.
       cells: axis -> values, or axis -> {label: value} for values that are not their own label.
-      batch_size: lanes per chunk. ``"auto"`` is a power of two: what fits into memory by XLA's analysis of the compiled
+      batch_size: runs per chunk. ``"auto"`` is a power of two: what fits into memory by XLA's analysis of the compiled
         program, leaves some chunks to see progress by, and on a CPU stays in the cache. A store remembers it, because
-        the same lane in chunks of another size may differ by rounding.
-      mesh: lanes are laid on its axis ``"runs"``, without communication.
+        the same run in chunks of another size may differ by rounding.
+      mesh: runs are laid on its axis ``"runs"``, without communication.
       store: a folder, new or of earlier sweeps. At the end the data set is put there, too, as ``dataset.nc``, which
         ``byzjax plot`` draws; that of another sweep is kept beside it.
-      progress: show cells, chunks, rates, ETA and how many lanes diverged.
+      progress: show cells, chunks, rates, ETA and how many runs diverged.
       config: JSON-able: what the attributes shall say of what ``fn`` does; its ``eval_every`` numbers ``eval``.
       name: what progress and the store call the sweep; the function's name by default.
       code_version: in place of the hash of byzjax's source, to go on with a store after a change of no consequence.
@@ -105,178 +102,165 @@ def sweep(
     axes, options = grid_values(grid), cell_labels(cells or {})
     check_names(axes, options)
     _check_mesh(mesh, store)
-    described = plain(
-        {
-            **(config or {}),
-            "name": name,
-            "grid": {axis: said(values) for axis, values in grid.items()},
-            "cells": {axis: [label for label, _ in pairs] for axis, pairs in options.items()},
-        }
-    )
-    # Say now, not after the sweep, that it cannot be saved.
-    netcdf.check_attributes(results.provenance(described), "sweep")
-    kept = None if store is None else Store(store)
-    lanes, num_lanes = flatten(axes), math.prod(len(values) for values in axes.values())
-    compiler = Compiler(lanes, mesh)
-    facts = planning.facts(compiler.device, runs=compiler.runs, code=code_version or digests.code_version())
+    described = _described(name, grid, options, config or {})
+    folder = None if store is None else ChunkStore(store)
 
-    with SweepProgress(name, shown=progress) as bar:
-        cells_ = planning.traced(fn, options, lanes, bar)
-        outputs = planning.outputs(cells_, axes=(*axes, *options))
-        _check_size(outputs, num_lanes * len(cells_))
-        _check_eval_every(outputs, described.get("eval_every"))
-        tracing = time.perf_counter() - start
-        cells_ = planning.sized(cells_, batch_size, num_lanes, compiler, kept, bar)
-        cells_ = [planning.cut(cell, lanes, num_lanes, facts) for cell in cells_]
-        chunks = list({chunk.key: chunk for cell in cells_ for chunk in cell.chunks}.values())
-        if kept is not None:
-            _record(kept, described, cells_, chunks, facts, bar)
-        bar.begin(
-            {cell.label: sum(chunk.cell == cell.label for chunk in chunks) for cell in cells_},
-            lanes=sum(chunk.count for chunk in chunks),
-            rounds=max((out.shape[0] for out in outputs.values() if out.leading == "round"), default=0),
+    with SweepProgress(name, shown=progress) as display:
+        plan = plan_sweep(
+            fn,
+            axes,
+            options,
+            described,
+            batch_size=batch_size,
+            mesh=mesh,
+            code_version=code_version or digests.code_version(),
+            store=folder,
+            display=display,
         )
-        programs = {cell.label: (cell.program, cell.batch_size, cell.label) for cell in cells_}
-        found = compute(
-            chunks,
-            lambda label: compiler.launch(*programs[label], bar),
-            store=kept,
-            bar=bar,
-            workers=concurrency(compiler.device, mesh, len(chunks)),
-        )
-        running = time.perf_counter() - start - tracing - compiler.seconds
-        dataset = _assemble(cells_, outputs, found, grid, options, described)
-        dataset.attrs.update(
-            code_version=facts["code"],
-            batch_size=json.dumps({cell.label: cell.batch_size for cell in cells_}),
-            lanes=dataset["diverged"].size,
-            diverged=int(dataset["diverged"].sum()),
-            compile_seconds=tracing + compiler.seconds,
-            run_seconds=running,
-        )
-        if kept is not None and jax.process_index() == 0:
-            _publish(kept, dataset, bar)
-        bar.say(f"{name}: {_summary(dataset)}")
+        arrays = execute(plan, folder, display)
+        compile_seconds = plan.tracing_seconds + plan.compiler.seconds
+        run_seconds = time.perf_counter() - start - compile_seconds
+        dataset = assemble(plan, arrays, grid)
+        dataset.attrs.update(compile_seconds=compile_seconds, run_seconds=run_seconds)
+        if folder is not None and jax.process_index() == 0:
+            _publish(folder, dataset, display)
+        display.say(f"{name}: {_summary(dataset)}")
     return dataset
 
 
-def _record(
-    store: Store,
-    config: dict[str, Any],
-    cells: list[Cell],
-    chunks: list[Chunk],
-    facts: dict[str, Any],
-    bar: SweepProgress,
-) -> None:
+def execute(plan: SweepPlan, store: ChunkStore | None, display: SweepProgress) -> dict[str, Arrays]:
+    """The arrays of all chunks by their keys. A store is told what is begun, before anything is computed.
+
+    Args:
+      plan: of the sweep.
+      store: where finished chunks are, and go.
+      display: is told of every chunk.
+
+    Raises:
+      KeyboardInterrupt, StoreError, ValueError: see `executor.compute`.
+    """
+    chunks = plan.chunks()
+    if store is not None:
+        _record(store, plan, chunks, display)
+    display.begin(
+        {cell.traced.label: sum(chunk.cell == cell.traced.label for chunk in chunks) for cell in plan.cells},
+        runs=sum(chunk.count for chunk in chunks),
+        rounds=plan.rounds(),
+    )
+    workers = concurrency(plan.compiler.device, plan.compiler.mesh, len(chunks))
+    return compute(chunks, store=store, display=display, workers=workers)
+
+
+def assemble(plan: SweepPlan, arrays: Mapping[str, Arrays], grid: Mapping[str, Sequence[Any]]) -> xarray.Dataset:
+    """The data set: all chunks in their places, and in the attributes what it is made of.
+
+    Args:
+      plan: of the sweep.
+      arrays: of every chunk, by its key.
+      grid: axis -> its values as they were given, which label it.
+    """
+    import xarray
+
+    coordinates = {axis: coordinate([label for label, _ in pairs]) for axis, pairs in plan.options.items()}
+    coordinates |= {axis: np.asarray(values) for axis, values in grid.items()}
+    sizes = [len(values) for values in coordinates.values()]
+    cell_sizes, grid_sizes = sizes[: len(plan.options)], sizes[len(plan.options) :]
+    dataset = xarray.Dataset(
+        coords={axis: (axis, values, results.described(axis)) for axis, values in coordinates.items()},
+        attrs=results.provenance(plan.config),
+    )
+    for name in results.in_order(plan.outputs):
+        shape, dtype, leading = plan.outputs[name]
+        missing = np.nan if dtype.kind == "f" else 0
+        whole = np.full((*cell_sizes, math.prod(grid_sizes), *shape), missing, dtype)
+        for cell in plan.cells:
+            if name in cell.traced.program.outputs:
+                whole[cell.traced.index] = np.concatenate([arrays[chunk.key][name] for chunk in cell.chunks])
+        dims = *coordinates, *results.dims_of(name, len(shape), leading)
+        dataset[name] = (dims, whole.reshape(*sizes, *shape), results.described(name))
+    dataset = results.with_coordinates(dataset, plan.config.get("eval_every"))
+    dataset.attrs.update(
+        code_version=plan.environment["code"],
+        batch_size=json.dumps({cell.traced.label: cell.batch_size for cell in plan.cells}),
+        lanes=dataset["diverged"].size,
+        diverged=int(dataset["diverged"].sum()),
+    )
+    return dataset
+
+
+def _described(
+    name: str, grid: Mapping[str, Sequence[Any]], options: Options, config: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The configuration that the attributes hold.
+
+    Raises:
+      ValueError: it cannot be saved: said now, not after the sweep.
+    """
+    described = plain(
+        {
+            **config,
+            "name": name,
+            "grid": {axis: as_json(values) for axis, values in grid.items()},
+            "cells": {axis: [label for label, _ in pairs] for axis, pairs in options.items()},
+        }
+    )
+    netcdf.check_attributes(results.provenance(described), "sweep")
+    return described
+
+
+def _record(store: ChunkStore, plan: SweepPlan, chunks: list[Chunk], display: SweepProgress) -> None:
     """Note in the store what is begun; say if it holds the same sweep, made by something else."""
-    keys = sorted(chunk.key for chunk in chunks if chunk.kept)
-    identity = digest(config)[:16]
+    keys = sorted(chunk.key for chunk in chunks if chunk.storable)
+    fingerprint = digest(plan.config)[:16]
     manifest = {
-        **facts,
-        "name": config["name"],
-        "config": config,
+        **plan.environment,
+        "name": plan.config["name"],
+        "config": plan.config,
         "begun": time.time(),
         "lanes": sum(chunk.count for chunk in chunks),
-        "programs": digest([cell.program.fingerprint for cell in cells]),
-        "batch_sizes": [cell.batch_size for cell in cells],
+        "programs": digest([cell.traced.program.fingerprint for cell in plan.cells]),
+        "batch_sizes": [cell.batch_size for cell in plan.cells],
         "chunks": keys,
     }
     missing = [key for key in keys if key not in store]
-    for other in store.sweeps(identity).values():
+    for other in store.sweeps(fingerprint).values():
         if missing and other["chunks"] != keys:
             changed = [
                 f"{what} {other.get(what)} there, {manifest[what]} here"
-                for what in (*facts, "batch_sizes")
+                for what in (*plan.environment, "batch_sizes")
                 if other.get(what) != manifest[what]
             ]
             reason = "; ".join(changed) or "what the function computes, or its data, was different"
-            bar.say(
-                f"{config['name']}: {store.path} holds this sweep as another version made it ({reason}). Its "
+            display.say(
+                f"{plan.config['name']}: {store.path} holds this sweep as another version made it ({reason}). Its "
                 f"{len(other['chunks'])} chunks are kept and not used; what differs is computed anew."
             )
     try:
-        store.record(identity, manifest)
+        store.record(fingerprint, manifest)
     except StoreError:
         if missing:
             raise
 
 
-def _publish(store: Store, dataset: xarray.Dataset, bar: SweepProgress) -> None:
+def _publish(store: ChunkStore, dataset: xarray.Dataset, display: SweepProgress) -> None:
     """Put the data set into the store; where nothing can be written, the caller has it all the same."""
     try:
         store.publish(dataset)
     except StoreError as error:
-        bar.say(f"{bar.name}: no {DATASET} is kept: {error}")
-
-
-def _assemble(
-    cells: list[Cell],
-    outputs: dict[str, Output],
-    found: dict[str, Arrays],
-    grid: Mapping[str, Sequence[Any]],
-    options: Options,
-    config: dict[str, Any],
-) -> xarray.Dataset:
-    """All chunks, in their places."""
-    import xarray
-
-    coordinates = {axis: coordinate([label for label, _ in pairs]) for axis, pairs in options.items()}
-    coordinates |= {axis: np.asarray(values) for axis, values in grid.items()}
-    sizes = [len(values) for values in coordinates.values()]
-    outer = sizes[: len(options)]
-    dataset = xarray.Dataset(
-        coords={axis: (axis, values, results.described(axis)) for axis, values in coordinates.items()},
-        attrs=results.provenance(config),
-    )
-    for name in results.in_order(outputs):
-        shape, dtype = outputs[name].shape, outputs[name].dtype
-        lanes = math.prod(sizes[len(options) :])
-        array = np.full((*outer, lanes, *shape), np.nan if dtype.kind == "f" else 0, dtype)
-        for cell in cells:
-            if name in cell.program.outputs:
-                array[cell.index] = np.concatenate([found[chunk.key][name] for chunk in cell.chunks])
-        dims = *coordinates, *results.dims_of(name, len(shape), outputs[name].leading)
-        dataset[name] = (dims, array.reshape(*sizes, *shape), results.described(name))
-    return results.with_coordinates(dataset, config.get("eval_every"))
+        display.say(f"{display.name}: no {DATASET} is kept: {error}")
 
 
 def _summary(dataset: xarray.Dataset) -> str:
     attrs = dataset.attrs
-    line = (
-        f"{attrs['lanes']} lanes in {attrs['run_seconds']:.3g} s, and {attrs['compile_seconds']:.3g} s of compilation"
-    )
+    line = f"{attrs['lanes']} runs in {attrs['run_seconds']:.3g} s, and {attrs['compile_seconds']:.3g} s of compilation"
     if attrs["diverged"]:
-        line += f"; {attrs['diverged']} lanes diverged: their numbers are NaN from there on, and `diverged` says which"
+        line += f"; {attrs['diverged']} runs diverged: their numbers are NaN from there on, and `diverged` says which"
     return line
-
-
-def _check_size(outputs: Mapping[str, Output], lanes: int) -> None:
-    """Say now, not after the sweep, that its data set does not fit."""
-    sizes = {name: lanes * math.prod(out.shape) * out.dtype.itemsize for name, out in outputs.items()}
-    wanted, free = sum(sizes.values()), host_memory()
-    if wanted > free:
-        largest = max(sizes, key=sizes.__getitem__)
-        raise ValueError(
-            f"sweep: {lanes} lanes give {wanted / 1e9:.3g} GB, most of it {largest!r}, and {free / 1e9:.3g} GB of "
-            "memory are free; record or evaluate less, or sweep in parts."
-        )
-
-
-def _check_eval_every(outputs: Mapping[str, Output], eval_every: Any) -> None:
-    """Say now, not after the sweep, that its evaluations would be of other rounds than they are labelled with."""
-    lengths = {out.leading: out.shape[0] for out in outputs.values() if out.leading in ("round", "eval")}
-    if eval_every is not None and len(lengths) == 2:
-        check_lengths(
-            lengths["round"],
-            lengths["eval"],
-            check_integer(eval_every, "config: eval_every", "sweep", least=0),
-            "sweep",
-        )
 
 
 def _check_mesh(mesh: jax.sharding.Mesh | None, store: str | Path | None) -> None:
     if mesh is not None and RUNS not in mesh.axis_names:
-        raise ValueError(f"sweep: the mesh has axes {mesh.axis_names}, and no {RUNS!r} to lay lanes on.")
+        raise ValueError(f"sweep: the mesh has axes {mesh.axis_names}, and no {RUNS!r} to lay runs on.")
     if jax.process_count() == 1:
         return
     if store is None:

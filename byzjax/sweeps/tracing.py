@@ -1,8 +1,9 @@
-"""From a function of named scalars to a compiled program of many lanes."""
+"""From a function of named scalars to a compiled program of many runs."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import math
 import uuid
@@ -16,18 +17,18 @@ import numpy as np
 
 from byzjax.checks.traced import noting
 from byzjax.programs.equations import Kept, calls_back, equations, keep, with_kept
+from byzjax.sharding import RUNS
 from byzjax.simulation.simulate import Result
 from byzjax.storage import netcdf
 from byzjax.storage.digests import digest
-from byzjax.sweeps.grid import Lanes
-from byzjax.sweeps.refusals import check_lanes, of_these
+from byzjax.sweeps.grid import Points
+from byzjax.sweeps.refusals import check_points, of_these
 
 Device = Any  # jax.Device, which type checkers take for a variable
-RUNS = "runs"  # the axis of a mesh that lanes are laid on
 
 
 class Output(NamedTuple):
-    """What a lane gives under one name."""
+    """What a run gives under one name."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -35,113 +36,115 @@ class Output(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Program:
+class TracedProgram:
     """One cell of a sweep, traced.
 
     Attributes:
-      call: ``(constants, lane) -> {name: array}`` for the values of one lane.
+      call: ``(constants, point) -> {name: array}`` for the values of one run.
       constants: the arrays that the function closes over. They are arguments, so they are not compiled in.
-      outputs: what a lane gives.
-      fingerprint: a hash of the program and the bits of its constants, the same in every process where it is ``kept``.
-      kept: whether that hash says all. It cannot of a program that calls back into Python: that one is like no other.
+      outputs: what a run gives.
+      fingerprint: a hash of the program and the bits of its constants, the same in every process if it is ``storable``.
+      storable: whether that hash says all. It cannot of one that calls back into Python: that is like no other.
       widest: bytes of the largest set of numbers that one operation gives.
-      spread: whether it lays itself out on a mesh with the axis ``runs``, as a run with a mesh does.
+      sharded: whether it lays itself out on a mesh with the axis ``runs``, as a run with a mesh does.
     """
 
     call: Callable[..., dict[str, jax.Array]]
     constants: list[Any]
     outputs: dict[str, Output]
     fingerprint: str
-    kept: bool
+    storable: bool
     widest: int
-    spread: bool
+    sharded: bool
 
-    def lane_bytes(self) -> int:
-        """What a lane gives, in bytes."""
+    def run_bytes(self) -> int:
+        """What a run gives, in bytes."""
         return sum(math.prod(out.shape) * out.dtype.itemsize for out in self.outputs.values())
 
 
-def trace(fn: Callable[..., Any], cell: Mapping[str, Any], lanes: Lanes, seen: dict[int, Kept]) -> Program:
+def trace(fn: Callable[..., Any], cell: Mapping[str, Any], points: Points, seen: dict[int, Kept]) -> TracedProgram:
     """Trace ``fn`` once, with the Python values of a cell and a traced scalar per grid axis.
 
     Args:
       fn: the function.
       cell: axis -> value.
-      lanes: axis -> values: their dtypes, and what the checks of hyperparameters look at.
+      points: axis -> values: their dtypes, and what the checks of hyperparameters look at.
       seen: constants of other cells, see `programs.keep`; it is added to.
 
     Raises:
       ValueError: the function cannot take the axes, returns neither a `Result` nor a flat dict of arrays, or checks a
-        value that it computes from the axes, and refuses that of a lane.
+        value that it computes from the axes, and refuses that of a run.
     """
-    _check_takes(fn, [*cell, *lanes])
-    if isinstance(fn, jax.stages.Wrapped):  # compiled once in any case, and inside a program no check reaches the lanes
+    _check_takes(fn, [*cell, *points])
+    if isinstance(fn, jax.stages.Wrapped):  # compiled once in any case, and inside a program no check reaches the runs
         fn = fn.__wrapped__  # type: ignore[attr-defined]
     leading: dict[str, str | None] = {}
     checks: list[Callable[[Any], Any]] = []
 
-    def flat(lane: dict[str, jax.Array]) -> tuple[dict[str, jax.Array], list[jax.Array]]:
+    def flat(point: dict[str, jax.Array]) -> tuple[dict[str, jax.Array], list[jax.Array]]:
         with noting() as noted:
-            outputs, kinds = _flat(fn(**cell, **lane))
+            outputs, kinds = _flat(fn(**cell, **point))
         leading.update(kinds)
-        later = of_these(noted, lane)
+        later = of_these(noted, point)
         checks.extend(check for _, check in later)
         return outputs, [value for value, _ in later]
 
-    point = {name: jax.ShapeDtypeStruct((), values.dtype) for name, values in lanes.items()}
-    closed, (outputs, _) = jax.make_jaxpr(flat, return_shape=True)(point)
-    check_lanes(closed, len(outputs), checks, lanes)
+    scalars = {name: jax.ShapeDtypeStruct((), values.dtype) for name, values in points.items()}
+    closed, (outputs, _) = jax.make_jaxpr(flat, return_shape=True)(scalars)
+    check_points(closed, len(outputs), checks, points)
     names = sorted(outputs)
     jaxpr, inside = with_kept(closed.jaxpr, seen)
     outside = [keep(array, seen) for array in closed.consts]
-    constants = [kept.copy for kept in outside]
+    constants = [constant.copy for constant in outside]
 
-    def call(constants: list[Any], lane: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        values = jax.core.eval_jaxpr(jaxpr, constants, *(lane[name] for name in sorted(lane)))
+    def call(constants: list[Any], point: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        values = jax.core.eval_jaxpr(jaxpr, constants, *(point[name] for name in sorted(point)))
         return dict(zip(names, values, strict=False))  # what is checked comes after them
 
-    text = jax.jit(call).lower(constants, point).as_text()
-    kept = not calls_back(jaxpr)
-    said = [digest(text.encode()), [one.digest for one in outside], inside, None if kept else uuid.uuid4().hex]
+    text = jax.jit(call).lower(constants, scalars).as_text()
+    storable = not calls_back(jaxpr)
+    unique = None if storable else uuid.uuid4().hex
+    fingerprint = digest([digest(text.encode()), [constant.digest for constant in outside], inside, unique])
     widest = max((sum(_bytes(v.aval) for v in eqn.outvars) for eqn in equations(jaxpr)), default=0)
     given = {name: Output(outputs[name].shape, outputs[name].dtype, first) for name, first in leading.items()}
     maps = [eqn for eqn in equations(jaxpr) if eqn.primitive.name == "shard_map"]
-    spread = any(RUNS in eqn.params["mesh"].shape for eqn in maps)
-    return Program(call, constants, given, digest(said), kept, widest, spread)
+    sharded = any(RUNS in eqn.params["mesh"].shape for eqn in maps)
+    return TracedProgram(call, constants, given, fingerprint, storable, widest, sharded)
 
 
-def compile_lanes(program: Program, lanes: Lanes, size: int, mesh: jax.sharding.Mesh | None) -> jax.stages.Compiled:
-    """The program of ``size`` lanes: ``(constants, lanes) -> {name: [size, …]}``.
+def compile_runs(
+    program: TracedProgram, points: Points, size: int, mesh: jax.sharding.Mesh | None
+) -> jax.stages.Compiled:
+    """The program of ``size`` runs: ``(constants, points) -> {name: [size, …]}``.
 
     Args:
-      program: of one lane.
-      lanes: axis -> values; only their dtypes matter.
-      size: how many lanes at once; a multiple of the mesh's ``runs``.
-      mesh: lanes are laid on its axis ``runs``. Each device runs the program of its own share: no communication, but
-        for that of lanes which are spread themselves.
+      program: of one run.
+      points: axis -> values; only their dtypes matter.
+      size: how many runs at once; a multiple of the mesh's ``runs``.
+      mesh: runs are laid on its axis ``runs``. Each device runs the program of its own share: no communication, but
+        for that of runs which are sharded themselves.
     """
-    runs = 1 if mesh is None else mesh.shape[RUNS]
-    # A program that is spread has parts that are manual over all axes, which must not be so twice.
-    apart = mesh is not None and not program.spread
-    together = mesh is not None and program.spread
-    batched = jax.vmap(
-        program.call,
-        in_axes=(None, 0),
-        axis_size=size // runs if apart else size,
-        spmd_axis_name=RUNS if together else None,
-    )
-    structs = {name: jax.ShapeDtypeStruct((size,), values.dtype) for name, values in lanes.items()}
-    if mesh is not None:
-        P = jax.sharding.PartitionSpec
-        if apart:
+    structs = {name: jax.ShapeDtypeStruct((size,), values.dtype) for name, values in points.items()}
+    of_many = functools.partial(jax.vmap, program.call, in_axes=(None, 0))
+    if mesh is None:
+        jitted = jax.jit(of_many(axis_size=size))
+    else:
+        split, whole = jax.P(RUNS), jax.P()
+        if program.sharded:  # it has parts that are manual over all axes, which must not be so twice
+            batched = of_many(axis_size=size, spmd_axis_name=RUNS)
+        else:
             batched = jax.shard_map(
-                batched, mesh=mesh, in_specs=(P(), P(RUNS)), out_specs=P(RUNS), axis_names={RUNS}, check_vma=False
+                of_many(axis_size=size // mesh.shape[RUNS]),
+                mesh=mesh,
+                in_specs=(whole, split),
+                out_specs=split,
+                axis_names={RUNS},
+                check_vma=False,
             )
-        split, whole = (jax.sharding.NamedSharding(mesh, spec) for spec in (P(RUNS), P()))
-        return jax.jit(batched, in_shardings=(whole, split), out_shardings=split).lower(
-            program.constants, structs
-        ).compile()  # fmt: skip
-    return jax.jit(batched).lower(program.constants, structs).compile()
+        splitting, replicating = jax.NamedSharding(mesh, split), jax.NamedSharding(mesh, whole)
+        jitted = jax.jit(batched, in_shardings=(replicating, splitting), out_shardings=splitting)
+    lowered = jitted.lower(program.constants, structs)
+    return lowered.compile()
 
 
 def _check_takes(fn: Callable[..., Any], names: Sequence[str]) -> None:

@@ -95,30 +95,8 @@ def mnist(
     >>> task.data["images"].dtype, task.data["test_images"].shape
     (dtype('uint8'), (10000, 28, 28))
     """
-    return classification(
-        datasets.load("mnist"),
-        num_workers,
-        num_byzantine,
-        byzantine=byzantine,
-        model=model,
-        batch_size=batch_size,
-        sampling=sampling,
-        rounds_per_epoch=rounds_per_epoch,
-        order_seed=order_seed,
-        scheme=scheme,
-        alpha=alpha,
-        gamma=gamma,
-        equal_shards=equal_shards,
-        byzantine_data=byzantine_data,
-        val_size=val_size,
-        test_size=test_size,
-        split_seed=split_seed,
-        dropout=dropout,
-        gradient_norm=gradient_norm,
-        mean=0.1307,
-        std=0.3081,
-        name="mnist",
-    )
+    options = dict(locals())  # every argument, by its name
+    return classification(datasets.load("mnist"), **options, mean=0.1307, std=0.3081, name="mnist")
 
 
 @value

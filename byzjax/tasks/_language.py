@@ -78,28 +78,9 @@ def tiny_shakespeare(
     Raises:
       ValueError: as `language_model`; the text cannot be had.
     """
-    return language_model(
-        datasets.load("tiny_shakespeare", path=path),
-        num_workers,
-        num_byzantine,
-        byzantine=byzantine,
-        model=model,
-        batch_size=batch_size,
-        block_size=block_size,
-        sampling=sampling,
-        rounds_per_epoch=rounds_per_epoch,
-        order_seed=order_seed,
-        byzantine_data=byzantine_data,
-        val=val,
-        eval_blocks=eval_blocks,
-        dropout=dropout,
-        dropout_rate=dropout_rate,
-        dropout_key=dropout_key,
-        compute_dtype=compute_dtype,
-        worker_batch=worker_batch,
-        split_seed=split_seed,
-        name="tiny_shakespeare",
-    )
+    options = dict(locals())  # every argument, by its name
+    text = datasets.load("tiny_shakespeare", path=options.pop("path"))
+    return language_model(text, **options, name="tiny_shakespeare")
 
 
 @value
@@ -139,28 +120,8 @@ def shakespeare(
     >>> task.data["blocks"].shape, task.data["sizes"][:17].tolist()[-2:]
     ((7278, 129), [428, 430])
     """
-    return language_model(
-        datasets.load("shakespeare"),
-        num_workers,
-        num_byzantine,
-        byzantine=byzantine,
-        model=model,
-        batch_size=batch_size,
-        block_size=block_size,
-        sampling=sampling,
-        rounds_per_epoch=rounds_per_epoch,
-        order_seed=order_seed,
-        byzantine_data=byzantine_data,
-        val=val,
-        eval_blocks=eval_blocks,
-        dropout=dropout,
-        dropout_rate=dropout_rate,
-        dropout_key=dropout_key,
-        compute_dtype=compute_dtype,
-        worker_batch=worker_batch,
-        split_seed=split_seed,
-        name="shakespeare",
-    )
+    options = dict(locals())  # every argument, by its name
+    return language_model(datasets.load("shakespeare"), **options, name="shakespeare")
 
 
 @value

@@ -63,13 +63,24 @@ def _centered(x: np.ndarray, f: int, number: float, last: np.ndarray, num_iters:
     return last + REFERENCES["centered_clipping"](x - last, tau=number, num_iters=num_iters, start="zero")
 
 
-_CLIPPED = lambda x, f, number, last: REFERENCES["clipping"](x, number)  # noqa: E731
-_ARC = lambda x, f, number, last: REFERENCES["arc"](x, f)  # noqa: E731
-_NNM = lambda x, f, number, last: REFERENCES["nnm"](x, f)  # noqa: E731
-_DEFAULT = lambda x, f, number, last: REFERENCES["geometric_median"](x)  # noqa: E731
+def _clipped(x: np.ndarray, f: int, number: float, last: np.ndarray) -> np.ndarray:
+    return REFERENCES["clipping"](x, number)
+
+
+def _arc(x: np.ndarray, f: int, number: float, last: np.ndarray) -> np.ndarray:
+    return REFERENCES["arc"](x, f)
+
+
+def _nnm(x: np.ndarray, f: int, number: float, last: np.ndarray) -> np.ndarray:
+    return REFERENCES["nnm"](x, f)
+
+
+def _default_median(x: np.ndarray, f: int, number: float, last: np.ndarray) -> np.ndarray:
+    return REFERENCES["geometric_median"](x)
+
 
 RULES: dict[str, Rule] = {
-    "geometric_median()": Rule(lambda f, v: agg.geometric_median(), _DEFAULT),
+    "geometric_median()": Rule(lambda f, v: agg.geometric_median(), _default_median),
     "geometric_median": Rule(lambda f, v: agg.geometric_median(smoothing=v), _median()),
     "geometric_median-3": Rule(lambda f, v: agg.geometric_median(3, smoothing=v), _median(num_iters=3)),
     "geometric_median-100": Rule(lambda f, v: agg.geometric_median(100, smoothing=v), _median(num_iters=100)),
@@ -78,17 +89,17 @@ RULES: dict[str, Rule] = {
         _median(init="median"),
     ),
     "nnm,geometric_median": Rule(
-        lambda f, v: chain(agg.nnm(f), agg.geometric_median(smoothing=v)), _after(_NNM, _median())
+        lambda f, v: chain(agg.nnm(f), agg.geometric_median(smoothing=v)), _after(_nnm, _median())
     ),
     "arc,geometric_median": Rule(
-        lambda f, v: chain(agg.arc(f), agg.geometric_median(smoothing=v)), _after(_ARC, _median())
+        lambda f, v: chain(agg.arc(f), agg.geometric_median(smoothing=v)), _after(_arc, _median())
     ),
     "clipping,geometric_median()": Rule(
-        lambda f, v: chain(agg.clipping(v), agg.geometric_median()), _after(_CLIPPED, _DEFAULT), 1e-2, 1e2, False
+        lambda f, v: chain(agg.clipping(v), agg.geometric_median()), _after(_clipped, _default_median), 1e-2, 1e2, False
     ),
-    "clipping": Rule(lambda f, v: agg.clipping(v), _CLIPPED, 1e-3, 1e3, False),
-    "nnm,clipping": Rule(lambda f, v: chain(agg.nnm(f), agg.clipping(v)), _after(_NNM, _CLIPPED), 1e-3, 1e3, False),
-    "arc": Rule(lambda f, v: agg.arc(f), _ARC),
+    "clipping": Rule(lambda f, v: agg.clipping(v), _clipped, 1e-3, 1e3, False),
+    "nnm,clipping": Rule(lambda f, v: chain(agg.nnm(f), agg.clipping(v)), _after(_nnm, _clipped), 1e-3, 1e3, False),
+    "arc": Rule(lambda f, v: agg.arc(f), _arc),
     "cge": Rule(lambda f, v: agg.cge(f), lambda x, f, v, last: REFERENCES["cge"](x, f)),
     "norm_clipping": Rule(
         lambda f, v: agg.norm_clipping(v), lambda x, f, v, last: REFERENCES["norm_clipping"](x, v), 1e-3, 1e3, False

@@ -116,6 +116,10 @@ class Program:
                 if evaluated:
                     evals.append(part.evals)
                 advance(length, {key: value[0] for key, value in part.evals.items()})
-        join: Any = lambda *leaves: jnp.concatenate(leaves)  # noqa: E731
         eval_rounds = self._every * jnp.arange(1, whole + 1)
-        return Result(state, jax.tree.map(join, *histories), jax.tree.map(join, *evals) if evals else {}, eval_rounds)
+        return Result(state, _joined(histories), _joined(evals) if evals else {}, eval_rounds)
+
+
+def _joined(parts: Sequence[dict[str, jax.Array]]) -> dict[str, jax.Array]:
+    """Parts of a record, one after the other."""
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)

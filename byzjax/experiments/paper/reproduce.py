@@ -19,7 +19,7 @@ from byzjax.experiments.paper.experiment import MEAN, NONE, Experiment
 from byzjax.experiments.paper.recipes import METHODS
 from byzjax.simulation.simulate import Result, simulate
 from byzjax.storage.files import expanded
-from byzjax.storage.leases import Claims
+from byzjax.storage.leases import Leases
 from byzjax.sweeps.sweep import sweep
 
 if TYPE_CHECKING:
@@ -113,8 +113,8 @@ def lane(experiment: Experiment, task: Task, method: str) -> Callable[..., Resul
             eval_every=every,
             record=metrics.record(*_recordable(experiment, case[1])),
         )
-        kept = {name: values[every - 1 :: every] for name, values in result.history.items()}
-        return Result(result.state, {}, {**result.evals, **kept}, result.eval_rounds)
+        evaluated = {name: values[every - 1 :: every] for name, values in result.history.items()}
+        return Result(result.state, {}, {**result.evals, **evaluated}, result.eval_rounds)
 
     return run
 
@@ -161,8 +161,8 @@ def _before(path: Path, config: dict[str, Any]) -> xarray.Dataset | None:
     if not path.exists():
         return None
     dataset = results.load(path)
-    there, here = results.config_of(dataset), json.loads(results.encode(config))
-    other = [f"{key} = {there.get(key)} there, {here[key]} here" for key in here if there.get(key) != here[key]]
+    stored, here = results.config_of(dataset), json.loads(results.encode(config))
+    other = [f"{key} = {stored.get(key)} there, {here[key]} here" for key in here if stored.get(key) != here[key]]
     if other:
         raise ValueError(
             f"{path} is of another setting ({'; '.join(other)}); pass another store, or move the file away."
@@ -173,8 +173,8 @@ def _before(path: Path, config: dict[str, Any]) -> xarray.Dataset | None:
 @contextlib.contextmanager
 def _alone(path: Path) -> Iterator[None]:
     """While no other process that shares the store is in such a block for the same file."""
-    with Claims(path.parent / "claims") as claims:
-        while not claims.acquire(path.stem):
+    with Leases(path.parent / "claims") as leases:
+        while not leases.acquire(path.stem):
             time.sleep(0.1)
         yield
 

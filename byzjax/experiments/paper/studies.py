@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from byzjax import results
-from byzjax.experiments.paper.experiment import VARIANTS
+from byzjax.experiments.paper.experiment import VARIANTS, Metric
 from byzjax.experiments.paper.rate_choice import chosen
 from byzjax.experiments.paper.verdicts import is_reference
 from byzjax.storage.files import expanded
@@ -21,16 +21,6 @@ NAMES = ("quartic", "mnist", "shakespeare", "ablation")
 TITLES = {"quartic": "Synthetic quartic", "mnist": "MNIST", "shakespeare": "Language model", "ablation": "Ablation"}
 _NEEDED = ("experiment", "variant", "num_rounds", "metric", "tuning", "precision", "notes")
 _AXES = ("optimizer", "case", "learning_rate", "seed", "eval")
-
-
-class Metric(NamedTuple):
-    """See `byzjax.experiments.paper.experiment.Metric`."""
-
-    name: str
-    title: str
-    best: str
-    factor: float
-    digits: int
 
 
 class Study:
