@@ -2,7 +2,6 @@
 
 import json
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +11,9 @@ from byzjax import results
 from byzjax.cli import sweep
 from byzjax.cli.app import app
 from byzjax.configs import grid_config, grid_sweep, run_config
+from tests.helpers import ROOT
 
-EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.toml"))
+EXAMPLES = sorted((ROOT / "examples").glob("*.toml"))
 RUN = {"num_workers": 5, "num_byzantine": 1, "num_rounds": 6, "eval_every": 3, "aggregator": "median"}
 TOML = """
 [run]

@@ -29,6 +29,7 @@ from byzjax.selection import DivergedWarning, EdgeWarning
 from byzjax.storage import files
 from byzjax.storage.chunk_store import Store, verify
 from byzjax.sweeps import batch_size, executor
+from tests.helpers import ROOT
 
 N, B, ROUNDS = 7, 1, 12
 TASK = tasks.quartic(N, B, noise_scale=0.01)
@@ -528,7 +529,7 @@ def test_two_processes_share_a_store(tmp_path, distributed):
 
 
 def test_killed_and_resumed_is_bit_identical():
-    path = Path(__file__).parents[1] / "benchmarks" / "kill_resume.py"
+    path = ROOT / "benchmarks" / "kill_resume.py"
     spec = importlib.util.spec_from_file_location("kill_resume", path)
     kill_resume = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(kill_resume)
