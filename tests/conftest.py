@@ -5,7 +5,7 @@ from pathlib import Path
 
 import jaxlib
 
-from tests.helpers import cache_folder
+from tests.environment import cache_folder
 
 # Thousands of small programs are compiled and each runs once: without the slower passes, a third less time.
 # XLA_FLAGS from outside come later and win. jaxlib 0.12 has no such emitters, and refuses flags it does not know.

@@ -1,36 +1,20 @@
-"""What several tests share: where the checkout is, and where compiled programs are kept."""
+"""What tests of several folders share."""
 
-import hashlib
-import os
-import platform
-from importlib.metadata import version
-from pathlib import Path
-
-ROOT = Path(__file__).parents[1]
+import jax
+import jax.numpy as jnp
+import numpy as np
 
 
-def cache_folder(flags: str) -> Path:
-    """Where programs are kept between runs of the tests: outside the checkout, so that a fresh clone starts warm.
-
-    One folder for each compiler, flags and processor: no program is served that another compiler would have made.
-    """
-    cpu = Path("/proc/cpuinfo")
-    features = (
-        [line for line in cpu.read_text().splitlines() if line.startswith(("flags", "Features"))]
-        if cpu.exists()
-        else []
-    )
-    said = (version("jax"), version("jaxlib"), flags, platform.machine(), *features[:1])
-    key = hashlib.sha256("\n".join(said).encode()).hexdigest()[:12]
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(home, "byzjax", "tests", f"jaxlib-{version('jaxlib')}-{key}")
+def rows(n=10, d=4, seed=0, scale=1.0):
+    return np.random.default_rng(seed).normal(size=(n, d)).astype(np.float32) * scale + 2
 
 
-def environment(**changes: str) -> dict[str, str]:
-    """The environment of a process that a test starts; where its flags differ, it keeps its programs elsewhere."""
-    other = {**os.environ, **changes}
-    if "XLA_FLAGS" in changes and os.environ.get("JAX_COMPILATION_CACHE_DIR") == str(
-        cache_folder(os.environ["XLA_FLAGS"])
-    ):
-        other["JAX_COMPILATION_CACHE_DIR"] = str(cache_folder(changes["XLA_FLAGS"]))
-    return other
+def steps(rule, stacks, params=None, state=None):
+    """The results of a rule over rounds, and its last state."""
+    state = rule.init(jnp.zeros(stacks[0].shape[1])) if state is None else state
+    results = []
+    for k, x in enumerate(stacks):
+        at = jnp.zeros(x.shape[1]) if params is None else params[k]
+        result, state = rule.update(jnp.asarray(x), state, at, key=jax.random.fold_in(jax.random.key(0), k))
+        results.append(np.asarray(result))
+    return results, state

@@ -4,7 +4,7 @@ import nbclient
 import nbformat
 import pytest
 
-from tests.helpers import ROOT
+from tests.environment import ROOT
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 

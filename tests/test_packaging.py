@@ -12,7 +12,7 @@ import pytest
 
 import byzjax
 from byzjax._version import __version__
-from tests.helpers import ROOT, environment
+from tests.environment import ROOT, environment
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 HEAVY = ["tensorflow_datasets", "orbax", "flax", "matplotlib", "xarray", "pandas", "typer", "rich"]

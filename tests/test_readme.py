@@ -10,7 +10,7 @@ import pytest
 import byzjax
 from byzjax import aggregators as agg
 from byzjax.configs import grid_config, grid_sweep
-from tests.helpers import ROOT
+from tests.environment import ROOT
 
 README = (ROOT / "README.md").read_text()
 

@@ -19,7 +19,7 @@ from byzjax.simulation.round import init_state, make_round
 from byzjax.simulation.run import _chunk
 from byzjax.stacked.coordinate_sharding import shard_coordinates
 from byzjax.testing import rule_cases
-from tests.helpers import environment
+from tests.environment import environment
 
 KEY = jax.random.key(7)
 N, B = 16, 2

@@ -1,6 +1,5 @@
-"""The command line, the demo at a tiny size, and programs that several runs share."""
+"""`byzjax run`: true numbers, one line for a mistake, and files that survive."""
 
-import csv
 import errno
 import os
 import re
@@ -13,18 +12,14 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 import byzjax
-from byzjax import aggregators, attacks, methods, results, tasks
-from byzjax._version import __version__
+from byzjax import results
 from byzjax.cli.app import app
 from byzjax.configs import run_config
-from byzjax.experiments.demo import demo, report
-from byzjax.experiments.demo.program import Program
-from byzjax.simulation.progress import Progress
+from byzjax.experiments.demo import demo
 from byzjax.storage import netcdf
 
 SMALL = [
@@ -178,11 +173,6 @@ def test_memory_that_is_not_there_is_one_line(monkeypatch, tmp_path):
         assert result.stderr.startswith("error: out of memory: ")
 
 
-def test_a_bug_keeps_its_traceback(monkeypatch, tmp_path):
-    monkeypatch.setattr(run_config, "run", lambda *_, **__: 1 // 0)
-    assert isinstance(call(*SMALL, "--out", str(tmp_path)).exception, ZeroDivisionError)
-
-
 def test_paths_mean_the_home_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
@@ -236,22 +226,6 @@ def test_no_room_is_said_before_the_run(monkeypatch, tmp_path):
     assert result.stderr == f"error: {tmp_path / 'out'}: No space left on device.\n"
 
 
-def test_one_attack_is_listed_as_all_are():
-    assert call("list", "attack").stdout == call("list", "attacks").stdout != ""
-
-
-def test_shells_complete_commands_options_and_names():
-    def completed(words):
-        env = {"_BYZJAX_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
-        return CliRunner().invoke(app, [], prog_name="byzjax", env=env).stdout.split()
-
-    assert completed("byzjax re") == ["reproduce", "report"]
-    assert completed("byzjax run --attack al") == ["alie"]
-    assert completed("byzjax run --learn") == ["--learning-rate"]
-    assert completed("byzjax list met") == ["methods", "metrics"]
-    assert "--install-completion" in plain(call("--help").stdout)
-
-
 def test_hints_can_be_pasted_into_a_shell(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shown = plain(call("examples", "--out", "my grids").stdout)
@@ -268,33 +242,6 @@ def test_hints_can_be_pasted_into_a_shell(tmp_path, monkeypatch):
         (said,) = call("run", part, text).stderr.splitlines()
         assert f"write {word}." in said
         assert len(shlex.split(word)) == 1
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--y", "seed"], "--y says nothing about --kind curves"),
-        (["--worst", "attack"], "--worst says nothing about --kind curves"),
-        (["--by", "loss"], "--by says nothing without --choose"),
-        (["--kind", "heatmap", "--panels", "seed"], "--panels says nothing about --kind heatmap"),
-        (["--kind", "table", "--title", "t"], "--title says nothing about --kind table"),
-        (["--over", "nothing"], "--over: 'nothing' is not an axis here; nearest:"),
-    ],
-)
-def test_options_of_a_figure_are_not_dropped(options, message, tmp_path):
-    dataset = results.to_dataset(byzjax.Result(None, {"loss": jnp.ones(6)}, {}), {"seed": 0})
-    path = results.save(dataset, tmp_path / "run.nc")
-    result = call("plot", str(path), "--metric", "loss", *options)
-    assert result.exit_code == 2
-    assert message in result.stderr
-
-
-def test_a_figure_is_put_into_a_folder(tmp_path):
-    dataset = results.to_dataset(byzjax.Result(None, {"loss": jnp.ones(6)}, {}), {"seed": 0})
-    path = results.save(dataset, tmp_path / "run.nc")
-    (tmp_path / "figures").mkdir()
-    assert call("plot", str(path), "--metric", "loss", "--out", str(tmp_path / "figures")).exit_code == 0
-    assert {path.name for path in (tmp_path / "figures").iterdir()} == {"curves-loss.png", "curves-loss.pdf"}
 
 
 def test_a_declared_f_below_the_truth_is_a_warning(tmp_path):
@@ -323,175 +270,6 @@ def test_another_run_is_not_replaced_without_being_asked(tmp_path):
     assert results.load(tmp_path / "run.nc").attrs["seed"] == 0
     assert call(*command, "--seed", "1", "--overwrite").exit_code == 0
     assert results.load(tmp_path / "run.nc").attrs["seed"] == 1
-
-
-def test_ctrl_c_is_exit_code_130_and_a_line(monkeypatch, tmp_path):
-    def interrupted(*args, **kwargs):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(run_config, "run", interrupted)
-    result = call(*SMALL, "--out", str(tmp_path))
-    assert result.exit_code == 130
-    assert result.stderr.startswith("interrupted")
-
-
-def test_list_shows_every_entry():
-    shown = call("list").stdout
-    for kind, registry in {
-        "tasks": tasks.REGISTRY,
-        "methods": methods.REGISTRY,
-        "aggregators": aggregators.REGISTRY,
-        "attacks": attacks.REGISTRY,
-        "metrics": byzjax.metrics.REGISTRY,
-    }.items():
-        for name, entry in registry.items():
-            line = (entry.__doc__ or "").split("\n")[0]
-            assert re.search(rf"^{kind}: {name}\b.*{re.escape(line)}$", shown, re.MULTILINE)
-    only = call("list", "attacks").stdout.splitlines()
-    assert len(only) == len(attacks.REGISTRY)
-
-
-def test_help_names_every_option_default_and_choice():
-    shown = plain(call("run", "--help").stdout)
-    for word in ("--f", "--beta", "--out", "--seed", "--eval-every", "[default: nnm,rfa]", "0.1 for byz_nsgdm"):
-        assert word in shown
-    for name in [*tasks.REGISTRY, *methods.REGISTRY, *aggregators.REGISTRY, *attacks.REGISTRY]:
-        assert name in shown
-
-
-def test_the_module_is_the_console_script():
-    shown = subprocess.run([sys.executable, "-m", "byzjax", "--version"], capture_output=True, text=True, check=True)
-    assert shown.stdout.startswith(f"byzjax {__version__}, jax {jax.__version__}")
-    wrong = subprocess.run([sys.executable, "-m", "byzjax", "run", "--task", "quartik"], capture_output=True, text=True)
-    assert wrong.returncode == 2
-    known = ", ".join(sorted(byzjax.tasks.REGISTRY))
-    assert wrong.stderr == f"error: unknown task 'quartik'; nearest: quartic. Known: {known}.\n"
-
-
-def test_a_shared_program_gives_what_run_gives():
-    task, byzantine = tasks.quartic(num_workers=6, num_byzantine=2), jnp.arange(6) >= 4
-    choices = {"none": attacks.none(), "copy": attacks.mimic("copy"), "reverse": attacks.mimic("reverse", warmup=2)}
-
-    def method(rate):
-        return methods.byz_nsgdm(rate, aggregator=aggregators.trimmed_mean(f=2))
-
-    program = Program(task, method, choices, byzantine=byzantine, eval_every=3)
-    quiet = Progress(shown=False)
-    seen = []
-    for name, rate in (("reverse", 0.3), ("copy", 0.1), ("none", 0.3)):
-        own = program.run(attack=name, learning_rate=rate, seed=5, num_rounds=8, progress=quiet, name=name)
-        alone = byzjax.run(
-            task,
-            method(rate),
-            choices[name],
-            byzantine=byzantine,
-            key=jax.random.key(5),
-            num_rounds=8,
-            eval_every=3,
-            progress=False,
-        )
-        for values, expected in ((own.history, alone.history), (own.evals, alone.evals)):
-            assert set(values) == set(expected)
-            for metric in expected:
-                np.testing.assert_allclose(values[metric], expected[metric], rtol=1e-4, atol=1e-6)
-        seen.append(np.asarray(own.history["aggregation_error"]))
-    assert not np.allclose(seen[0], seen[2])
-
-
-TINY = demo.Demo(
-    num_workers=5,
-    num_byzantine=1,
-    num_rounds=2,
-    eval_every=1,
-    entries=(
-        demo.Entry(demo.NSGDM, demo.MEAN, demo.NONE, 0.1),
-        demo.Entry(demo.NSGDM, demo.MEAN, demo.IPM, 0.1),
-        demo.Entry(demo.NSGDM, demo.ROBUST, demo.IPM, 0.1),
-    ),
-)
-
-
-def test_the_demo_end_to_end_and_again(tmp_path, monkeypatch):
-    said = []
-    runs = demo.run(TINY, tmp_path, progress=False, say=said.append)
-    assert list(runs) == list(TINY.entries)
-    assert said == []
-    paths = report.write(TINY, runs, tmp_path)
-    assert {path.name for path in paths} == {
-        *("table.md", "table.csv", "accuracy.png", "accuracy.pdf"),
-        *("per_class.png", "per_class.pdf", "kappa.png", "kappa.pdf"),
-    }
-    with (tmp_path / "table.csv").open() as file:
-        table = list(csv.DictReader(file))
-    assert [float(row["test_accuracy"]) for row in table] == [float(run["test_accuracy"][-1]) for run in runs.values()]
-    assert "| plain mean | IPM (scale 10) |" in (tmp_path / "table.md").read_text()
-
-    # A run that is lost or damaged is made again, to the same numbers; what is there is read.
-    first, second, third = (TINY.path(entry, tmp_path) for entry in TINY.entries)
-    second.unlink()
-    third.write_bytes(b"torn")
-    made = []
-    monkeypatch.setattr(
-        results, "save", lambda dataset, path, save=results.save: (made.append(path), save(dataset, path))
-    )
-    again = demo.run(TINY, tmp_path, progress=False, say=said.append)
-    assert made == [second, third]
-    assert first.exists()
-    assert any("run again" in line for line in said)
-    assert any("1 of 3 runs are already in" in line for line in said)
-    for entry in TINY.entries:
-        assert again[entry].drop_attrs(deep=False).identical(runs[entry].drop_attrs(deep=False))
-
-
-def test_another_configuration_is_another_file(tmp_path):
-    import dataclasses
-
-    entry = TINY.entries[0]
-    changed = [
-        dataclasses.replace(TINY, seed=1),
-        dataclasses.replace(TINY, num_rounds=3),
-        dataclasses.replace(TINY, num_byzantine=2),
-    ]
-    assert len({other.path(entry, tmp_path) for other in (TINY, *changed)}) == 4
-    assert TINY.path(entry, tmp_path) == TINY.path(entry, tmp_path)
-
-
-def test_the_demo_checks_before_it_runs(tmp_path):
-    import dataclasses
-
-    with pytest.raises(ValueError, match="no runs"):
-        demo.run(dataclasses.replace(TINY, entries=()), tmp_path)
-    with pytest.raises(ValueError, match="eval_every = 3"):
-        demo.run(dataclasses.replace(TINY, eval_every=3), tmp_path)
-    wrong = (*TINY.entries, demo.Entry(demo.NSGDM, "kurm", demo.NONE, 0.1))
-    with pytest.raises(ValueError, match="unknown aggregator 'kurm'"):
-        demo.run(dataclasses.replace(TINY, entries=wrong), tmp_path)
-
-
-def test_the_demo_is_what_it_says():
-    for entry in demo.ENTRIES:
-        parts = demo.Demo().config(entry).calls()
-        assert [link.arguments.get("f", 3) for link in parts["aggregator"]] == [3] * len(parts["aggregator"])
-    assert len(set(demo.ENTRIES)) == 10
-    assert demo.Demo().config(demo.ENTRIES[0]).warnings() == []
-
-
-@pytest.mark.parametrize(
-    ("robust", "plain", "word"), [(0.9, 0.5, "40.0 points better"), (0.5, 0.9, "40.0 points worse")]
-)
-def test_findings_follow_the_numbers(robust, plain, word):
-    def made(entry, accuracy):
-        history = {"aggregation_error": jnp.ones(2), "honest_spread": jnp.ones(2), "finite": jnp.ones(2, bool)}
-        per_class = jnp.full((1, 10), accuracy).at[0, 3].set(0.1)
-        evals = {name: jnp.array([accuracy]) for name in ("test_accuracy", "val_accuracy")}
-        result = byzjax.Result(None, history, {**evals, "test_accuracy_per_class": per_class})
-        settings = run_config.RunConfig(**entry._asdict(), num_rounds=2, eval_every=2).as_dict()
-        return results.to_dataset(result, settings, seconds=1.0, compile_seconds=0.5)
-
-    one, other = (demo.Entry(demo.NSGDM, rule, demo.BIT_FLIP, 0.1) for rule in (demo.ROBUST, demo.MEAN))
-    text = " ".join(report.findings({one: made(one, robust), other: made(other, plain)}))
-    assert f"NNM + RFA is {word}" in text
-    assert "NNM + RFA gets less than half of class 3 right" in text
 
 
 @pytest.mark.parametrize("method", ["momentum_sgd", "momentum_sgd(decay=True)", "byz_nsgdm"])

@@ -29,7 +29,7 @@ from byzjax.selection import DivergedWarning, EdgeWarning
 from byzjax.storage import files
 from byzjax.storage.chunk_store import Store, verify
 from byzjax.sweeps import batch_size, executor
-from tests.helpers import ROOT
+from tests.environment import ROOT
 
 N, B, ROUNDS = 7, 1, 12
 TASK = tasks.quartic(N, B, noise_scale=0.01)

@@ -22,7 +22,7 @@ from byzjax.simulation.round import init_state, make_round
 from byzjax.tasks._models import functional
 from byzjax.tasks._partitions import partition_blocks
 from byzjax.tasks._transformer import gpt
-from tests.helpers import ROOT
+from tests.environment import ROOT
 
 KEY = jax.random.key(2)
 TEXT = texts.encode("".join(chr(97 + (i * i + i // 7) % 11) for i in range(2000)))
