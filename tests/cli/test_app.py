@@ -12,34 +12,12 @@ from byzjax import aggregators, attacks, methods, tasks
 from byzjax._version import __version__
 from byzjax.cli.app import app
 from byzjax.configs import run_config
-
-SMALL = [
-    "run",
-    "--task",
-    "quartic",
-    "--num-workers",
-    "7",
-    "--num-byzantine",
-    "1",
-    "--num-rounds",
-    "6",
-    "--eval-every",
-    "3",
-]
-
-
-def call(*arguments):
-    return CliRunner().invoke(app, list(arguments))
-
-
-def plain(text):
-    """Without colours, boxes and folding."""
-    return " ".join(re.sub(r"\x1b\[[0-9;]*m|[│╭╮╰╯─]", " ", text).split())
+from tests.helpers import SMALL_RUN, call, plain
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch, tmp_path):
     monkeypatch.setattr(run_config, "run", lambda *_, **__: 1 // 0)
-    assert isinstance(call(*SMALL, "--out", str(tmp_path)).exception, ZeroDivisionError)
+    assert isinstance(call(*SMALL_RUN, "--out", str(tmp_path)).exception, ZeroDivisionError)
 
 
 def test_one_attack_is_listed_as_all_are():
@@ -63,7 +41,7 @@ def test_ctrl_c_is_exit_code_130_and_a_line(monkeypatch, tmp_path):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(run_config, "run", interrupted)
-    result = call(*SMALL, "--out", str(tmp_path))
+    result = call(*SMALL_RUN, "--out", str(tmp_path))
     assert result.exit_code == 130
     assert result.stderr.startswith("interrupted")
 

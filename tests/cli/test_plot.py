@@ -2,15 +2,10 @@
 
 import jax.numpy as jnp
 import pytest
-from typer.testing import CliRunner
 
 import byzjax
 from byzjax import results
-from byzjax.cli.app import app
-
-
-def call(*arguments):
-    return CliRunner().invoke(app, list(arguments))
+from tests.helpers import call
 
 
 @pytest.mark.parametrize(

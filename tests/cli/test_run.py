@@ -13,41 +13,17 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import pytest
-from typer.testing import CliRunner
 
 import byzjax
 from byzjax import results
-from byzjax.cli.app import app
 from byzjax.configs import run_config
 from byzjax.experiments.demo import demo
 from byzjax.storage import netcdf
-
-SMALL = [
-    "run",
-    "--task",
-    "quartic",
-    "--num-workers",
-    "7",
-    "--num-byzantine",
-    "1",
-    "--num-rounds",
-    "6",
-    "--eval-every",
-    "3",
-]
-
-
-def call(*arguments):
-    return CliRunner().invoke(app, list(arguments))
-
-
-def plain(text):
-    """Without colours, boxes and folding."""
-    return " ".join(re.sub(r"\x1b\[[0-9;]*m|[│╭╮╰╯─]", " ", text).split())
+from tests.helpers import SMALL_RUN, call, plain
 
 
 def test_run_prints_true_numbers_and_saves_everything(tmp_path):
-    result = call(*SMALL, "--attack", "alie(z=2)", "--learning-rate", "0.2", "--out", str(tmp_path))
+    result = call(*SMALL_RUN, "--attack", "alie(z=2)", "--learning-rate", "0.2", "--out", str(tmp_path))
     assert result.exit_code == 0, result.output
     dataset = results.load(tmp_path / "run.nc")
     assert dict(dataset.sizes) == {"round": 6, "eval": 2}
@@ -74,7 +50,7 @@ def test_run_prints_true_numbers_and_saves_everything(tmp_path):
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, tmp_path):
-    result = call(*SMALL, *arguments, "--out", str(tmp_path))
+    result = call(*SMALL_RUN, *arguments, "--out", str(tmp_path))
     assert result.exit_code == 2
     lines = [line for line in result.stderr.splitlines() if line]
     assert len(lines) == 1, result.stderr
@@ -134,7 +110,7 @@ def test_whatever_is_refused_is_refused_in_one_line(arguments, line, tmp_path, m
 
 def test_a_platform_that_is_misspelt_is_one_line(tmp_path):
     env = {**os.environ, "JAX_PLATFORMS": "cpuu"}
-    command = [sys.executable, "-m", "byzjax", *SMALL, "--out", str(tmp_path)]
+    command = [sys.executable, "-m", "byzjax", *SMALL_RUN, "--out", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, env=env)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
@@ -149,7 +125,7 @@ def test_a_platform_that_is_not_there_is_one_line(monkeypatch, tmp_path):
     monkeypatch.setenv("JAX_PLATFORMS", "cuda")
     monkeypatch.setattr(run_config, "run", absent)
     monkeypatch.setattr(jax, "local_devices", absent)
-    result = call(*SMALL, "--out", str(tmp_path))
+    result = call(*SMALL_RUN, "--out", str(tmp_path))
     assert result.exit_code == 2
     line = "error: JAX finds no device for JAX_PLATFORMS=cuda. Write JAX_PLATFORMS=cpu, or unset it.\n"
     assert result.stderr == line
@@ -168,7 +144,7 @@ def test_no_home_folder_is_one_line(monkeypatch):
 def test_memory_that_is_not_there_is_one_line(monkeypatch, tmp_path):
     for error in (MemoryError(), RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.")):
         monkeypatch.setattr(run_config, "run", lambda *_, error=error, **__: (_ for _ in ()).throw(error))
-        result = call(*SMALL, "--out", str(tmp_path))
+        result = call(*SMALL_RUN, "--out", str(tmp_path))
         assert result.exit_code == 2
         assert result.stderr.startswith("error: out of memory: ")
 
@@ -177,7 +153,7 @@ def test_paths_mean_the_home_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(run_config, "run", lambda *_, **__: byzjax.Result(a_state(), {"loss": jnp.ones(6)}, {}))
-    assert call(*SMALL, "--out=~/res").exit_code == 0
+    assert call(*SMALL_RUN, "--out=~/res").exit_code == 0
     assert (tmp_path / "res/run.nc").is_file()
     assert call("plot", "~/res/run.nc", "--metric", "loss", "--out=~/figure").exit_code == 0
     assert (tmp_path / "figure.png").is_file()
@@ -194,7 +170,7 @@ def test_a_long_specification_makes_a_name_that_fits(monkeypatch, tmp_path):
     monkeypatch.setattr(run_config, "run", lambda *_, **__: byzjax.Result(a_state(), {"loss": jnp.ones(6)}, {}))
     for end in "12":
         rule = ",".join(["nnm(f=1)"] * 40) + f",rfa(num_iters={end})"
-        assert call(*SMALL, "--aggregator", rule).exit_code == 0
+        assert call(*SMALL_RUN, "--aggregator", rule).exit_code == 0
     assert len(list((tmp_path / "results").glob("*/run.nc"))) == 2
     entry = demo.Entry("byz_nsgdm", ",".join(["nnm(f=1)"] * 40) + ",rfa", "none", 0.1)
     assert len(demo.Demo().path(entry, tmp_path).name) < 220
@@ -209,7 +185,7 @@ def test_numbers_survive_a_disk_that_filled_up(monkeypatch, tmp_path):
     monkeypatch.setattr(run_config, "run", lambda *_, **__: byzjax.Result(a_state(), {"loss": jnp.full(6, 0.125)}, {}))
     monkeypatch.setattr(netcdf, "save", full)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    result = call(*SMALL, "--out", str(tmp_path / "out"))
+    result = call(*SMALL_RUN, "--out", str(tmp_path / "out"))
     assert result.exit_code == 2
     assert "0.125" in result.stdout
     (kept,) = tmp_path.glob("byzjax-*/run.nc")
@@ -221,7 +197,7 @@ def test_numbers_survive_a_disk_that_filled_up(monkeypatch, tmp_path):
 def test_no_room_is_said_before_the_run(monkeypatch, tmp_path):
     monkeypatch.setattr(run_config, "run", lambda *_, **__: pytest.fail("it ran"))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, 100))
-    result = call(*SMALL, "--out", str(tmp_path / "out"))
+    result = call(*SMALL_RUN, "--out", str(tmp_path / "out"))
     assert result.exit_code == 2
     assert result.stderr == f"error: {tmp_path / 'out'}: No space left on device.\n"
 
@@ -245,14 +221,14 @@ def test_hints_can_be_pasted_into_a_shell(tmp_path, monkeypatch):
 
 
 def test_a_declared_f_below_the_truth_is_a_warning(tmp_path):
-    result = call(*SMALL, "--f", "0", "--out", str(tmp_path))
+    result = call(*SMALL_RUN, "--f", "0", "--out", str(tmp_path))
     assert result.exit_code == 0, result.output
     assert "warning: nnm tolerates f = 0, but 1 of 7 workers are Byzantine" in result.stderr
 
 
 def test_divergence_is_reported(tmp_path):
     result = call(
-        *SMALL, "--method", "momentum_sgd", "--learning-rate", "1e9", "--aggregator", "mean", "--out", str(tmp_path)
+        *SMALL_RUN, "--method", "momentum_sgd", "--learning-rate", "1e9", "--aggregator", "mean", "--out", str(tmp_path)
     )
     assert result.exit_code == 0, result.output
     round_ = results.diverged_at(results.load(tmp_path / "run.nc"))
@@ -261,7 +237,7 @@ def test_divergence_is_reported(tmp_path):
 
 
 def test_another_run_is_not_replaced_without_being_asked(tmp_path):
-    command = [*SMALL, "--aggregator", "median", "--out", str(tmp_path)]
+    command = [*SMALL_RUN, "--aggregator", "median", "--out", str(tmp_path)]
     assert call(*command).exit_code == 0
     assert call(*command).exit_code == 0  # the same again is no loss
     refused = call(*command, "--seed", "1")
@@ -277,5 +253,5 @@ def test_another_run_is_not_replaced_without_being_asked(tmp_path):
 @pytest.mark.parametrize("rule", ["nnm,krum", "nnm,rfa", "nnm,median"])
 def test_run_on_the_quartic_for_methods_rules_and_attacks(rule, attack, method, tmp_path):
     chosen = ["--aggregator", rule, "--attack", attack, "--method", method]
-    result = call(*SMALL, *chosen, "--num-rounds", "2", "--eval-every", "2", "--out", str(tmp_path / "run"))
+    result = call(*SMALL_RUN, *chosen, "--num-rounds", "2", "--eval-every", "2", "--out", str(tmp_path / "run"))
     assert result.exit_code == 0, result.output

@@ -4,17 +4,14 @@ import re
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 from byzjax import results
 from byzjax.cli import sweep
-from byzjax.cli.app import app
 from byzjax.configs import grid_config
 from tests.environment import ROOT
+from tests.helpers import call
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.toml"))
-
-
 TOML = """
 [run]
 aggregator = ["median", "mean"]
@@ -26,10 +23,6 @@ seed = { count = 2 }
 num_rounds = 6
 eval_every = 3
 """
-
-
-def call(*arguments):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def written(folder, text=TOML):

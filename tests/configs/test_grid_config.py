@@ -4,11 +4,10 @@ import json
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 from byzjax import results
-from byzjax.cli.app import app
 from byzjax.configs import grid_config, run_config
+from tests.helpers import call
 
 TOML = """
 [run]
@@ -21,10 +20,6 @@ seed = { count = 2 }
 num_rounds = 6
 eval_every = 3
 """
-
-
-def call(*arguments):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def written(folder, text=TOML):

@@ -4,21 +4,14 @@ import json
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 from byzjax import results
-from byzjax.cli.app import app
 from byzjax.configs import grid_config, grid_sweep, run_config
 from tests.environment import ROOT
+from tests.helpers import call
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.toml"))
-
-
 RUN = {"num_workers": 5, "num_byzantine": 1, "num_rounds": 6, "eval_every": 3, "aggregator": "median"}
-
-
-def call(*arguments):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def test_a_lane_is_the_run_that_it_stands_for(tmp_path):

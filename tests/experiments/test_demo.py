@@ -1,7 +1,6 @@
 """The demo at a tiny size, and programs that several runs share."""
 
 import csv
-import re
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +13,6 @@ from byzjax.configs import run_config
 from byzjax.experiments.demo import demo, report
 from byzjax.experiments.demo.program import Program
 from byzjax.simulation.progress import Progress
-
-
-def plain(text):
-    """Without colours, boxes and folding."""
-    return " ".join(re.sub(r"\x1b\[[0-9;]*m|[│╭╮╰╯─]", " ", text).split())
 
 
 def test_a_shared_program_gives_what_run_gives():

@@ -17,8 +17,6 @@ from byzjax.storage import digests, files
 from byzjax.storage.chunk_store import MARKER, Store, StoreError, gc, verify
 
 KEY = "ab" * 32
-
-
 ARRAYS = {
     "loss": np.array([[0.5, -np.inf], [np.nan, 1e-42]], np.float32),
     "finite": np.array([True, False]),

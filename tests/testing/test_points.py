@@ -5,8 +5,6 @@ import pytest
 from byzjax.testing import points
 
 SMALL = ((5, 2, 2), (11, 9, 3))
-
-
 LARGE = ((12, 2_000, 3),)
 
 
