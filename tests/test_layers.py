@@ -51,7 +51,7 @@ FILES = {name_of(path): path for path in sorted((ROOT / "byzjax").rglob("*.py"))
 
 
 def imported(path):
-    """The files of byzjax that a file imports, anywhere in it; of ``from package import name`` the file of that name."""
+    """The files of byzjax that a file imports, anywhere in it; ``from package import name`` is that name's file."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name.split(".")[0] == "byzjax")
