@@ -32,6 +32,11 @@ def steps(rule, stacks, params=None, state=None):
     return results, state
 
 
+def starting_with(name, cases):
+    """The first case of that name, whatever its other options are."""
+    return next(case for case in cases if case.id.startswith(name))
+
+
 # The command line.
 
 SMALL_RUN = ["run", "--task", "quartic", "--num-workers", "7", "--num-byzantine", "1"]
