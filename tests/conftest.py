@@ -1,12 +1,11 @@
 """Process-wide settings of JAX for all tests, made before anything uses it."""
 
-import hashlib
 import os
-import platform
-from importlib.metadata import version
 from pathlib import Path
 
 import jaxlib
+
+from tests.environment import cache_folder
 
 # Thousands of small programs are compiled and each runs once: without the slower passes, a third less time.
 # XLA_FLAGS from outside come later and win. jaxlib 0.12 has no such emitters, and refuses flags it does not know.
@@ -24,25 +23,7 @@ os.environ["XLA_FLAGS"] = " ".join(
     )
 )
 
-
-def cache_folder() -> Path:
-    """Where programs are kept between runs of the tests: outside the checkout, so that a fresh clone starts warm.
-
-    One folder for each compiler, flags and processor: no program is served that another compiler would have made.
-    """
-    cpu = Path("/proc/cpuinfo")
-    features = (
-        [line for line in cpu.read_text().splitlines() if line.startswith(("flags", "Features"))]
-        if cpu.exists()
-        else []
-    )
-    said = (version("jax"), version("jaxlib"), os.environ["XLA_FLAGS"], platform.machine(), *features[:1])
-    key = hashlib.sha256("\n".join(said).encode()).hexdigest()[:12]
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(home, "byzjax", "tests", f"jaxlib-{version('jaxlib')}-{key}")
-
-
-CACHE = cache_folder()
+CACHE = cache_folder(os.environ["XLA_FLAGS"])
 MOST_BYTES = 3 << 30  # of programs that are kept
 
 os.environ["MPLBACKEND"] = "Agg"

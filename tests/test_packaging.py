@@ -1,7 +1,6 @@
 """What a user gets: a light import, and a wheel and a source archive with all that is needed."""
 
 import json
-import os
 import subprocess
 import sys
 import tarfile
@@ -13,8 +12,8 @@ import pytest
 
 import byzjax
 from byzjax._version import __version__
+from tests.environment import ROOT, environment
 
-ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 HEAVY = ["tensorflow_datasets", "orbax", "flax", "matplotlib", "xarray", "pandas", "typer", "rich"]
 DATA = [
@@ -28,13 +27,13 @@ DATA = [
     )
 ] + [f"byzjax/data/files/shakespeare/{name}" for name in ("README.md", "plays.txt.xz")]
 DATA += [
-    f"byzjax/experiments/files/{name}"
+    f"byzjax/experiments/paper/files/{name}"
     for name in ("README.md", "table1.csv", "quartic_curves.csv", "mnist_curves.csv", "seeds.csv")
 ]
 
 
-def run_python(code, cwd=None, **environment):
-    env = {**os.environ, "JAX_PLATFORMS": "cpu", **environment}
+def run_python(code, cwd=None, **changes):
+    env = environment(JAX_PLATFORMS="cpu", **changes)
     command = [sys.executable, "-c", code]
     return subprocess.run(command, capture_output=True, text=True, check=True, env=env, cwd=cwd)
 

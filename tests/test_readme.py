@@ -1,7 +1,6 @@
 """What the README and the design promise a newcomer works as written."""
 
 import re
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +10,9 @@ import pytest
 import byzjax
 from byzjax import aggregators as agg
 from byzjax.configs import grid_config, grid_sweep
+from tests.environment import ROOT
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+README = (ROOT / "README.md").read_text()
 
 
 @pytest.mark.filterwarnings("ignore::byzjax.selection.EdgeWarning")  # after so few rounds
@@ -40,7 +40,7 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
 
 
 def test_the_sweep_of_the_readme_can_run(monkeypatch):
-    monkeypatch.chdir(Path(__file__).parents[1])
+    monkeypatch.chdir(ROOT)
     (path, override), *others = re.findall(r"^byzjax sweep (\S+) --set (\S+)$", README, flags=re.MULTILINE)
     assert not others
     assert grid_sweep.check(grid_config.load(path, [override]), grid_sweep.Tasks()) == []

@@ -1,7 +1,6 @@
 """One run on several devices and in several processes: the same numbers, and no stack gathered on the way."""
 
 import functools
-import os
 import re
 import socket
 import subprocess
@@ -20,6 +19,7 @@ from byzjax.simulation.round import init_state, make_round
 from byzjax.simulation.run import _chunk, _compiled_for
 from byzjax.stacked.coordinate_sharding import shard_coordinates
 from byzjax.testing import rule_cases
+from tests.environment import environment
 
 KEY = jax.random.key(7)
 N, B = 16, 2
@@ -403,7 +403,7 @@ def test_two_processes_agree_with_one(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+    env = environment(XLA_FLAGS="--xla_force_host_platform_device_count=2", JAX_PLATFORMS="cpu")
     started = [
         subprocess.Popen(
             [sys.executable, "-c", PROCESS, str(number), port, str(tmp_path)],

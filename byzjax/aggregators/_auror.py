@@ -11,7 +11,8 @@ from byzjax import stacked
 from byzjax.aggregators._builders import mean_of
 from byzjax.base import Aggregator, Trust, promises
 from byzjax.checks import check_integer, check_number, num_workers_of
-from byzjax.stacked.order_statistics import MAX_NETWORK, nan_last, sort_workers
+from byzjax.stacked import order_statistics
+from byzjax.stacked.order_statistics import nan_last, sort_workers
 from byzjax.types import Numeric, Params, Stacked
 from byzjax.values import value
 
@@ -100,7 +101,7 @@ def split_in_two(x: jax.Array) -> jax.Array:
     """
     n = x.shape[0]
     num_present = (x == x).sum(0).astype(x.dtype)
-    ordered = jnp.stack(sort_workers(x)) if n <= MAX_NETWORK else jnp.sort(nan_last(x), axis=0)
+    ordered = jnp.stack(sort_workers(x)) if n <= order_statistics.MAX_NETWORK else jnp.sort(nan_last(x), axis=0)
     counted = jnp.arange(n)[:, None].astype(x.dtype) < num_present[None]
     most = jnp.where(counted, ordered, -jnp.inf).max(0)
     radius = 0.5 * most - 0.5 * ordered[0]

@@ -19,8 +19,8 @@ from byzjax.aggregators._builders import coordinate_rule
 from byzjax.base import Aggregator, Coordinatewise, promises
 from byzjax.checks import check_choice, check_f, check_minority
 from byzjax.checks.traced import concrete
+from byzjax.stacked import order_statistics
 from byzjax.stacked.order_statistics import (
-    MAX_NETWORK,
     finite_or_nan,
     lowest_sum,
     nan_last,
@@ -208,7 +208,7 @@ def mean_around_median(x: jax.Array, count: Numeric, nearest: Numeric, even: str
     """
     n, median = x.shape[0], middle(x, count, even)
     divisor = jnp.asarray(nearest, x.dtype)
-    if n > MAX_NETWORK:
+    if n > order_statistics.MAX_NETWORK:
         x = nan_last(x)
         return lowest_sum(x, jnp.abs(x - median[None]), nearest) / divisor
     rows = sort_workers(x)

@@ -13,11 +13,12 @@ import jax
 import jax.numpy as jnp
 
 from byzjax.checks import check_mask, nan_unless, num_workers_of
+from byzjax.stacked import order_statistics
 from byzjax.stacked.blocks import cache_numbers, flatten, fold_blocks, memory_numbers, place, wide_dtype
 from byzjax.stacked.control_flow import in_turn, only_if
 from byzjax.stacked.coordinate_sharding import ANCHOR, FRAME, PARAMS, STACK, Kind, over_coordinates
 from byzjax.stacked.geometry import Frame, touches_lost
-from byzjax.stacked.order_statistics import MAX_NETWORK, finite_or_nan
+from byzjax.stacked.order_statistics import finite_or_nan
 from byzjax.stacked.sums import add, as_product, matmul, picked, weighted_sum
 from byzjax.types import Numeric, Params, Stacked
 
@@ -99,7 +100,8 @@ def mix(
             return place(out, start, rows if reduce is None else reduce(rows))
 
         shape = x.shape[1:] if reduce is not None else (row_weights.shape[0], x.shape[1])
-        numbers = cache_numbers() if reduce is not None and len(row_weights) > MAX_NETWORK else memory_numbers()
+        many = len(row_weights) > order_statistics.MAX_NETWORK
+        numbers = cache_numbers() if reduce is not None and many else memory_numbers()
         return fold_blocks(step, jnp.zeros(shape, row_weights.dtype), x, row_weights.dtype, numbers)
 
     def at_once(

@@ -8,12 +8,13 @@ import jax
 import jax.numpy as jnp
 
 from byzjax.checks import check_mask, num_workers_of
+from byzjax.stacked import order_statistics, sums
 from byzjax.stacked.blocks import cache_numbers, flatten, fold_blocks, map_blocks, memory_numbers, place, wide_dtype
 from byzjax.stacked.control_flow import fori_loop
 from byzjax.stacked.coordinate_axis import greatest, part_number, total
 from byzjax.stacked.coordinate_sharding import COLUMNS, PARAMS, PLAIN, STACK, over_coordinates
-from byzjax.stacked.order_statistics import MAX_NETWORK, lowest
-from byzjax.stacked.sums import UNROLL, add, as_product, partial_products, product, weighted_sum
+from byzjax.stacked.order_statistics import lowest
+from byzjax.stacked.sums import add, as_product, partial_products, product, weighted_sum
 from byzjax.types import Numeric, Params, Stacked
 
 _LARGE = 1 << 23  # numbers of a stack from which on it is reduced block by block
@@ -30,7 +31,7 @@ def coordinatewise(reduce: Callable[[jax.Array], jax.Array], updates: Stacked, r
     dtype = wide_dtype(matrices)
 
     def whole(x: jax.Array) -> jax.Array:
-        if x.shape[0] > MAX_NETWORK:  # many passes over the same numbers: keep them in cache
+        if x.shape[0] > order_statistics.MAX_NETWORK:  # many passes over the same numbers: keep them in cache
             return map_blocks(reduce, x, dtype)
         if x.size > _LARGE:  # its temporaries may be as large as the stack
             return map_blocks(reduce, x, dtype, memory_numbers())
@@ -134,7 +135,7 @@ def _columns(updates: Stacked, chosen: jax.Array, widths: list[int], dtype: jnp.
 def row_mean(x: jax.Array) -> jax.Array:
     """``(1/n) Σ_i x_i``: ``[n, d] -> [d]``, NaN and all."""
     n = x.shape[0]
-    if n > UNROLL or as_product(x, x.dtype):
+    if n > sums.UNROLL or as_product(x, x.dtype):
         return product(jnp.full((n,), 1.0 / n, x.dtype), x)
     return add(list(x)) / n
 

@@ -5,7 +5,6 @@ import hashlib
 import importlib.util
 import math
 import os
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +22,7 @@ from byzjax.simulation.round import init_state, make_round
 from byzjax.tasks._partitions import partition_blocks
 from byzjax.tasks._transformer import gpt
 from byzjax.tasks.models import functional
+from tests.environment import ROOT
 
 KEY = jax.random.key(2)
 TEXT = texts.encode("".join(chr(97 + (i * i + i // 7) % 11) for i in range(2000)))
@@ -88,7 +88,7 @@ def test_the_plays_are_what_their_readme_says():
 
 
 def test_the_plays_obey_the_recipe():
-    path = Path(__file__).parents[1] / "benchmarks" / "prepare_shakespeare.py"
+    path = ROOT / "benchmarks" / "prepare_shakespeare.py"
     spec = importlib.util.spec_from_file_location("prepare_shakespeare", path)
     recipe = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(recipe)

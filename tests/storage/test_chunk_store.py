@@ -1,25 +1,20 @@
-"""Stores and leases: atomic, shared, and honest about damage."""
+"""Stores of chunks: atomic, shared, and honest about damage."""
 
 import errno
 import json
 import os
 import re
 import subprocess
-import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import h5netcdf
 import numpy as np
 import pytest
 import xarray
-from typer.testing import CliRunner
 
-from byzjax.cli.app import app
 from byzjax.storage import chunk_store as stores
-from byzjax.storage import digests, files, leases
+from byzjax.storage import digests, files
 from byzjax.storage.chunk_store import MARKER, ChunkStore, StoreError, gc, verify
-from byzjax.storage.leases import Leases
 
 KEY = "ab" * 32
 ARRAYS = {
@@ -212,20 +207,6 @@ def test_who_died_between_a_name_and_its_content_is_not_waited_for(store, monkey
     assert store.decide("size", 8) == 4
 
 
-def test_a_new_version_of_the_source_is_another_version(tmp_path, monkeypatch):
-    package = tmp_path / "byzjax"
-    (package / "sub").mkdir(parents=True)
-    for name in ("store.py", "sub/rule.py"):
-        (package / name).write_text("x = 1\n")
-    monkeypatch.setattr(digests, "__file__", str(package / "storage" / "digests.py"))
-    versions = [digests.code_version.__wrapped__()]
-    (package / "sub" / "rule.py").write_text("x = 2\n")
-    versions.append(digests.code_version.__wrapped__())
-    (package / "sub" / "rule.py").rename(package / "rule.py")
-    versions.append(digests.code_version.__wrapped__())
-    assert len(set(versions)) == 3
-
-
 def test_gc_removes_only_what_nobody_needs(store):
     needed, old, spare = (letter * 64 for letter in "abc")
     for key in (needed, old, spare):
@@ -253,124 +234,6 @@ def test_gc_removes_only_what_nobody_needs(store):
     gc(store, other_versions=True)
     assert sorted(store) == [needed]
     assert [sweep["code"] for sweep in store.sweeps().values()] == [digests.code_version()]
-
-
-# Leases.
-
-
-def test_one_claim_at_a_time(tmp_path):
-    with Leases(tmp_path) as mine, Leases(tmp_path) as theirs:
-        assert mine.acquire("k")
-        assert not theirs.acquire("k")
-        assert theirs.held_by_others() == {"k"}
-        assert mine.held_by_others() == set()
-        mine.release("k")
-        assert theirs.acquire("k")
-    assert list(tmp_path.iterdir()) == [], "released at the end"
-
-
-def elsewhere(monkeypatch, **holder):
-    """Leases made from now on are those of a process of another machine."""
-    monkeypatch.setattr(leases, "_process", lambda: {"machine": "elsewhere", "pid": 1, "started": None, **holder})
-
-
-def test_a_claim_of_another_machine_is_void_when_it_is_stale(tmp_path, monkeypatch):
-    with monkeypatch.context() as patch:
-        elsewhere(patch)
-        assert Leases(tmp_path, ttl=60).acquire("k")
-    mine = Leases(tmp_path, ttl=60)
-    assert not mine.acquire("k")
-    (path,) = tmp_path.iterdir()
-    os.utime(path, (time.time() - 59, time.time() - 59))
-    assert not mine.acquire("k")
-    os.utime(path, (time.time() - 61, time.time() - 61))
-    assert mine.held_by_others() == set()
-    assert mine.acquire("k")
-    assert mine.held_by_others() == set()
-    mine.release("k")
-    assert list(tmp_path.iterdir()) == [], "the void lease is cleared away too"
-
-
-def test_a_held_claim_is_kept_fresh(tmp_path, monkeypatch):
-    elsewhere(monkeypatch)
-    with Leases(tmp_path, ttl=0.8) as holder:
-        assert holder.acquire("k")
-        until = time.monotonic() + 1.6
-        while time.monotonic() < until:
-            assert not Leases(tmp_path, ttl=0.8).acquire("k")
-            time.sleep(0.05)
-
-
-def test_a_claim_of_a_dead_process_is_void_at_once(tmp_path):
-    code = f"from byzjax.storage.leases import Leases; assert Leases({str(tmp_path)!r}).acquire('k')"
-    subprocess.run([sys.executable, "-c", code], check=True)
-    assert [path.name for path in tmp_path.iterdir()] == ["k.0"]
-    assert Leases(tmp_path).acquire("k")
-
-
-def test_the_number_of_a_dead_process_may_be_in_use_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(leases, "_started", lambda pid: "long ago")
-    assert Leases(tmp_path).acquire("k")
-    monkeypatch.setattr(leases, "_started", lambda pid: "now")
-    assert Leases(tmp_path).acquire("k")
-
-
-def test_of_many_who_see_a_void_claim_one_takes_it(tmp_path, monkeypatch):
-    for attempt in range(30):
-        key = f"k{attempt}"
-        with monkeypatch.context() as patch:
-            elsewhere(patch)
-            assert Leases(tmp_path).acquire(key)
-        os.utime(tmp_path / f"{key}.0", (0, 0))
-        takers = [Leases(tmp_path) for _ in range(8)]
-        with ThreadPoolExecutor(8) as pool:
-            assert sum(pool.map(lambda taker, key=key: taker.acquire(key), takers)) == 1
-
-
-def test_a_claim_cut_off_while_written_counts_as_anybody_elses(tmp_path):
-    (tmp_path / "k.0").write_text("")
-    assert not Leases(tmp_path).acquire("k")
-    os.utime(tmp_path / "k.0", (0, 0))
-    assert Leases(tmp_path).acquire("k")
-
-
-# The command line.
-
-
-def call(*arguments):
-    return CliRunner().invoke(app, ["store", *map(str, arguments)])
-
-
-def test_ls_verify_gc(store):
-    for letter in "abc":
-        store.write(letter * 64, ARRAYS)
-    store.record("one", manifest(["a" * 64, "e" * 64], name="quartic"))
-    listed = call("ls", store.path)
-    assert listed.exit_code == 0, listed.output
-    assert re.search(r"quartic\s+1 seed\s+1/2\s+2\s+0.0\s+byzjax \w+ \(this\)", listed.output)
-    assert "1 sweep; 0 chunks being computed, 2 of no sweep, 0 files set aside" in listed.output
-
-    assert call("verify", store.path).exit_code == 0
-    store.path_of("b" * 64).write_bytes(b"torn")
-    found = call("verify", store.path)
-    assert found.exit_code == 1
-    assert "2 chunks are sound, 1 was damaged" in found.output
-
-    dry = call("gc", store.path, "--dry-run")
-    assert "would be removed" in dry.output
-    assert sorted(store) == ["a" * 64, "c" * 64]
-    assert call("gc", store.path).exit_code == 0
-    assert sorted(store) == ["a" * 64]
-    assert list((store.path / "aside").iterdir()) == []
-
-
-@pytest.mark.parametrize("command", ["ls", "verify", "gc"])
-def test_what_is_no_store(tmp_path, command):
-    result = call(command, tmp_path)
-    assert result.exit_code == 2
-    assert result.output.startswith("error: ")
-    assert "is not a store" in result.output
-    assert len(result.output.splitlines()) == 1
 
 
 def test_chunks_name_what_made_them(store):

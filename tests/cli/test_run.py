@@ -1,6 +1,5 @@
-"""The command line, the demo at a tiny size, and programs that several runs share."""
+"""`byzjax run`: true numbers, one line for a mistake, and files that survive."""
 
-import csv
 import errno
 import os
 import re
@@ -13,46 +12,18 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 import byzjax
-from byzjax import aggregators, attacks, methods, results, tasks
-from byzjax._version import __version__
-from byzjax.cli.app import app
+from byzjax import results
 from byzjax.configs import run_config
-from byzjax.experiments.demo import demo, report
-from byzjax.experiments.demo.program import Program
-from byzjax.simulation.progress import Progress
+from byzjax.experiments.demo import demo
 from byzjax.storage import netcdf
-
-SMALL = [
-    "run",
-    "--task",
-    "quartic",
-    "--num-workers",
-    "7",
-    "--num-byzantine",
-    "1",
-    "--num-rounds",
-    "6",
-    "--eval-every",
-    "3",
-]
-
-
-def call(*arguments):
-    return CliRunner().invoke(app, list(arguments))
-
-
-def plain(text):
-    """Without colours, boxes and folding."""
-    return " ".join(re.sub(r"\x1b\[[0-9;]*m|[│╭╮╰╯─]", " ", text).split())
+from tests.helpers import SMALL_RUN, call, plain
 
 
 def test_run_prints_true_numbers_and_saves_everything(tmp_path):
-    result = call(*SMALL, "--attack", "alie(z=2)", "--learning-rate", "0.2", "--out", str(tmp_path))
+    result = call(*SMALL_RUN, "--attack", "alie(z=2)", "--learning-rate", "0.2", "--out", str(tmp_path))
     assert result.exit_code == 0, result.output
     dataset = results.load(tmp_path / "run.nc")
     assert dict(dataset.sizes) == {"round": 6, "eval": 2}
@@ -79,7 +50,7 @@ def test_run_prints_true_numbers_and_saves_everything(tmp_path):
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, tmp_path):
-    result = call(*SMALL, *arguments, "--out", str(tmp_path))
+    result = call(*SMALL_RUN, *arguments, "--out", str(tmp_path))
     assert result.exit_code == 2
     lines = [line for line in result.stderr.splitlines() if line]
     assert len(lines) == 1, result.stderr
@@ -139,7 +110,7 @@ def test_whatever_is_refused_is_refused_in_one_line(arguments, line, tmp_path, m
 
 def test_a_platform_that_is_misspelt_is_one_line(tmp_path):
     env = {**os.environ, "JAX_PLATFORMS": "cpuu"}
-    command = [sys.executable, "-m", "byzjax", *SMALL, "--out", str(tmp_path)]
+    command = [sys.executable, "-m", "byzjax", *SMALL_RUN, "--out", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, env=env)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
@@ -154,7 +125,7 @@ def test_a_platform_that_is_not_there_is_one_line(monkeypatch, tmp_path):
     monkeypatch.setenv("JAX_PLATFORMS", "cuda")
     monkeypatch.setattr(run_config, "run", absent)
     monkeypatch.setattr(jax, "local_devices", absent)
-    result = call(*SMALL, "--out", str(tmp_path))
+    result = call(*SMALL_RUN, "--out", str(tmp_path))
     assert result.exit_code == 2
     line = "error: JAX finds no device for JAX_PLATFORMS=cuda. Write JAX_PLATFORMS=cpu, or unset it.\n"
     assert result.stderr == line
@@ -173,21 +144,16 @@ def test_no_home_folder_is_one_line(monkeypatch):
 def test_memory_that_is_not_there_is_one_line(monkeypatch, tmp_path):
     for error in (MemoryError(), RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.")):
         monkeypatch.setattr(run_config, "run", lambda *_, error=error, **__: (_ for _ in ()).throw(error))
-        result = call(*SMALL, "--out", str(tmp_path))
+        result = call(*SMALL_RUN, "--out", str(tmp_path))
         assert result.exit_code == 2
         assert result.stderr.startswith("error: out of memory: ")
-
-
-def test_a_bug_keeps_its_traceback(monkeypatch, tmp_path):
-    monkeypatch.setattr(run_config, "run", lambda *_, **__: 1 // 0)
-    assert isinstance(call(*SMALL, "--out", str(tmp_path)).exception, ZeroDivisionError)
 
 
 def test_paths_mean_the_home_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(run_config, "run", lambda *_, **__: byzjax.Result(a_state(), {"loss": jnp.ones(6)}, {}))
-    assert call(*SMALL, "--out=~/res").exit_code == 0
+    assert call(*SMALL_RUN, "--out=~/res").exit_code == 0
     assert (tmp_path / "res/run.nc").is_file()
     assert call("plot", "~/res/run.nc", "--metric", "loss", "--out=~/figure").exit_code == 0
     assert (tmp_path / "figure.png").is_file()
@@ -204,7 +170,7 @@ def test_a_long_specification_makes_a_name_that_fits(monkeypatch, tmp_path):
     monkeypatch.setattr(run_config, "run", lambda *_, **__: byzjax.Result(a_state(), {"loss": jnp.ones(6)}, {}))
     for end in "12":
         rule = ",".join(["nnm(f=1)"] * 40) + f",rfa(num_iters={end})"
-        assert call(*SMALL, "--aggregator", rule).exit_code == 0
+        assert call(*SMALL_RUN, "--aggregator", rule).exit_code == 0
     assert len(list((tmp_path / "results").glob("*/run.nc"))) == 2
     entry = demo.Entry("byz_nsgdm", ",".join(["nnm(f=1)"] * 40) + ",rfa", "none", 0.1)
     assert len(demo.Demo().path(entry, tmp_path).name) < 220
@@ -219,7 +185,7 @@ def test_numbers_survive_a_disk_that_filled_up(monkeypatch, tmp_path):
     monkeypatch.setattr(run_config, "run", lambda *_, **__: byzjax.Result(a_state(), {"loss": jnp.full(6, 0.125)}, {}))
     monkeypatch.setattr(netcdf, "save", full)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    result = call(*SMALL, "--out", str(tmp_path / "out"))
+    result = call(*SMALL_RUN, "--out", str(tmp_path / "out"))
     assert result.exit_code == 2
     assert "0.125" in result.stdout
     (kept,) = tmp_path.glob("byzjax-*/run.nc")
@@ -231,25 +197,9 @@ def test_numbers_survive_a_disk_that_filled_up(monkeypatch, tmp_path):
 def test_no_room_is_said_before_the_run(monkeypatch, tmp_path):
     monkeypatch.setattr(run_config, "run", lambda *_, **__: pytest.fail("it ran"))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, 100))
-    result = call(*SMALL, "--out", str(tmp_path / "out"))
+    result = call(*SMALL_RUN, "--out", str(tmp_path / "out"))
     assert result.exit_code == 2
     assert result.stderr == f"error: {tmp_path / 'out'}: No space left on device.\n"
-
-
-def test_one_attack_is_listed_as_all_are():
-    assert call("list", "attack").stdout == call("list", "attacks").stdout != ""
-
-
-def test_shells_complete_commands_options_and_names():
-    def completed(words):
-        env = {"_BYZJAX_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
-        return CliRunner().invoke(app, [], prog_name="byzjax", env=env).stdout.split()
-
-    assert completed("byzjax re") == ["reproduce", "report"]
-    assert completed("byzjax run --attack al") == ["alie"]
-    assert completed("byzjax run --learn") == ["--learning-rate"]
-    assert completed("byzjax list met") == ["methods", "metrics"]
-    assert "--install-completion" in plain(call("--help").stdout)
 
 
 def test_hints_can_be_pasted_into_a_shell(tmp_path, monkeypatch):
@@ -270,42 +220,15 @@ def test_hints_can_be_pasted_into_a_shell(tmp_path, monkeypatch):
         assert len(shlex.split(word)) == 1
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--y", "seed"], "--y says nothing about --kind curves"),
-        (["--worst", "attack"], "--worst says nothing about --kind curves"),
-        (["--by", "loss"], "--by says nothing without --choose"),
-        (["--kind", "heatmap", "--panels", "seed"], "--panels says nothing about --kind heatmap"),
-        (["--kind", "table", "--title", "t"], "--title says nothing about --kind table"),
-        (["--over", "nothing"], "--over: 'nothing' is not an axis here; nearest:"),
-    ],
-)
-def test_options_of_a_figure_are_not_dropped(options, message, tmp_path):
-    dataset = results.to_dataset(byzjax.Result(None, {"loss": jnp.ones(6)}, {}), {"seed": 0})
-    path = results.save(dataset, tmp_path / "run.nc")
-    result = call("plot", str(path), "--metric", "loss", *options)
-    assert result.exit_code == 2
-    assert message in result.stderr
-
-
-def test_a_figure_is_put_into_a_folder(tmp_path):
-    dataset = results.to_dataset(byzjax.Result(None, {"loss": jnp.ones(6)}, {}), {"seed": 0})
-    path = results.save(dataset, tmp_path / "run.nc")
-    (tmp_path / "figures").mkdir()
-    assert call("plot", str(path), "--metric", "loss", "--out", str(tmp_path / "figures")).exit_code == 0
-    assert {path.name for path in (tmp_path / "figures").iterdir()} == {"curves-loss.png", "curves-loss.pdf"}
-
-
 def test_a_declared_f_below_the_truth_is_a_warning(tmp_path):
-    result = call(*SMALL, "--f", "0", "--out", str(tmp_path))
+    result = call(*SMALL_RUN, "--f", "0", "--out", str(tmp_path))
     assert result.exit_code == 0, result.output
     assert "warning: nnm tolerates f = 0, but 1 of 7 workers are Byzantine" in result.stderr
 
 
 def test_divergence_is_reported(tmp_path):
     result = call(
-        *SMALL, "--method", "momentum_sgd", "--learning-rate", "1e9", "--aggregator", "mean", "--out", str(tmp_path)
+        *SMALL_RUN, "--method", "momentum_sgd", "--learning-rate", "1e9", "--aggregator", "mean", "--out", str(tmp_path)
     )
     assert result.exit_code == 0, result.output
     round_ = results.diverged_at(results.load(tmp_path / "run.nc"))
@@ -314,7 +237,7 @@ def test_divergence_is_reported(tmp_path):
 
 
 def test_another_run_is_not_replaced_without_being_asked(tmp_path):
-    command = [*SMALL, "--aggregator", "median", "--out", str(tmp_path)]
+    command = [*SMALL_RUN, "--aggregator", "median", "--out", str(tmp_path)]
     assert call(*command).exit_code == 0
     assert call(*command).exit_code == 0  # the same again is no loss
     refused = call(*command, "--seed", "1")
@@ -325,179 +248,10 @@ def test_another_run_is_not_replaced_without_being_asked(tmp_path):
     assert results.load(tmp_path / "run.nc").attrs["seed"] == 1
 
 
-def test_ctrl_c_is_exit_code_130_and_a_line(monkeypatch, tmp_path):
-    def interrupted(*args, **kwargs):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(run_config, "run", interrupted)
-    result = call(*SMALL, "--out", str(tmp_path))
-    assert result.exit_code == 130
-    assert result.stderr.startswith("interrupted")
-
-
-def test_list_shows_every_entry():
-    shown = call("list").stdout
-    for kind, registry in {
-        "tasks": tasks.REGISTRY,
-        "methods": methods.REGISTRY,
-        "aggregators": aggregators.REGISTRY,
-        "attacks": attacks.REGISTRY,
-        "metrics": byzjax.metrics.REGISTRY,
-    }.items():
-        for name, entry in registry.items():
-            line = (entry.__doc__ or "").split("\n")[0]
-            assert re.search(rf"^{kind}: {name}\b.*{re.escape(line)}$", shown, re.MULTILINE)
-    only = call("list", "attacks").stdout.splitlines()
-    assert len(only) == len(attacks.REGISTRY)
-
-
-def test_help_names_every_option_default_and_choice():
-    shown = plain(call("run", "--help").stdout)
-    for word in ("--f", "--beta", "--out", "--seed", "--eval-every", "[default: nnm,rfa]", "0.1 for byz_nsgdm"):
-        assert word in shown
-    for name in [*tasks.REGISTRY, *methods.REGISTRY, *aggregators.REGISTRY, *attacks.REGISTRY]:
-        assert name in shown
-
-
-def test_the_module_is_the_console_script():
-    shown = subprocess.run([sys.executable, "-m", "byzjax", "--version"], capture_output=True, text=True, check=True)
-    assert shown.stdout.startswith(f"byzjax {__version__}, jax {jax.__version__}")
-    wrong = subprocess.run([sys.executable, "-m", "byzjax", "run", "--task", "quartik"], capture_output=True, text=True)
-    assert wrong.returncode == 2
-    known = ", ".join(sorted(byzjax.tasks.REGISTRY))
-    assert wrong.stderr == f"error: unknown task 'quartik'; nearest: quartic. Known: {known}.\n"
-
-
-def test_a_shared_program_gives_what_run_gives():
-    task, byzantine = tasks.quartic(num_workers=6, num_byzantine=2), jnp.arange(6) >= 4
-    choices = {"none": attacks.none(), "copy": attacks.mimic("copy"), "reverse": attacks.mimic("reverse", warmup=2)}
-
-    def method(rate):
-        return methods.byz_nsgdm(rate, aggregator=aggregators.trimmed_mean(f=2))
-
-    program = Program(task, method, choices, byzantine=byzantine, eval_every=3)
-    quiet = Progress(shown=False)
-    seen = []
-    for name, rate in (("reverse", 0.3), ("copy", 0.1), ("none", 0.3)):
-        own = program.run(attack=name, learning_rate=rate, seed=5, num_rounds=8, progress=quiet, name=name)
-        alone = byzjax.run(
-            task,
-            method(rate),
-            choices[name],
-            byzantine=byzantine,
-            key=jax.random.key(5),
-            num_rounds=8,
-            eval_every=3,
-            progress=False,
-        )
-        for values, expected in ((own.history, alone.history), (own.evals, alone.evals)):
-            assert set(values) == set(expected)
-            for metric in expected:
-                np.testing.assert_allclose(values[metric], expected[metric], rtol=1e-4, atol=1e-6)
-        seen.append(np.asarray(own.history["aggregation_error"]))
-    assert not np.allclose(seen[0], seen[2])
-
-
-TINY = demo.Demo(
-    num_workers=5,
-    num_byzantine=1,
-    num_rounds=2,
-    eval_every=1,
-    entries=(
-        demo.Entry(demo.NSGDM, demo.MEAN, demo.NONE, 0.1),
-        demo.Entry(demo.NSGDM, demo.MEAN, demo.IPM, 0.1),
-        demo.Entry(demo.NSGDM, demo.ROBUST, demo.IPM, 0.1),
-    ),
-)
-
-
-def test_the_demo_end_to_end_and_again(tmp_path, monkeypatch):
-    said = []
-    runs = demo.run(TINY, tmp_path, progress=False, say=said.append)
-    assert list(runs) == list(TINY.entries)
-    assert said == []
-    paths = report.write(TINY, runs, tmp_path)
-    assert {path.name for path in paths} == {
-        *("table.md", "table.csv", "accuracy.png", "accuracy.pdf"),
-        *("per_class.png", "per_class.pdf", "kappa.png", "kappa.pdf"),
-    }
-    with (tmp_path / "table.csv").open() as file:
-        table = list(csv.DictReader(file))
-    assert [float(row["test_accuracy"]) for row in table] == [float(run["test_accuracy"][-1]) for run in runs.values()]
-    assert "| plain mean | IPM (scale 10) |" in (tmp_path / "table.md").read_text()
-
-    # A run that is lost or damaged is made again, to the same numbers; what is there is read.
-    first, second, third = (TINY.path(entry, tmp_path) for entry in TINY.entries)
-    second.unlink()
-    third.write_bytes(b"torn")
-    made = []
-    monkeypatch.setattr(
-        results, "save", lambda dataset, path, save=results.save: (made.append(path), save(dataset, path))
-    )
-    again = demo.run(TINY, tmp_path, progress=False, say=said.append)
-    assert made == [second, third]
-    assert first.exists()
-    assert any("run again" in line for line in said)
-    assert any("1 of 3 runs are already in" in line for line in said)
-    for entry in TINY.entries:
-        assert again[entry].drop_attrs(deep=False).identical(runs[entry].drop_attrs(deep=False))
-
-
-def test_another_configuration_is_another_file(tmp_path):
-    import dataclasses
-
-    entry = TINY.entries[0]
-    changed = [
-        dataclasses.replace(TINY, seed=1),
-        dataclasses.replace(TINY, num_rounds=3),
-        dataclasses.replace(TINY, num_byzantine=2),
-    ]
-    assert len({other.path(entry, tmp_path) for other in (TINY, *changed)}) == 4
-    assert TINY.path(entry, tmp_path) == TINY.path(entry, tmp_path)
-
-
-def test_the_demo_checks_before_it_runs(tmp_path):
-    import dataclasses
-
-    with pytest.raises(ValueError, match="no runs"):
-        demo.run(dataclasses.replace(TINY, entries=()), tmp_path)
-    with pytest.raises(ValueError, match="eval_every = 3"):
-        demo.run(dataclasses.replace(TINY, eval_every=3), tmp_path)
-    wrong = (*TINY.entries, demo.Entry(demo.NSGDM, "kurm", demo.NONE, 0.1))
-    with pytest.raises(ValueError, match="unknown aggregator 'kurm'"):
-        demo.run(dataclasses.replace(TINY, entries=wrong), tmp_path)
-
-
-def test_the_demo_is_what_it_says():
-    for entry in demo.ENTRIES:
-        parts = demo.Demo().config(entry).calls()
-        assert [link.arguments.get("f", 3) for link in parts["aggregator"]] == [3] * len(parts["aggregator"])
-    assert len(set(demo.ENTRIES)) == 10
-    assert demo.Demo().config(demo.ENTRIES[0]).warnings() == []
-
-
-@pytest.mark.parametrize(
-    ("robust", "plain", "word"), [(0.9, 0.5, "40.0 points better"), (0.5, 0.9, "40.0 points worse")]
-)
-def test_findings_follow_the_numbers(robust, plain, word):
-    def made(entry, accuracy):
-        history = {"aggregation_error": jnp.ones(2), "honest_spread": jnp.ones(2), "finite": jnp.ones(2, bool)}
-        per_class = jnp.full((1, 10), accuracy).at[0, 3].set(0.1)
-        evals = {name: jnp.array([accuracy]) for name in ("test_accuracy", "val_accuracy")}
-        result = byzjax.Result(None, history, {**evals, "test_accuracy_per_class": per_class})
-        settings = run_config.RunConfig(**entry._asdict(), num_rounds=2, eval_every=2).as_dict()
-        return results.to_dataset(result, settings, seconds=1.0, compile_seconds=0.5)
-
-    one, other = (demo.Entry(demo.NSGDM, rule, demo.BIT_FLIP, 0.1) for rule in (demo.ROBUST, demo.MEAN))
-    text = " ".join(report.findings({one: made(one, robust), other: made(other, plain)}))
-    assert f"NNM + RFA is {word}" in text
-    assert "NNM + RFA gets less than half of class 3 right" in text
-
-
 @pytest.mark.parametrize("method", ["momentum_sgd", "momentum_sgd(decay=True)", "byz_nsgdm"])
 @pytest.mark.parametrize("attack", ["bit_flip", "mimic(reverse)", "alie"])
 @pytest.mark.parametrize("rule", ["nnm,krum", "nnm,rfa", "nnm,median"])
 def test_run_on_the_quartic_for_methods_rules_and_attacks(rule, attack, method, tmp_path):
     chosen = ["--aggregator", rule, "--attack", attack, "--method", method]
-    result = call(*SMALL, *chosen, "--num-rounds", "2", "--eval-every", "2", "--out", str(tmp_path / "run"))
+    result = call(*SMALL_RUN, *chosen, "--num-rounds", "2", "--eval-every", "2", "--out", str(tmp_path / "run"))
     assert result.exit_code == 0, result.output

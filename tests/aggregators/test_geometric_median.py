@@ -1,4 +1,4 @@
-"""Distances from a point that rows may lie next to: the origin, the last aggregate, an iterate."""
+"""The geometric median, near rows that lie where it starts or ends."""
 
 import jax
 import jax.numpy as jnp
@@ -8,25 +8,29 @@ import pytest
 
 import byzjax
 from byzjax import aggregators as agg
-from byzjax import stacked
-from byzjax.stacked import gram
-from byzjax.testing import points
 from byzjax.testing.iterative import geometric_median as reference
 
-SMALL = ((5, 2, 2), (11, 9, 3))
-LARGE = ((12, 2_000, 3),)
+
+def test_weiszfeld_from_the_mean_follows_a_far_row():
+    """A finding, not a wish: why ``init="mean"`` is marked fragile, and why more steps do not cure it at once."""
+    x = jnp.ones((9, 3)).at[0].set(1e20)
+    assert byzjax.aggregate(agg.geometric_median(8, init="mean"), x)[0] > 1e3
+    assert byzjax.aggregate(agg.geometric_median(8, init="zero"), x)[0] < 2
 
 
-@pytest.mark.parametrize("name", points.RULES)
-def test_answers_are_those_of_float64(name):
-    found = points.check(name, seed=0, count=56, shapes=SMALL)
-    assert found.beyond == 0, found
-
-
-@pytest.mark.parametrize("name", ["geometric_median", "arc,geometric_median", "centered_clipping-5"])
-def test_answers_of_large_stacks_are_those_of_float64(name):
-    found = points.check(name, seed=0, count=14, shapes=LARGE)
-    assert found.beyond == 0, found
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: agg.geometric_median(0), "num_iters = 0"),
+        (lambda: agg.geometric_median(smoothing=0.0), "smoothing = 0.0"),
+        (lambda: agg.geometric_median(init="centre"), "init = 'centre'"),
+        (lambda: agg.geometric_median(tolerance=-1.0), "tolerance = -1.0"),
+        (lambda: agg.auto_gm(regularization=0.0), "regularization = 0.0"),
+    ],
+)
+def test_bad_input_is_named(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
 
 
 def zeros_among(n=20, d=10, liars=3, scale=1.0):
@@ -101,22 +105,6 @@ def test_training_with_zeros_ends_where_float64_does():
     np.testing.assert_allclose(loss, train(reference), rtol=1e-3)
 
 
-@pytest.mark.parametrize("places", [True, False])
-def test_a_step_of_a_billionth_away_from_a_row_is_measured(places, monkeypatch):
-    if not places:
-        monkeypatch.setattr(gram, "_EXACT", 0)
-    x = jnp.asarray(np.random.default_rng(2).normal(1, 0.2, (6, 4)), jnp.float32).at[5].set(0.0)
-    geometry, _ = stacked.measure(x)
-    assert (geometry.places is None) != places
-    weights = jnp.array([1e-9, 2e-9, 3e-9, 4e-9, 5e-9, 1.0])
-    wide = np.asarray(x, np.float64)
-    point = np.asarray(weights[:5], np.float64) @ (wide[:5] - wide[5]) + wide[5]
-    away = geometry.distances_from(jnp.pad(weights, (0, geometry.num_points - 6))) * geometry.unit
-    np.testing.assert_allclose(away, np.linalg.norm(wide - point, axis=1), rtol=1e-5)
-    moved = geometry.distance_between(jnp.pad(weights, (0, 2)), jnp.zeros(8).at[6].set(1.0)) * geometry.unit
-    np.testing.assert_allclose(moved, np.linalg.norm(point), rtol=1e-5)
-
-
 @pytest.mark.parametrize("d", [3, 20_000])
 def test_derivatives_at_identical_rows_are_numbers(d):
     rule, x = agg.geometric_median(), jnp.ones((6, d))
@@ -124,12 +112,3 @@ def test_derivatives_at_identical_rows_are_numbers(d):
     np.testing.assert_allclose(slope, 1 / 6, rtol=1e-5)
     if d == 3:  # loops over blocks have no reverse mode
         np.testing.assert_allclose(jax.grad(lambda x: byzjax.aggregate(rule, x).sum())(x), 1 / 6, rtol=1e-5)
-
-
-@pytest.mark.parametrize("d", [5, 20_000])
-def test_copies_of_a_fixed_point_are_at_distance_zero(d):
-    last = jnp.asarray(np.random.default_rng(3).normal(size=d), jnp.float32)
-    x = jnp.asarray(np.random.default_rng(4).normal(5.0, 1.0, (6, d)), jnp.float32).at[1].set(0.0).at[4].set(last)
-    geometry, _ = stacked.measure(x, last)
-    assert float(geometry.squared_norms("origin")[1]) == 0.0
-    assert float(geometry.squared_norms("previous")[4]) == 0.0
