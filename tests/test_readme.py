@@ -1,4 +1,4 @@
-"""What the README and the design promise a newcomer works as written."""
+"""What the README and the pages of docs/ promise a newcomer works as written."""
 
 import re
 
@@ -12,36 +12,76 @@ from byzjax import aggregators as agg
 from byzjax.configs import grid_config, grid_sweep
 from tests.environment import ROOT
 
-README = (ROOT / "README.md").read_text()
+RUN_HERE = {"README.md", "docs/data.md", "docs/devices.md", "docs/own-loop.md", "docs/sweeps.md"}
+ELSEWHERE = {"CONTRIBUTING.md"}  # test_docs.py
+
+
+def blocks(page):
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)
+
+
+def ran(page, *shorter):
+    """The names that the Python of a page leaves, after replacements that have to be found once each."""
+    code = "\n".join(blocks(page))
+    for pattern, replacement in shorter:
+        code, times = re.subn(pattern, replacement, code)
+        assert times == 1, f"{page}: {pattern!r} is there {times} times"
+    names = {}
+    exec(compile(code, page, "exec"), names)
+    return names
+
+
+def test_no_page_with_python_is_forgotten():
+    pages = {str(path.relative_to(ROOT)) for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]}
+    assert {page for page in pages if blocks(page)} == RUN_HERE | ELSEWHERE
+
+
+def test_the_readme_prints_what_it_says(capsys):
+    (said,) = re.findall(r"```text\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    names = ran("README.md")
+    assert len(names["byzantine"]) == names["task"].num_workers
+    printed = capsys.readouterr().out
+    numbers = [np.array(re.findall(r"[\d.]+(?:e[+-]\d+)?", text), float) for text in (printed, said)]
+    np.testing.assert_allclose(*numbers, rtol=1e-2)
+
+
+SHORT_MNIST = (r"num_rounds=1500,\s+eval_every=30", "num_rounds=4, eval_every=2, progress=False")
+
+
+def test_a_run_and_the_same_over_devices():
+    result = ran("docs/data.md", SHORT_MNIST)["result"]
+    assert result.evals["test_accuracy"].shape == (2,)
+    names = ran("docs/devices.md", SHORT_MNIST)
+    assert len(names["mesh"].devices.ravel()) == len(jax.devices())
+    np.testing.assert_allclose(names["spread"].history["loss"], result.history["loss"], rtol=1e-4)
 
 
 @pytest.mark.filterwarnings("ignore::byzjax.selection.EdgeWarning")  # after so few rounds
-def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # it sweeps into a store
-    blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    assert len(blocks) >= 3
-    code = "\n".join(blocks)
-    code, shortened = re.subn(r"num_rounds=1500,\s+eval_every=30", "num_rounds=4, eval_every=2, progress=False", code)
-    assert shortened == 2
-    code, shortened = re.subn(r"num_rounds=300,\s+eval_every=100", "num_rounds=6, eval_every=2", code)
-    assert shortened == 1
-    code = code.replace('config={"eval_every": 100}', 'config={"eval_every": 2}')  # or it is refused
-    names = {}
-    exec(code, names)
-    assert len(names["mesh"].devices.ravel()) == len(jax.devices())
-    np.testing.assert_allclose(names["spread"].history["loss"], names["result"].history["loss"], rtol=1e-4)
-    assert names["result"].evals["test_accuracy"].shape == (2,)
+def test_the_sweep_over_a_store(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = ran(
+        "docs/sweeps.md",
+        (r"num_rounds=300,\s+eval_every=100", "num_rounds=6, eval_every=2"),
+        (r'config=\{"eval_every": 100\}', 'config={"eval_every": 2}'),  # or it is refused
+    )
     assert names["dataset"].objective.sizes == {"rule": 2, "seed": 5, "learning_rate": 5, "eval": 3}
     assert "learning_rate" not in names["best"].sizes
+    assert list((tmp_path / "sweeps").iterdir())
+
+
+def test_a_loop_of_ones_own():
+    names = ran("docs/own-loop.md")
     params = {"w": jnp.ones((3, 2))}
     grads = {"w": jnp.ones((20, 3, 2))}
     updates, _ = names["tx"].update(grads, names["tx"].init(params), params)
     np.testing.assert_allclose(jnp.linalg.norm(updates["w"]), 0.1, rtol=1e-5)
+    np.testing.assert_allclose(names["weights"].sum(), 1.0, rtol=1e-5)
 
 
-def test_the_sweep_of_the_readme_can_run(monkeypatch):
+def test_the_sweep_of_the_command_line_can_run(monkeypatch):
     monkeypatch.chdir(ROOT)
-    (path, override), *others = re.findall(r"^byzjax sweep (\S+) --set (\S+)$", README, flags=re.MULTILINE)
+    page = (ROOT / "docs" / "command-line.md").read_text()
+    (path, override), *others = re.findall(r"^byzjax sweep (\S+) --set (\S+)$", page, flags=re.MULTILINE)
     assert not others
     assert grid_sweep.check(grid_config.load(path, [override]), grid_sweep.Tasks()) == []
 

@@ -1,6 +1,6 @@
 """What worker space knows of a stack: inner products and distances of its rows, and what mixing makes of them.
 
-`measuring` says how they are taken from the data.
+`gram` says how they are taken from the data.
 """
 
 from __future__ import annotations
