@@ -47,9 +47,9 @@ def test_a_value_fixes_and_a_list_is_an_axis():
         name="mine",
     )
     assert made.cells == {"attack": ("none", "ipm(scale=10.0)"), "f": (1, 2)}
-    assert made.lanes == {"beta": (0.0, 0.9), "seed": (0,)}
+    assert made.traced == {"beta": (0.0, 0.9), "seed": (0,)}
     assert made.fixed == {"learning_rate": 1.0}
-    assert (made.num_cells, made.num_lanes, made.batch_size, made.store) == (4, 2, 8, "there")
+    assert (made.num_cells, made.runs_per_cell, made.batch_size, made.store) == (4, 2, 8, "there")
     assert made.select == grid_config.Selection(("beta",), "objective")
     assert list(made.points())[1] == {"attack": "none", "f": 2}
     assert made.config(f=2) == run_config.RunConfig(attack="none", f=2, beta=0.0, learning_rate=1.0)
@@ -57,8 +57,8 @@ def test_a_value_fixes_and_a_list_is_an_axis():
 
 
 def test_seeds_may_be_counted():
-    assert grid_config.parse({"run": {"seed": {"first": 3, "count": 2}}}).lanes == {"seed": (3, 4)}
-    assert grid_config.parse({}).lanes == {"seed": (0,)}
+    assert grid_config.parse({"run": {"seed": {"first": 3, "count": 2}}}).traced == {"seed": (3, 4)}
+    assert grid_config.parse({}).traced == {"seed": (0,)}
     assert grid_config.parse({}, name="mine").store == "results/mine"
 
 
@@ -107,10 +107,10 @@ def test_overrides_are_toml_or_plain_text(tmp_path):
     made = grid_config.load(
         path, ["run.learning_rate=[1, 2]", "run.attack=ipm(scale=10)", "run.beta=0.5", "sweep.batch_size = 64"]
     )
-    assert made.lanes["learning_rate"] == (1.0, 2.0)
+    assert made.traced["learning_rate"] == (1.0, 2.0)
     assert made.fixed["attack"] == "ipm(scale=10)"
     assert (made.fixed["beta"], made.batch_size) == (0.5, 64)
-    assert grid_config.load(path, ["run.seed={ count = 3 }"]).lanes["seed"] == (0, 1, 2)
+    assert grid_config.load(path, ["run.seed={ count = 3 }"]).traced["seed"] == (0, 1, 2)
     for wrong, message in (
         ("learning_rate=1", "write table.key=value"),
         ("run.seed", "write table.key=value"),
@@ -228,7 +228,7 @@ def test_a_dry_run_counts_and_runs_nothing(tmp_path):
     assert [one.cell for one in plan.invalid] == [{"aggregator": "nnm,rfa", "f": 3}]
     assert len(plan.cells) == 3
     assert plan.programs == 2  # the median takes no f
-    assert (plan.lanes, plan.batch_size, plan.chunks) == (6, 4, 6)
+    assert (plan.runs_per_cell, plan.batch_size, plan.chunks) == (6, 4, 6)
     assert plan.chunk_bytes > 0
     assert plan.data_bytes == 5 * 10 * 4 + 4  # the quartic's shifts and its noise scale
     per_lane = 6 * (4 * 4 + 1) + 2 * 3 * 4 + 1  # four numbers and a flag per round, three per evaluation, diverged
@@ -250,7 +250,7 @@ def test_examples_parse_and_dry_run(path):
         made.axes[axis] = made.axes[axis][-1:]  # one cell of each: they differ in nothing that costs time here
     plan = grid_sweep.plan(made, progress=False)
     assert plan.invalid == []
-    assert (len(plan.cells), plan.lanes) == (1, made.num_lanes)
+    assert (len(plan.cells), plan.runs_per_cell) == (1, made.runs_per_cell)
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
