@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from byzjax import aggregators, attacks, tasks
-from byzjax.base import Traits
+from byzjax.promises import Traits
 from tests.environment import ROOT
 
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "benchmarks" / "README.md"])

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 
 from byzjax import stacked
 from byzjax.aggregators._builders import mean_of
-from byzjax.base import Aggregator, Trust, promises
+from byzjax.base import Aggregator, Trust
 from byzjax.checks import check_integer, check_number, num_workers_of
+from byzjax.promises import promises
 from byzjax.stacked import order_statistics
 from byzjax.stacked.order_statistics import nan_last, sort_workers
 from byzjax.types import Numeric, Params, Stacked

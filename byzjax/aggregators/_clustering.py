@@ -19,9 +19,10 @@ from byzjax.aggregators._cluster_algorithms import (
 )
 from byzjax.aggregators._norms import shortening
 from byzjax.aggregators._private_clipping import add_noise
-from byzjax.base import Aggregator, Trust, Weights, promises
+from byzjax.base import Aggregator, Trust, Weights
 from byzjax.checks import check_choice, check_number, num_workers_of
 from byzjax.checks.traced import concrete
+from byzjax.promises import promises
 from byzjax.rng import check_key
 from byzjax.stacked.cosines import cosine_distances
 from byzjax.stacked.geometry import Geometry

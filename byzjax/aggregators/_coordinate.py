@@ -16,9 +16,10 @@ import jax.numpy as jnp
 
 from byzjax import stacked
 from byzjax.aggregators._builders import coordinate_rule
-from byzjax.base import Aggregator, Coordinatewise, promises
+from byzjax.base import Aggregator, Coordinatewise
 from byzjax.checks import check_choice, check_f, check_minority
 from byzjax.checks.traced import concrete
+from byzjax.promises import promises
 from byzjax.stacked import order_statistics
 from byzjax.stacked.order_statistics import (
     finite_or_nan,

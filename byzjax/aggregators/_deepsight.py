@@ -12,8 +12,9 @@ import optax
 from byzjax import stacked
 from byzjax.aggregators._cluster_algorithms import hdbscan
 from byzjax.aggregators._norms import shortening
-from byzjax.base import Aggregator, Trust, promises
+from byzjax.base import Aggregator, Trust
 from byzjax.checks import check_integer, check_number, nan_unless, num_workers_of
+from byzjax.promises import promises
 from byzjax.rng import check_key
 from byzjax.stacked.control_flow import scan
 from byzjax.stacked.cosines import cosine_distances, exponents, shifted

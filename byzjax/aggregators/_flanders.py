@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from byzjax import stacked
-from byzjax.base import Aggregator, Trust, promises
+from byzjax.base import Aggregator, Trust
 from byzjax.checks import check_f, check_integer, check_number, nan_unless, num_workers_of
 from byzjax.checks.traced import concrete
+from byzjax.promises import promises
 from byzjax.rng import check_key
 from byzjax.stacked.control_flow import fori_loop
 from byzjax.stacked.cosines import exponents, shifted

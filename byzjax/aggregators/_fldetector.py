@@ -10,8 +10,9 @@ import jax.numpy as jnp
 from byzjax import stacked
 from byzjax.aggregators._auror import split_in_two
 from byzjax.aggregators._builders import mean_of
-from byzjax.base import Aggregator, Trust, promises
+from byzjax.base import Aggregator, Trust
 from byzjax.checks import check_integer, num_workers_of
+from byzjax.promises import promises
 from byzjax.stacked.cosines import exponents, shifted
 from byzjax.stacked.eigen import eigh
 from byzjax.types import Params, Stacked

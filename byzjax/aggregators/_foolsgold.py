@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from byzjax import stacked
-from byzjax.base import Aggregator, Trust, promises
+from byzjax.base import Aggregator, Trust
 from byzjax.checks import check_choice, check_integer, nan_unless, num_workers_of
+from byzjax.promises import promises
 from byzjax.stacked.cosines import cosine_distances
 from byzjax.types import Params, Stacked
 from byzjax.values import value

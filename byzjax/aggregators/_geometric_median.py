@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from byzjax.aggregators._builders import mean_of, weights_rule
-from byzjax.base import Aggregator, Weights, promises
+from byzjax.base import Aggregator, Weights
 from byzjax.checks import check_choice, check_integer, check_number
+from byzjax.promises import promises
 from byzjax.stacked import Geometry, Lengths
 from byzjax.stacked.control_flow import fori_loop, while_loop
 from byzjax.stacked.order_statistics import ranks

@@ -18,9 +18,10 @@ import optax
 from byzjax import stacked
 from byzjax.aggregators._builders import mean_of_lowest, weights_rule
 from byzjax.aggregators._coordinate import mean_around_median
-from byzjax.base import Aggregator, Weights, promises
+from byzjax.base import Aggregator, Weights
 from byzjax.checks import check_choice, check_f, check_minority, nan_unless, num_workers_of
 from byzjax.checks.traced import concrete
+from byzjax.promises import promises
 from byzjax.stacked import Geometry
 from byzjax.stacked.control_flow import fori_loop
 from byzjax.stacked.order_statistics import lowest

@@ -12,8 +12,9 @@ import optax
 from byzjax import stacked
 from byzjax.aggregators._builders import mean_of
 from byzjax.aggregators._norms import shortening
-from byzjax.base import Aggregator, promises
+from byzjax.base import Aggregator
 from byzjax.checks import check_choice, check_number, nan_unless, num_workers_of
+from byzjax.promises import promises
 from byzjax.stacked.order_statistics import median_of
 from byzjax.types import Numeric, Stacked
 from byzjax.values import value

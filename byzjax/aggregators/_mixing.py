@@ -11,8 +11,9 @@ import optax
 
 from byzjax import stacked
 from byzjax.aggregators._builders import mean_of, mean_of_lowest, mixing_rule
-from byzjax.base import Mixing, PreAggregator, Trust, promises
+from byzjax.base import Mixing, PreAggregator, Trust
 from byzjax.checks import check_choice, check_f, check_integer, check_minority, nan_unless, num_workers_of
+from byzjax.promises import promises
 from byzjax.rng import check_key
 from byzjax.stacked import Geometry
 from byzjax.types import Numeric, Stacked

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from byzjax.aggregators._builders import mean_of_lowest, scaling_rule, weights_rule
-from byzjax.base import Aggregator, PreAggregator, Scaling, Weights, promises
+from byzjax.base import Aggregator, PreAggregator, Scaling, Weights
 from byzjax.checks import check_f, check_minority, check_number
+from byzjax.promises import promises
 from byzjax.stacked import Geometry, Lengths
 from byzjax.stacked.order_statistics import ranks
 from byzjax.types import Numeric

@@ -11,9 +11,10 @@ import optax
 from byzjax import stacked
 from byzjax.aggregators._builders import weights_rule
 from byzjax.aggregators._norms import clipping, shortening
-from byzjax.base import Aggregator, PreAggregator, Trust, Weights, promises
+from byzjax.base import Aggregator, PreAggregator, Trust, Weights
 from byzjax.checks import check_number, num_workers_of
 from byzjax.checks.traced import concrete
+from byzjax.promises import promises
 from byzjax.rng import check_key
 from byzjax.stacked import Geometry, Lengths
 from byzjax.types import Numeric, Params, Stacked

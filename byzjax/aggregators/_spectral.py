@@ -9,7 +9,7 @@ import optax
 
 from byzjax import stacked
 from byzjax.aggregators._builders import mean_of, weights_rule
-from byzjax.base import Aggregator, Trust, Weights, promises
+from byzjax.base import Aggregator, Trust, Weights
 from byzjax.checks import (
     check_f,
     check_integer,
@@ -19,6 +19,7 @@ from byzjax.checks import (
     num_workers_of,
 )
 from byzjax.checks.traced import concrete
+from byzjax.promises import promises
 from byzjax.rng import check_key
 from byzjax.stacked import Geometry
 from byzjax.stacked.control_flow import while_loop

@@ -15,9 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from byzjax.aggregators._builders import weights_rule
-from byzjax.base import Aggregator, Weights, promises
+from byzjax.base import Aggregator, Weights
 from byzjax.checks import check_f, check_minority
 from byzjax.checks.traced import concrete
+from byzjax.promises import promises
 from byzjax.stacked import Geometry, matmul, only_if
 from byzjax.stacked.control_flow import while_loop
 from byzjax.stacked.eigen import eigvalsh, largest_ritz_value

@@ -8,9 +8,10 @@ import optax
 
 from byzjax import stacked
 from byzjax.aggregators._builders import mean_of_lowest, weights_rule
-from byzjax.base import Aggregator, Trust, Weights, promises
+from byzjax.base import Aggregator, Trust, Weights
 from byzjax.checks import check_f, check_minority, nan_unless, num_workers_of
 from byzjax.checks.traced import concrete
+from byzjax.promises import promises
 from byzjax.stacked import Geometry, Lengths
 from byzjax.stacked.cosines import directions
 from byzjax.types import Numeric, Stacked

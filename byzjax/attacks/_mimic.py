@@ -10,9 +10,10 @@ import jax.numpy as jnp
 
 from byzjax import stacked
 from byzjax.attacks._simple import no_state
-from byzjax.base import Attack, promises
+from byzjax.base import Attack
 from byzjax.checks import check_choice
 from byzjax.checks.traced import concrete
+from byzjax.promises import promises
 from byzjax.transforms._accumulating import widened
 from byzjax.transforms._normalize import normalized
 from byzjax.types import Numeric, Params, Stacked

@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from byzjax import stacked
-from byzjax.base import Attack, promises, unchanged_updates
+from byzjax.base import Attack, unchanged_updates
 from byzjax.checks import check_choice, check_number
+from byzjax.promises import promises
 from byzjax.types import Numeric, Params, Stacked
 from byzjax.values import takes_as_argument, value
 

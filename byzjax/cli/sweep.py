@@ -61,12 +61,12 @@ def _show_plan(config: GridConfig, plan: Plan) -> None:
     for cell in config.points():
         reason = reasons.get(str(cell))
         labels = [str(value) for value in cell.values()] or ["the only one"]
-        shown.add_row(*labels, "–" if reason else str(config.num_lanes), reason or "")
+        shown.add_row(*labels, "–" if reason else str(config.runs_per_cell), reason or "")
     console().print(shown)
-    points = " × ".join(f"{len(values)} {name}" for name, values in config.lanes.items())
+    points = " × ".join(f"{len(values)} {name}" for name, values in config.traced.items())
     lines = [
-        f"{several(len(plan.cells), 'cell')} × {several(plan.lanes, 'point')} ({points}) = "
-        f"{several(len(plan.cells) * plan.lanes, 'run')}",
+        f"{several(len(plan.cells), 'cell')} × {several(plan.runs_per_cell, 'point')} ({points}) = "
+        f"{several(len(plan.cells) * plan.runs_per_cell, 'run')}",
         f"{several(plan.programs, 'program')} to compile{_sharing(plan)}",
         f"{several(plan.chunks, 'chunk')} of {several(plan.batch_size, 'run')}{_found(config, plan)}, "
         f"{plan.at_once} at a time",

@@ -69,7 +69,7 @@ class GridConfig:
     name: str = "grid"
 
     @property
-    def lanes(self) -> dict[str, tuple[Any, ...]]:
+    def traced(self) -> dict[str, tuple[Any, ...]]:
         """The axes that are traced: all their combinations are one program."""
         return {name: self.axes[name] for name in TRACED if name in self.axes}
 
@@ -79,9 +79,9 @@ class GridConfig:
         return {name: values for name, values in self.axes.items() if name not in TRACED}
 
     @property
-    def num_lanes(self) -> int:
+    def runs_per_cell(self) -> int:
         """Runs per cell."""
-        return math.prod(len(values) for values in self.lanes.values())
+        return math.prod(len(values) for values in self.traced.values())
 
     @property
     def num_cells(self) -> int:
@@ -140,7 +140,7 @@ def parse(document: Mapping[str, Any], *, name: str = "grid") -> GridConfig:
         text that is not a specification.
 
     >>> grid = parse({"run": {"attack": ["none", "alie"], "learning_rate": [0.1, 0.3], "seed": {"count": 5}}})
-    >>> grid.cells, grid.num_lanes
+    >>> grid.cells, grid.runs_per_cell
     ({'attack': ('none', 'alie')}, 10)
     """
     _known(document, ("run", "sweep"), "the grid")

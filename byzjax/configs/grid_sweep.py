@@ -210,7 +210,7 @@ def execute(
     skipped = check(grid, tasks, say)
     dataset = sweep(
         function(grid, tasks, skipped),
-        grid=grid.lanes,
+        grid=grid.traced,
         cells=named(grid.cells),
         batch_size=grid.batch_size,
         store=grid.store,
@@ -230,7 +230,7 @@ class Plan(NamedTuple):
     Attributes:
       invalid: cells that cannot run.
       cells: cells that can.
-      lanes: runs per cell.
+      runs_per_cell: points of its grid.
       programs: how many there are to compile; cells whose programs are equal share one.
       batch_size: runs per chunk, of the cell that needs most.
       chunks: of all cells together, if all have that batch size.
@@ -243,7 +243,7 @@ class Plan(NamedTuple):
 
     invalid: list[Invalid]
     cells: list[dict[str, Any]]
-    lanes: int
+    runs_per_cell: int
     programs: int
     batch_size: int
     chunks: int
@@ -264,7 +264,7 @@ def plan(grid: GridConfig, *, progress: bool = True) -> Plan:
     Raises:
       ValueError: no cell can run; see `byzjax.sweep`.
     """
-    tasks, points = Tasks(), grid_points(grid_values(grid.lanes))
+    tasks, points = Tasks(), grid_points(grid_values(grid.traced))
     traced: list[tuple[dict[str, Any], tracing.TracedProgram]] = []
     seen: dict[int, Kept] = {}
     with SweepProgress(grid.name, shown=progress) as display:
@@ -280,20 +280,20 @@ def plan(grid: GridConfig, *, progress: bool = True) -> Plan:
         compiler = batch_size.Compiler(points, None)
         size = grid.batch_size
         if size == "auto":
-            size = compiler.batch_size(program, grid.num_lanes, grid.num_cells, describe(most), display)
-        size = min(size, grid.num_lanes)
+            size = compiler.batch_size(program, grid.runs_per_cell, grid.num_cells, describe(most), display)
+        size = min(size, grid.runs_per_cell)
         memory = compiler.compile(program, size, describe(most), display).memory_analysis()
-    chunks = len(traced) * -(-grid.num_lanes // size)
+    chunks = len(traced) * -(-grid.runs_per_cell // size)
     return Plan(
         invalid,
         [cell for cell, _ in traced],
-        grid.num_lanes,
+        grid.runs_per_cell,
         len({program.fingerprint for _, program in traced}),
         size,
         chunks,
         None if memory is None else memory.temp_size_in_bytes + memory.output_size_in_bytes,
         tasks.num_bytes(),
-        grid.num_lanes * sum(program.run_bytes() for _, program in traced),
+        grid.runs_per_cell * sum(program.run_bytes() for _, program in traced),
         batch_size.concurrency(compiler.device, None, chunks),
         most,
     )

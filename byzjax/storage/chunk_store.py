@@ -102,7 +102,7 @@ class ChunkStore:
                 yield path.stem
 
     def write(self, key: str, arrays: Mapping[str, np.ndarray], **attributes: Any) -> None:
-        """Add a chunk: all of it or nothing. Arrays share their first axis, the lanes.
+        """Add a chunk: all of it or nothing. Arrays share their first axis, the runs.
 
         Raises:
           StoreError: no space left, no permission, …

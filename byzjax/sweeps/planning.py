@@ -6,7 +6,7 @@ import functools
 import itertools
 import math
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -21,7 +21,7 @@ from byzjax.storage.chunk_store import FORMAT, ChunkStore
 from byzjax.storage.digests import digest
 from byzjax.sweeps.batch_size import Compiler, host_memory
 from byzjax.sweeps.executor import Chunk
-from byzjax.sweeps.grid import Options, Points, grid_points
+from byzjax.sweeps.grid import Options, Points, grid_points, grid_values
 from byzjax.sweeps.progress import SweepProgress
 from byzjax.sweeps.tracing import Output, TracedProgram, trace
 
@@ -47,7 +47,7 @@ class SweepPlan(NamedTuple):
 
     Attributes:
       config: JSON-able; what the attributes of the data set say.
-      axes: of the grid.
+      grid: axis -> its values as they were given, which label it.
       options: of the cells.
       cells: in the order of the options' product.
       outputs: what the cells give together.
@@ -57,7 +57,7 @@ class SweepPlan(NamedTuple):
     """
 
     config: dict[str, Any]
-    axes: Points
+    grid: Mapping[str, Sequence[Any]]
     options: Options
     cells: list[PlannedCell]
     outputs: dict[str, Output]
@@ -76,7 +76,7 @@ class SweepPlan(NamedTuple):
 
 def plan_sweep(
     fn: Callable[..., Any],
-    axes: Points,
+    grid: Mapping[str, Sequence[Any]],
     options: Options,
     config: dict[str, Any],
     *,
@@ -90,7 +90,7 @@ def plan_sweep(
 
     Args:
       fn: as in `byzjax.sweep`.
-      axes: of the grid.
+      grid: as in `byzjax.sweep`.
       options: of the cells.
       config: JSON-able; its ``eval_every`` is checked against what ``fn`` gives.
       batch_size: as in `byzjax.sweep`.
@@ -103,6 +103,7 @@ def plan_sweep(
       ValueError: a function that does not fit, what it gives too large, a bad batch size.
     """
     start = time.perf_counter()
+    axes = grid_values(grid)
     points, num_runs = grid_points(axes), math.prod(len(values) for values in axes.values())
     compiler = Compiler(points, mesh)
     environment = _environment(compiler, code_version)
@@ -116,7 +117,7 @@ def plan_sweep(
         PlannedCell(cell, size, _cut(cell, size, points, num_runs, environment, compiler, display))
         for cell, size in zip(traced, sizes, strict=True)
     ]
-    return SweepPlan(config, axes, options, cells, outputs, environment, compiler, tracing_seconds)
+    return SweepPlan(config, grid, options, cells, outputs, environment, compiler, tracing_seconds)
 
 
 def _environment(compiler: Compiler, code_version: str) -> dict[str, Any]:

@@ -99,31 +99,31 @@ def sweep(
     """
     start = time.perf_counter()
     name = name or str(getattr(fn, "__name__", "sweep"))
-    axes, options = grid_values(grid), cell_labels(cells or {})
-    check_names(axes, options)
+    options = cell_labels(cells or {})
+    check_names(grid_values(grid), options)
     _check_mesh(mesh, store)
     described = _described(name, grid, options, config or {})
-    folder = None if store is None else ChunkStore(store)
+    chunk_store = None if store is None else ChunkStore(store)
 
     with SweepProgress(name, shown=progress) as display:
         plan = plan_sweep(
             fn,
-            axes,
+            grid,
             options,
             described,
             batch_size=batch_size,
             mesh=mesh,
             code_version=code_version or digests.code_version(),
-            store=folder,
+            store=chunk_store,
             display=display,
         )
-        arrays = execute(plan, folder, display)
+        arrays = execute(plan, chunk_store, display)
         compile_seconds = plan.tracing_seconds + plan.compiler.seconds
         run_seconds = time.perf_counter() - start - compile_seconds
-        dataset = assemble(plan, arrays, grid)
+        dataset = assemble(plan, arrays)
         dataset.attrs.update(compile_seconds=compile_seconds, run_seconds=run_seconds)
-        if folder is not None and jax.process_index() == 0:
-            _publish(folder, dataset, display)
+        if chunk_store is not None and jax.process_index() == 0:
+            _publish(chunk_store, dataset, display)
         display.say(f"{name}: {_summary(dataset)}")
     return dataset
 
@@ -151,18 +151,17 @@ def execute(plan: SweepPlan, store: ChunkStore | None, display: SweepProgress) -
     return compute(chunks, store=store, display=display, workers=workers)
 
 
-def assemble(plan: SweepPlan, arrays: Mapping[str, Arrays], grid: Mapping[str, Sequence[Any]]) -> xarray.Dataset:
+def assemble(plan: SweepPlan, arrays: Mapping[str, Arrays]) -> xarray.Dataset:
     """The data set: all chunks in their places, and in the attributes what it is made of.
 
     Args:
       plan: of the sweep.
       arrays: of every chunk, by its key.
-      grid: axis -> its values as they were given, which label it.
     """
     import xarray
 
     coordinates = {axis: coordinate([label for label, _ in pairs]) for axis, pairs in plan.options.items()}
-    coordinates |= {axis: np.asarray(values) for axis, values in grid.items()}
+    coordinates |= {axis: np.asarray(values) for axis, values in plan.grid.items()}
     sizes = [len(values) for values in coordinates.values()]
     cell_sizes, grid_sizes = sizes[: len(plan.options)], sizes[len(plan.options) :]
     dataset = xarray.Dataset(

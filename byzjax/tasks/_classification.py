@@ -155,7 +155,6 @@ def classification(
     net = _model(model, dataset, name)
     frozen = _frozen(dropout, net, name)
 
-    check_integer(split_seed, "split_seed", name, least=0)
     order = np.random.default_rng(split_seed).permutation(total)
     val, train = np.sort(order[:val_size]), np.sort(order[val_size:])
     table, sizes = partition(

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from byzjax import aggregators, attacks
-from byzjax.base import Traits, traits_of
+from byzjax.promises import Traits, traits_of
 
 # How to fill required parameters that have no small set of choices. ``f`` and ``num_workers`` are filled per test.
 _FILL: dict[str, Any] = {"bucket_size": 2, "deviation": 100.0, "eps": 6.0, "diameter": 10.0, "num_rounds": 100}

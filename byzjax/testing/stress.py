@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import byzjax
+from byzjax.aggregators import aggregate
 from byzjax.testing.cases import Case, rule_cases
 from byzjax.theory import kappa, kappa_squared
 
@@ -242,7 +242,7 @@ def _fitting(case: Case, shapes: tuple[tuple[int, int, int], ...]) -> list[tuple
 def _program(case: Case, n: int, f: int) -> Any:
     rule = case.make(f, n)
     if case.traits.robust or not jax.tree.leaves(jax.eval_shape(rule.init, jax.ShapeDtypeStruct((1,), "float32"))):
-        return jax.jit(jax.vmap(lambda x, key: byzjax.aggregate(rule, x, key=key), in_axes=(0, None)))
+        return jax.jit(jax.vmap(lambda x, key: aggregate(rule, x, key=key), in_axes=(0, None)))
 
     def rounds(stacks: jax.Array, key: jax.Array) -> jax.Array:
         """One after the other, whatever their scales: what a rule remembers must not spoil its answer."""

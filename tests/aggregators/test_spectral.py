@@ -7,7 +7,7 @@ import pytest
 
 import byzjax
 from byzjax import aggregators as agg
-from byzjax.base import traits_of
+from byzjax.promises import traits_of
 
 KEY = jax.random.key(0)
 

@@ -26,7 +26,7 @@ from byzjax.cli.app import app
 from byzjax.configs import run_config
 from byzjax.data.base import Dataset
 from byzjax.simulation.checkpoint import Checkpoint, Saved, Store
-from byzjax.simulation.fingerprint import Identity
+from byzjax.simulation.fingerprint import Fingerprint
 from byzjax.simulation.progress import Progress
 from byzjax.storage.leases import Leases
 
@@ -318,7 +318,7 @@ def some_state(**leaves):
 
 def store(folder, history):
     shapes = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), history)
-    return Store(folder, Identity({}, {}, {}, lambda rounds: (shapes, {})))
+    return Store(folder, Fingerprint({}, {}, {}, lambda rounds: (shapes, {})))
 
 
 def test_every_kind_of_leaf_comes_back_where_a_fresh_one_lies(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -45,7 +46,7 @@ def either(attacks: Sequence[Attack], which: jax.Array) -> Attack:
         extra["num_classes"] = num_classes
         if len({attack.poison for attack in attacks}) == 1:
             return attacks[0].poisoned(batch, **extra)
-        return jax.lax.switch(which, [lambda b, a=attack: a.poisoned(b, **extra) for attack in attacks], batch)
+        return jax.lax.switch(which, [functools.partial(attack.poisoned, **extra) for attack in attacks], batch)
 
     return Attack(init, update, poison)
 
