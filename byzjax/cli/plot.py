@@ -87,6 +87,7 @@ def plot(
     from byzjax import plotting, results
     from byzjax.configs.specs import nearest
     from byzjax.plotting import choices, summaries, sweeps, tables
+    from byzjax.plotting import layout as layouts
 
     given = {"y": y, "worst": worst, "panels": panels, "every-seed": every_seed, "title": title, "by": by}
     _check_used(kind, {name for name, value in given.items() if value}, choosing=bool(choose))
@@ -126,7 +127,7 @@ def plot(
             )
             paths = plotting.save(figure, out)
         else:
-            laid = choices.layout(
+            laid = layouts.layout(
                 dataset, metric, table=kind is Drawing.table, x=x, y=y, over=over, worst=worst, choose=choose, by=by
             )
             picture = choices.picture(dataset, metric, **laid._asdict(), over=over, by=by, best=end, last=last)

@@ -11,6 +11,7 @@ import xarray
 from matplotlib.colors import to_hex
 
 from byzjax.plotting import choices, summaries, sweeps, tables
+from byzjax.plotting import layout as layouts
 from byzjax.selection import DivergedWarning, EdgeWarning
 
 AXES = {
@@ -188,8 +189,8 @@ def worst_by_loops(dataset, task, byzantine):
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_the_worst_attack_at_what_is_best_on_validation_data(seed):
     dataset = made(seed, diverged=[(0, 0, 1, 0, 2, 1), (1, 1, 2, 1, 0, 3)])
-    laid = choices.layout(dataset, "test_accuracy")
-    assert laid == choices.Layout(("task", "num_byzantine"), "attack", ("aggregator", "learning_rate"))
+    laid = layouts.layout(dataset, "test_accuracy")
+    assert laid == layouts.Layout(("task", "num_byzantine"), "attack", ("aggregator", "learning_rate"))
     picture = choices.picture(dataset, "test_accuracy", **laid._asdict())
     figure = sweeps.heatmap(dataset, picture)
     ax = figure.axes[0]
@@ -214,7 +215,7 @@ def test_attack_by_rule_and_a_cell_that_diverged():
     lost = [(0, 1, 2, 0, rate, seed) for rate in range(3) for seed in range(4)]
     dataset = made(diverged=[*lost, (0, 0, 0, 0, 1, 2)]).isel(task=0, num_byzantine=0, learning_rate=1)
     picture = choices.picture(dataset, "test_accuracy", shown=("aggregator", "attack"))
-    assert choices.layout(dataset, "test_accuracy").shown == ("aggregator", "attack")
+    assert layouts.layout(dataset, "test_accuracy").shown == ("aggregator", "attack")
     assert picture.number(aggregator=1, attack=2) == "diverged"
     assert picture.remarks(aggregator=0, attack=0) == ["1 of 4 diverged"]
     assert any("5 runs diverged" in sentence for sentence in picture.caption)
@@ -287,7 +288,7 @@ def test_test_data_choose_nothing():
 
 def test_tables_mark_the_best_of_what_competes():
     dataset = made(diverged=[(0, 0, 0, 0, 0, 0)]).isel(task=0, learning_rate=0)
-    laid = choices.layout(dataset, "test_accuracy", table=True)
+    laid = layouts.layout(dataset, "test_accuracy", table=True)
     assert laid.shown == ("aggregator", "num_byzantine", "attack")
     picture = choices.picture(dataset, "test_accuracy", **laid._asdict())
     table = tables.table(dataset, picture)
@@ -471,14 +472,14 @@ def test_counts_and_flags_of_diverged_runs_are_missing():
         (lambda d: sweeps.curves(d, "test_accuracy"), "72 lines .*cannot be told apart"),
         (lambda d: sweeps.curves(d, "test_accuracy", x="atack"), "x: 'atack' is not an axis here; nearest: attack"),
         (lambda d: sweeps.curves(d, "test_accuracy", panels="rule"), "panels: 'rule' is not an axis here"),
-        (lambda d: choices.layout(d, "test_accuracy", x="f"), "x: 'f' is not an axis here"),
+        (lambda d: layouts.layout(d, "test_accuracy", x="f"), "x: 'f' is not an axis here"),
         (lambda d: choices.picture(d, "test_accuracy", shown=("task",)), "also has the axis aggregator with 2 values"),
         (lambda d: choices.picture(d, "test_accuracy", shown=("seed", "task")), "seed cannot be shown, chosen"),
         (lambda d: choices.picture(d, "test_accuracy", shown=("eval", "task")), "eval cannot be shown"),
         (lambda d: summaries.metric_of(d, "tset_accuracy"), "no variable 'tset_accuracy' .*nearest: test_accuracy"),
-        (lambda d: choices.layout(d.isel({axis: [0] for axis in AXES}), "test_accuracy"), "two axes with several"),
+        (lambda d: layouts.layout(d.isel({axis: [0] for axis in AXES}), "test_accuracy"), "two axes with several"),
         (lambda d: sweeps.curves({"a": d}, "test_accuracy"), "curves: dataset = .* is a dict, not a Dataset; pass"),
-        (lambda d: choices.layout(d["test_accuracy"], "test_accuracy"), "dataset = .* is a DataArray, not a Dataset"),
+        (lambda d: layouts.layout(d["test_accuracy"], "test_accuracy"), "dataset = .* is a DataArray, not a Dataset"),
     ],
 )
 def test_what_cannot_be_drawn(draw, message):
