@@ -9,6 +9,7 @@ from byzjax import aggregators, attacks, data, methods, metrics, sharding, stack
 from byzjax._version import __version__ as __version__
 from byzjax.aggregators._chain import aggregate, chain
 from byzjax.base import Aggregator, Attack, Method, PreAggregator, Task
+from byzjax.programs.cache import enable_compilation_cache
 from byzjax.selection import select
 from byzjax.simulation.checkpoint import Checkpoint
 from byzjax.simulation.round import RoundState, init_state, make_round
@@ -30,6 +31,7 @@ __all__ = [
     "attacks",
     "chain",
     "data",
+    "enable_compilation_cache",
     "init_state",
     "make_round",
     "methods",

@@ -6,13 +6,16 @@ rule made twice is one static argument of `jax.jit`, hence one program; and it g
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import types
 from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from byzjax.programs.captured import read_outside
@@ -104,6 +107,8 @@ def value(factory: Callable[P, T]) -> Callable[P, T]:
 
     @functools.wraps(factory)
     def made(*args: P.args, **kwargs: P.kwargs) -> T:
+        if _AS_ARRAYS.get() and hasattr(made, "program_arguments"):
+            return factory(**_with_arrays(signature.bind(*args, **kwargs), made.program_arguments))  # type: ignore[arg-type]
         product = factory(*args, **kwargs)
         if any(product is argument for argument in args):  # a chain of one link is that link
             return product
@@ -137,6 +142,31 @@ def takes_as_argument(*names: str) -> Callable[[Callable[P, T]], Callable[P, T]]
         return factory
 
     return mark
+
+
+_AS_ARRAYS: ContextVar[bool] = ContextVar("numbers_as_arrays", default=False)
+
+
+@contextlib.contextmanager
+def numbers_as_arrays() -> Iterator[None]:
+    """Inside, floats that a factory `takes_as_argument` are arrays: constants of what is traced, not in its text."""
+    token = _AS_ARRAYS.set(True)
+    try:
+        yield
+    finally:
+        _AS_ARRAYS.reset(token)
+
+
+def _with_arrays(bound: inspect.BoundArguments, names: tuple[str, ...]) -> dict[str, Any]:
+    bound.apply_defaults()
+    arguments = bound.arguments
+    return {k: jnp.asarray(a) if k in names and type(a) is float else a for k, a in arguments.items()}
+
+
+def with_arrays(value: Any) -> Any:
+    """A value made again, its numbers as in `numbers_as_arrays`; anything else as it is."""
+    template, numbers = lifted(value)
+    return template.filled([jnp.asarray(number) for number in numbers]) if isinstance(template, Template) else value
 
 
 class Template:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -10,9 +10,6 @@ from byzjax._version import __version__
 from byzjax.cli import demo, examples, plot, report, reproduce, run, store, sweep
 from byzjax.cli import list as list_
 from byzjax.cli.console import Commands
-
-if TYPE_CHECKING:
-    pass
 
 app = typer.Typer(
     name="byzjax",
@@ -41,11 +38,20 @@ def _version(shown: bool) -> None:
 
 @app.callback()
 def _top(
+    no_cache: Annotated[
+        bool,
+        typer.Option(
+            "--no-cache", help="Do not keep compiled programs in $BYZJAX_CACHE_DIR, ~/.cache/byzjax/xla by default."
+        ),
+    ] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the versions and exit.")
     ] = False,
 ) -> None:
-    pass
+    if not no_cache:
+        from byzjax.programs.cache import enable_compilation_cache
+
+        enable_compilation_cache()
 
 
 app.command("demo")(demo.demo)

@@ -288,7 +288,7 @@ def plan(grid: GridConfig, *, progress: bool = True) -> Plan:
         invalid,
         [cell for cell, _ in traced],
         grid.runs_per_cell,
-        len({program.fingerprint for _, program in traced}),
+        len({program.executable for _, program in traced}),
         size,
         chunks,
         None if memory is None else memory.temp_size_in_bytes + memory.output_size_in_bytes,

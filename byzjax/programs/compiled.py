@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jaxlib.version
 
 from byzjax.programs.captured import hashable
 
@@ -22,19 +23,23 @@ class Compiled:
     never freed while the function lives; so there is one for every kind of call, and it goes with its programs. Where
     the process holds more than 40,000 maps, the older half goes, however few they are.
 
+    On a CPU it may be told to compile quickly: XLA's fusion emitters of jaxlib before 0.12 take a third of the time to
+    compile a run, whose rounds are as fast without them (benchmarks/results/compile.md).
+
     Args:
       fn: to compile; keyword-only arguments are static, the others are trees of arrays.
       most: how many kinds of calls are kept: of static arguments, structures, shapes and types.
       donate: names of arguments whose memory may be used again.
+      quick: compile quickly; such a function cannot be called inside of another one's program.
 
     >>> scale = Compiled(lambda x, *, times: times * x, most=2)
     >>> [scale(jax.numpy.ones(()), times=k).item() for k in (1, 2, 3)], len(scale)
     ([1.0, 2.0, 3.0], 2)
     """
 
-    def __init__(self, fn: Callable[..., Any], *, most: int, donate: Sequence[str] = ()):
+    def __init__(self, fn: Callable[..., Any], *, most: int, donate: Sequence[str] = (), quick: bool = False):
         functools.update_wrapper(self, fn)
-        self.most, self._fn, self._donate = most, fn, tuple(donate)
+        self.most, self._fn, self._donate, self._quick = most, fn, tuple(donate), quick
         self._jitted: collections.OrderedDict[Any, jax.stages.Wrapped] = collections.OrderedDict()
         self._lock = threading.Lock()
 
@@ -59,7 +64,8 @@ class Compiled:
             if jitted is None:
                 fn = functools.partial(self._fn, **static)  # JAX keeps what belongs to one function together
                 fn.__name__ = getattr(self._fn, "__name__", "fn")  # type: ignore[attr-defined]
-                jitted = jax.jit(fn, donate_argnames=self._donate)
+                options = quick_options() if self._quick else None
+                jitted = jax.jit(fn, donate_argnames=self._donate, compiler_options=options)
             self._jitted[key] = jitted
             most = self.most if known or not _is_crowded() else min(self.most, (len(self._jitted) + 1) // 2)
             while len(self._jitted) > most:
@@ -67,6 +73,13 @@ class Compiled:
         for one in dropped:
             one.clear_cache()  # type: ignore[attr-defined]
         return jitted
+
+
+def quick_options() -> dict[str, Any] | None:
+    """Options of XLA with which large programs compile in less time and run as fast; None for its own."""
+    if jax.default_backend() != "cpu" or jaxlib.version.__version_info__ >= (0, 12):
+        return None
+    return {"xla_cpu_use_fusion_emitters": False}
 
 
 def _is_crowded() -> bool:

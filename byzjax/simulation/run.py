@@ -206,7 +206,7 @@ def _some_rounds(
 
 
 # Compiled once for the same parts, and what these read outside, whatever the numbers, the key, the mask or the data.
-_chunk = Compiled(_some_rounds, most=192, donate=("state",))
+_chunk = Compiled(_some_rounds, most=192, donate=("state",), quick=True)
 
 
 def _open(
@@ -243,7 +243,7 @@ def _resumed(store: Store, done: int, num_rounds: int) -> str:
     return f"goes on after round {done} of {num_rounds} from {store.folder}" if done else f"begins in {store.folder}"
 
 
-@functools.partial(Compiled, most=192)
+@functools.partial(Compiled, most=192, quick=True)
 def _init_state(
     task: Task, key: jax.Array, numbers: tuple[list[Any], list[Any]], *, parts: _Parts, mesh: Mesh | None, outside: str
 ) -> RoundState:

@@ -23,7 +23,7 @@ ATTEMPTS = 3  # compilations that a batch size is worth
 
 
 class Compiler:
-    """Compiles cells, each once for a batch size, and keeps the time.
+    """Compiles cells, those that differ in constants alone once for a batch size, and keeps the time.
 
     Args:
       points: axis -> values.
@@ -40,7 +40,7 @@ class Compiler:
 
     def compile(self, program: TracedProgram, size: int, label: str, display: SweepProgress) -> jax.stages.Compiled:
         """The program of ``size`` runs."""
-        key = program.fingerprint, size
+        key = program.executable, size
         if key not in self._compiled:
             start = time.perf_counter()
             with display.compiling(label):

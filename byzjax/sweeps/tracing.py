@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from byzjax.checks.traced import noting
+from byzjax.programs.compiled import quick_options
 from byzjax.programs.equations import Kept, calls_back, equations, keep, with_kept
 from byzjax.sharding import RUNS
 from byzjax.simulation.simulate import Result
@@ -23,6 +24,7 @@ from byzjax.storage import netcdf
 from byzjax.storage.digests import digest
 from byzjax.sweeps.grid import Points
 from byzjax.sweeps.refusals import check_points, of_these
+from byzjax.values import numbers_as_arrays, with_arrays
 
 Device = Any  # jax.Device, which type checkers take for a variable
 
@@ -43,6 +45,8 @@ class TracedProgram:
       call: ``(constants, point) -> {name: array}`` for the values of one run.
       constants: the arrays that the function closes over. They are arguments, so they are not compiled in.
       outputs: what a run gives.
+      executable: a hash of what is compiled, equal for programs that differ in their constants alone: cells whose
+        learning rates or attacks' scales differ.
       fingerprint: a hash of the program and the bits of its constants, the same in every process if it is ``storable``.
       storable: whether that hash says all. It cannot of one that calls back into Python: that is like no other.
       widest: bytes of the largest set of numbers that one operation gives.
@@ -52,6 +56,7 @@ class TracedProgram:
     call: Callable[..., dict[str, jax.Array]]
     constants: list[Any]
     outputs: dict[str, Output]
+    executable: str
     fingerprint: str
     storable: bool
     widest: int
@@ -82,8 +87,8 @@ def trace(fn: Callable[..., Any], cell: Mapping[str, Any], points: Points, seen:
     checks: list[Callable[[Any], Any]] = []
 
     def flat(point: dict[str, jax.Array]) -> tuple[dict[str, jax.Array], list[jax.Array]]:
-        with noting() as noted:
-            outputs, kinds = _flat(fn(**cell, **point))
+        with noting() as noted, numbers_as_arrays():
+            outputs, kinds = _flat(fn(**{axis: with_arrays(value) for axis, value in cell.items()}, **point))
         leading.update(kinds)
         later = of_these(noted, point)
         checks.extend(check for _, check in later)
@@ -104,12 +109,13 @@ def trace(fn: Callable[..., Any], cell: Mapping[str, Any], points: Points, seen:
     text = jax.jit(call).lower(constants, scalars).as_text()
     storable = not calls_back(jaxpr)
     unique = None if storable else uuid.uuid4().hex
-    fingerprint = digest([digest(text.encode()), [constant.digest for constant in outside], inside, unique])
+    executable = digest([digest(text.encode()), inside, unique])
+    fingerprint = digest([executable, [constant.digest for constant in outside]])
     widest = max((sum(_bytes(v.aval) for v in eqn.outvars) for eqn in equations(jaxpr)), default=0)
     given = {name: Output(outputs[name].shape, outputs[name].dtype, first) for name, first in leading.items()}
     maps = [eqn for eqn in equations(jaxpr) if eqn.primitive.name == "shard_map"]
     sharded = any(RUNS in eqn.params["mesh"].shape for eqn in maps)
-    return TracedProgram(call, constants, given, fingerprint, storable, widest, sharded)
+    return TracedProgram(call, constants, given, executable, fingerprint, storable, widest, sharded)
 
 
 def compile_runs(
@@ -144,7 +150,7 @@ def compile_runs(
         splitting, replicating = jax.NamedSharding(mesh, split), jax.NamedSharding(mesh, whole)
         jitted = jax.jit(batched, in_shardings=(replicating, splitting), out_shardings=splitting)
     lowered = jitted.lower(program.constants, structs)
-    return lowered.compile()
+    return lowered.compile(quick_options())
 
 
 def _check_takes(fn: Callable[..., Any], names: Sequence[str]) -> None:
