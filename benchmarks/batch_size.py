@@ -40,8 +40,8 @@ def curves(quick: bool) -> dict[str, Curve]:
     if quick:
         return {"quartic": Curve(lambda: tasks.quartic(N, F, dim=10), 50, (1, 16))}
     return {
-        "quartic": Curve(lambda: tasks.quartic(N, F, dim=10), 1000, (1, 4, 16, 64, 256, 1024, 4096, 16384)),
-        "mnist": Curve(lambda: tasks.mnist(N, F), 150, (1, 2, 4, 8, 16, 32, 64)),
+        "quartic": Curve(lambda: tasks.quartic(N, F, dim=10), 1000, (1, 16, 256, 4096, 16384)),
+        "mnist": Curve(lambda: tasks.mnist(N, F), 150, (1, 4, 16, 64)),
     }
 
 

@@ -20,10 +20,13 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
+
 from byzjax.experiments.paper import published, registry
 from byzjax.experiments.paper.experiment import MEAN, Experiment, reduced
 from byzjax.experiments.paper.recipes import OURS
 from byzjax.experiments.paper.reproduce import reproduce
+from byzjax.storage import digests
 
 SHARE = 0.9  # of the device's memory, for all processes together
 
@@ -92,19 +95,38 @@ def main() -> int:
         start = time.perf_counter()
         rate = known[published.Place(*cell)].learning_rate if cell in known else None
         piece = part(experiment, cell, rate)
-        rates = piece.methods[cell.method].learning_rates
-        runs = math.prod(len(axis) for axis in (rates, piece.seeds, *piece.lanes.values()))
-        reproduce(
-            piece,
-            args.store,
-            progress=False,
-            batch_size=min(runs, args.side_by_side or runs),
-            code_version=args.code_version,
+        done = marker(args.store, piece, cell, args.code_version)
+        runs = num_runs(piece, cell)
+        if not done.exists():
+            reproduce(
+                piece,
+                args.store,
+                progress=False,
+                batch_size=min(runs, args.side_by_side or runs),
+                code_version=args.code_version,
+            )
+            done.parent.mkdir(exist_ok=True)
+            done.touch()
+        print(
+            f"{number + 1} of {len(found)}: {' / '.join(cell)}, {runs} runs, {time.perf_counter() - start:.1f} s",
+            flush=True,
         )
-        seconds = time.perf_counter() - start
-        named = " / ".join(cell)
-        print(f"{number + 1} of {len(found)}: {named}, {runs} runs, {seconds:.1f} s", flush=True)
     return 0
+
+
+def num_runs(piece: Experiment, cell: Cell) -> int:
+    """How many runs a rule has in a cell."""
+    axes = (piece.methods[cell.method].learning_rates, piece.seeds, *piece.lanes.values())
+    return math.prod(len(axis) for axis in axes)
+
+
+def marker(store: Path, piece: Experiment, cell: Cell, code_version: str | None) -> Path:
+    """A file that says that a cell is in the data set, for tracing it again only to find that takes seconds."""
+    said = [
+        piece.described(), cell, piece.methods[cell.method].learning_rates, piece.seeds, dict(piece.lanes),
+        code_version or digests.code_version(), jax.__version__, jax.devices()[0].device_kind,
+    ]  # fmt: skip
+    return store / "cells" / f"{piece.name}-{piece.variant}-{digests.digest(digests.plain(said))[:16]}"
 
 
 def several(jobs: int) -> int:
