@@ -33,6 +33,7 @@ from byzjax.testing import references as ref
 
 STACKS = 8  # in turn, together larger than caches
 SECONDS = 0.3  # of repetitions per line
+WIDE = 100  # workers from which on a network with all of its outputs is nothing that a rule asks for
 BIG = 10_000_000  # coordinates of the large stack, where memory decides and not the call
 MOST_ERROR = {"rule": 1e-3, "distances": 1e-4, "order": 1e-6, "product": 1e-6}
 TF32_BITS = 10  # of the mantissa that TF32 keeps of a factor
@@ -97,8 +98,12 @@ def lines(quick: bool) -> dict[str, Line]:
     """What is measured, by name."""
     dim = 2_000 if quick else DIM
     found = {"copy": Line("copy", jnp.copy, lambda: ordinary(dim), {})}
-    found |= products(dim) | distances(dim, quick) | order_statistics(quick) | rules(dim)
-    return found if quick else found | large()
+    few = 1_000 if quick else DIM
+    found |= products(dim) | distances(dim, quick) | order_statistics(20, few) | rules(dim)
+    if quick:
+        return found | order_statistics(200, few)
+    # Last, what may take long to compile: networks of hundreds and thousands of comparators.
+    return found | large() | order_statistics(256, 20_000) | order_statistics(64, DIM) | order_statistics(128, 20_000)
 
 
 def products(dim: int) -> dict[str, Line]:
@@ -170,38 +175,37 @@ def rows(n: int, d: int, spread: float, hostile: float) -> tuple[np.ndarray, np.
     return x, np.flatnonzero(~bad)
 
 
-def order_statistics(quick: bool) -> dict[str, Line]:
-    """Sorting networks and bisection, with ties, infinities and NaN among the numbers."""
-    shapes = ((20, 1_000), (200, 1_000)) if quick else ((20, DIM), (64, DIM), (128, 20_000), (256, 20_000))
-    found = {}
-    for n, d in shapes:
-        rng = np.random.default_rng(4)
-        x = rng.normal(size=(n, d)).astype(np.float32)
-        x[: n // 4] = np.round(x[: n // 4])  # ties
-        hostile = x.copy()
-        hostile[0], hostile[1], hostile[2] = np.nan, np.inf, -np.inf
-        known = np.sort(np.where(np.isnan(hostile), np.inf, hostile).astype(np.float64), axis=0)
-        f, middle = n // 5, n // 2
+def order_statistics(n: int, d: int) -> dict[str, Line]:
+    """Sorting networks or bisection, with ties, infinities and NaN among the numbers."""
+    x = np.random.default_rng(4).normal(size=(n, d)).astype(np.float32)
+    x[: n // 4] = np.round(x[: n // 4])  # ties
+    hostile = x.copy()
+    hostile[0], hostile[1], hostile[2] = np.nan, np.inf, -np.inf
+    known = np.sort(np.where(np.isnan(hostile), np.inf, hostile).astype(np.float64), axis=0)
+    f, middle = n // 5, n // 2
 
-        def line(function: Callable[..., Any], expected: np.ndarray, x: np.ndarray = hostile) -> Line:
-            def error(got: Any) -> float:
-                same = np.asarray(got, np.float64) == expected  # infinities, too
-                off = np.abs(np.where(same, 0.0, np.asarray(got, np.float64) - np.where(same, 0.0, expected)))
-                return float((off / np.maximum(1.0, np.abs(np.where(same, 0.0, expected)))).max())
+    def line(function: Callable[..., Any], x: np.ndarray, expected: np.ndarray) -> Line:
+        def error(got: Any) -> float:
+            wide = np.asarray(got, np.float64)
+            differ = ~(wide == expected)  # infinities may be equal, and NaN never is
+            off = np.abs(wide[differ] - expected[differ]) / np.maximum(1.0, np.abs(expected[differ]))
+            return float(off.max(initial=0.0))
 
-            arguments = lambda: (jnp.asarray(x),)  # noqa: E731
-            return Line("order", function, lambda: [arguments()] * STACKS, {"": Check(arguments, error)})
+        check = Check(lambda: (jnp.asarray(x),), error)
+        return Line("order", function, lambda: [check.arguments()] * STACKS, {"": check})
 
-        name = f"n = {n}, d = {d:,}"
-        found[f"sort, {name}"] = line(lambda x: jnp.stack(order.sort_workers(x)), known)
-        found[f"middle, {name}"] = line(lambda x, k=middle: order.order_statistic(x, k), known[middle])
-        found[f"mean of the middle, {name}"] = line(
-            lambda x, f=f, n=n: order.rank_sum(x, f, n - f) / (n - 2 * f), known[f : n - f].mean(0)
-        )
-        finite = np.sort(x.astype(np.float64), axis=0)
-        found[f"mean of the smallest, {name}"] = line(
-            lambda x, f=f: order.lowest_sum(x, x, f) / f, finite[:f].mean(0), x
-        )
+    smallest = np.sort(x.astype(np.float64), axis=0)[:f].mean(0)
+    name = f"n = {n}, d = {d:,}"
+    found = {
+        f"sort, {name}": line(lambda x: jnp.stack(order.sort_workers(x)), hostile, known),
+        f"middle, {name}": line(lambda x: order.order_statistic(x, middle), hostile, known[middle]),
+        f"mean of the middle, {name}": line(
+            lambda x: order.rank_sum(x, f, n - f) / (n - 2 * f), hostile, known[f : n - f].mean(0)
+        ),
+        f"mean of the smallest, {name}": line(lambda x: order.lowest_sum(x, x, f) / f, x, smallest),
+    }
+    if WIDE <= n <= order.MAX_NETWORK:
+        del found[f"sort, {name}"]
     return found
 
 
