@@ -33,6 +33,7 @@ GRACE = 15.0  # seconds from being interrupted to being killed: runs in flight a
 RESERVE = 5.0  # seconds of the budget that no step gets: for the archive
 PROBE = 120.0  # seconds within which JAX has to find its device
 BIG = 15 << 20  # bytes beyond which an archive may not be brought back
+SINGLE, SEVERAL = "not shard and not explicit_axes", "shard or explicit_axes"  # tests for one device, and for eight
 TEXT = "BYZJAX_TINY_SHAKESPEARE"
 
 
@@ -118,11 +119,10 @@ def steps(out: Path, quick: bool, code_version: str | None = None, jobs: int | N
         where = str(out / "store")
         return script("cells", experiment, variant, where, *arguments, "--jobs", str(jobs), *version)
 
-    def tests(*names: str) -> list[str]:
-        found = ["-k", "network or distances"] if quick else []
+    def tests(*paths: str, chosen: str, few: str) -> list[str]:
         several = ["-n", str(jobs)] if find_spec("xdist") and jobs > 1 else []
-        options = ["-q", "-p", "no:cacheprovider", "--no-header", *several, *found]
-        return [sys.executable, "-m", "pytest", *options, *(f"tests/{name}.py" for name in names)]
+        options = ["-q", "-p", "no:cacheprovider", "--no-header", *several, "-k", few if quick else chosen]
+        return [sys.executable, "-m", "pytest", *options, *(f"tests/{path}" for path in paths)]
 
     stored, tested = modules("xarray", "h5netcdf"), modules("pytest", "pytest_timeout")
     # ByzFL's SMEA and MDA take minutes a call, whatever the device.
@@ -132,6 +132,9 @@ def steps(out: Path, quick: bool, code_version: str | None = None, jobs: int | N
 
     def seconds(full: float, reduced: float) -> float:
         return reduced if quick else full
+
+    def turn(most: float) -> float:
+        return math.inf if quick else most
 
     return [
         Step(
@@ -158,26 +161,31 @@ def steps(out: Path, quick: bool, code_version: str | None = None, jobs: int | N
         Step(
             "e-language-released", seconds(3600, 240),
             cells("shakespeare", "released", "--rates", "published", "--side-by-side", "1", jobs=1),
-            "Table 1's language model as released, 27 cells at the authors' rates", True, 180,
+            "Table 1's language model as released, 27 cells at the authors' rates", True, turn(180),
             lacks=stored if quick else text,
         ),
         Step(
             "f-mnist-released", seconds(1200, 240), cells("mnist", "released", "--rates", "published"),
-            "Table 1's MNIST as released, 27 cells at the authors' rates", True, 90, lacks=stored,
+            "Table 1's MNIST as released, 27 cells at the authors' rates", True, turn(90), lacks=stored,
         ),
-        Step("g-rules", seconds(120, 60), tests("test_stacked", "test_rules"), "tests of rules", lacks=tested),
         Step(
-            "g-contracts", seconds(240, 120), tests("test_rule_contracts", "test_contracts"),
+            "g-rules", seconds(150, 90),
+            tests("stacked", "aggregators", chosen=SINGLE, few="network_sorts or masked"),
+            "tests of rules and of what they are made of", lacks=tested,
+        ),
+        Step(
+            "g-contracts", seconds(240, 120), tests("contracts", chosen=SINGLE, few="agrees_with_float64 and median"),
             "contracts of all rules and attacks", lacks=tested,
         ),
         Step(
             # Eight devices are wanted, and a machine with one accelerator has them only as virtual ones of its CPU.
-            "g-sharding", seconds(180, 120), tests("test_sharding"), "sharding, on eight virtual devices of the CPU",
-            lacks=tested, env={"JAX_PLATFORMS": "cpu"},
+            "g-sharding", seconds(180, 120),
+            tests("test_sharding.py", "contracts", chosen=SEVERAL, few="one_device_changes_nothing"),
+            "sharding, on eight virtual devices of the CPU", lacks=tested, env={"JAX_PLATFORMS": "cpu"},
         ),
         Step(
             "h-ablation-released", seconds(600, 200), cells("ablation", "released"),
-            "Figure 1's momenta as released", True, 120, lacks=stored,
+            "Figure 1's momenta as released", True, turn(120), lacks=stored,
         ),
         Step(
             "h-scaling", seconds(240, 150), script("scaling", "--out", str(out / "h")),
@@ -390,6 +398,7 @@ def arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[Step
     parser.add_argument("--only", metavar="a,c", help="these steps, by letter or name")
     parser.add_argument("--quick", action="store_true", help="every step at a reduced size")
     parser.add_argument("--jobs", type=int, help="processes that share the device while they compile (1 to 6)")
+    parser.add_argument("--slower", type=float, default=1.0, metavar="TIMES", help="than the estimates suppose (1)")
     parser.add_argument("--code-version", help="of stored runs, in place of the hash of byzjax's source")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     args = parser.parse_args(argv)
@@ -397,11 +406,14 @@ def arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[Step
         parser.error(f"--budget {args.budget:g} must be a number of seconds above {RESERVE:g}")
     if args.jobs is not None and args.jobs < 1:
         parser.error(f"--jobs {args.jobs} must be at least 1")
+    if not 0 < args.slower < math.inf:
+        parser.error(f"--slower {args.slower:g} must be a number above 0")
     if args.out.exists() and not args.out.is_dir():
         parser.error(f"--out {args.out} is not a folder")
     args.out = args.out.resolve()
     args.archive = (args.archive or args.out / "results.tar.gz").resolve()
     chosen = steps(args.out, args.quick, args.code_version, args.jobs)
+    chosen = [step._replace(seconds=args.slower * step.seconds, most=args.slower * step.most) for step in chosen]
     if args.only is not None:
         wanted = args.only.split(",")
         known = {name for step in chosen for name in (step.name, step.name[0])}

@@ -54,9 +54,18 @@ def test_a_dry_run_prints_all_steps_and_keeps_to_the_budget(tmp_path, capsys):
 @pytest.mark.parametrize("quick", [False, True])
 def test_what_steps_run_is_there(tmp_path, quick):
     for made in gpu.steps(tmp_path, quick):
-        paths = [part for part in made.command if part.endswith(".py")]
+        paths = [part for part in made.command if part.endswith(".py") or part.startswith("tests/")]
         assert paths
         assert all((gpu.ROOT / path).exists() for path in paths), made.command
+
+
+def test_a_slower_machine_gets_more_time_and_less_done(tmp_path, capsys):
+    def planned(*more):
+        gpu.main(["--budget", "500", "--out", str(tmp_path), "--dry-run", "--only", "a,c", *more])
+        return [line.split()[1:5] for line in capsys.readouterr().out.splitlines()[1:-1]]
+
+    once, twice = planned(), planned("--slower", "2")
+    assert [float(line[0]) * 2 for line in once] == [float(line[0]) for line in twice]
 
 
 def test_the_plan_skips_what_is_done_or_cannot_be_done_or_does_not_fit():
@@ -153,6 +162,7 @@ def test_the_archive_holds_what_is_to_be_brought_back(go, tmp_path):
         (["--out", "x", "--budget", "nan"], "--budget nan must be a number of seconds above 5"),
         (["--out", "x", "--only", "a,z"], "--only z is not a step; they are a-accuracy"),
         (["--out", "x", "--jobs", "0"], "--jobs 0 must be at least 1"),
+        (["--out", "x", "--slower", "-1"], "--slower -1 must be a number above 0"),
         (["--out", __file__], "is not a folder"),
     ],
 )
