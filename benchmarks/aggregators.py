@@ -497,6 +497,8 @@ def figure(report: dict[str, Any], path: Path) -> None:
         found = [(report["timings"].get(f"{who} {name}") or {}).get("median_ms") for name in names]
         points = [(ms / copy, k) for k, ms in enumerate(found) if ms is not None]
         shown = {"byzjax": "byzjax", "byzfl": "ByzFL 0.0.11", "byzpy": "ByzPy 0.1.4"}[who]
+        if not points:  # without that peer
+            continue
         ax.plot(*zip(*points, strict=True), "o", color=colour, label=shown, markersize=6)
     ax.set(xscale="log", xlabel="time, in copies of the stack", yticks=range(len(names)), yticklabels=names)
     ax.axvline(1.0, color="black", linewidth=0.8)

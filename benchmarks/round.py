@@ -7,6 +7,7 @@ smoke run. README.md says how to install the peer, and what is and is not the sa
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
 import json
 import time
 from collections.abc import Callable
@@ -82,7 +83,7 @@ def main() -> None:
 def byzjax_arms(task: byzjax.Task, rounds: int) -> tuple[dict[str, Arm], dict[str, Any]]:
     """Whole rounds inside one compiled scan, from a state with warm momenta; and what they need in memory."""
     byzantine = jnp.arange(N) >= N - F
-    arms, memory = {}, {}
+    arms, memory, lowered = {}, {}, {}
     for rule, attack, record in [(r, a, m) for m in RECORDS for r in RULES for a in ATTACKS]:
         method = methods.momentum_sgd(LEARNING_RATE, aggregator=RULES[rule], beta=BETA)
 
@@ -92,13 +93,19 @@ def byzjax_arms(task: byzjax.Task, rounds: int) -> tuple[dict[str, Arm], dict[st
             )
 
         state = byzjax.init_state(task, method, ATTACKS[attack], key=jax.random.key(0))
-        compiled = jax.jit(scan).lower(task, state).compile()
-        # From here on every call starts from the same state: a plain mean under attack may diverge.
-        state = jax.block_until_ready(compiled(task, state)).state
-        name = f"byzjax round, {rule}, {attack}, {record}"
-        arms[name] = Arm(lambda go=compiled, state=state: jax.block_until_ready(go(task, state)), rounds)
         # `byzjax.run` donates the state, so memory is that of the donating program.
-        memory[name] = memory_use(jax.jit(scan, donate_argnames="state").lower(task, state).compile(), state)
+        jitted = jax.jit(scan), jax.jit(scan, donate_argnames="state")
+        lowered[f"byzjax round, {rule}, {attack}, {record}"] = state, [one.lower(task, state) for one in jitted]
+    with concurrent.futures.ThreadPoolExecutor() as pool:  # compilation of these is not measured
+        compiling = {
+            name: (state, [pool.submit(one.compile) for one in both]) for name, (state, both) in lowered.items()
+        }
+    for name, (state, both) in compiling.items():
+        go, donating = (one.result() for one in both)
+        # From here on every call starts from the same state: a plain mean under attack may diverge.
+        state = jax.block_until_ready(go(task, state)).state
+        arms[name] = Arm(lambda go=go, state=state: jax.block_until_ready(go(task, state)), rounds)
+        memory[name] = memory_use(donating, state)
 
     @jax.jit
     def gradients(task, params, key):
