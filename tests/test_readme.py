@@ -15,6 +15,7 @@ from tests.environment import ROOT
 README = (ROOT / "README.md").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::byzjax.selection.EdgeWarning")  # after so few rounds
 def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # it sweeps into a store

@@ -397,6 +397,7 @@ np.savez(f"{out}/process{number}.npz", params=result.state.params, **result.hist
 """
 
 
+@pytest.mark.slow
 def test_two_processes_agree_with_one(tmp_path):
     """Over loopback, with a restart in between."""
     with socket.socket() as free:

@@ -187,9 +187,7 @@ def test_mixed_dtypes_are_kept_leaf_by_leaf():
 @every_case
 def test_agrees_with_float64_reference(case):
     if case.name in ("bucketing", "dp_clipping"):
-        pytest.skip(
-            "what it draws depends on the key: test_mixing.py and test_private_clipping.py"
-        )
+        pytest.skip("what it draws depends on the key: test_mixing.py and test_private_clipping.py")
     options = dict(case.options, **({"f": F} if case.takes_f else {}), **({"num_workers": N} if case.takes_n else {}))
     for seed in range(10):
         x = stack(seed, scale=10.0 ** (seed - 5)) if case.traits.scale else stack(seed)

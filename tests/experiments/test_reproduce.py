@@ -275,6 +275,7 @@ def test_the_first_rounds_are_those_of_the_authors_code():
                 np.testing.assert_allclose(ours, point.values["aggregate_norm"], rtol=1e-4, err_msg=rule)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "variant", "method", "attack", "aggregator"),
     [

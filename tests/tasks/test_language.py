@@ -470,6 +470,7 @@ def test_workers_in_turn_take_less_memory():
 # --- training
 
 
+@pytest.mark.slow
 def test_perplexity_falls_under_attack():
     text = texts.encode("the quick brown fox jumps over the lazy dog. " * 60)
     task = tiny_task(6, 2, text, model=gpt(1, 32, 4, 8, 28), batch_size=4)
