@@ -19,13 +19,13 @@ from byzjax import aggregators as agg
 from byzjax.base import Aggregator
 from byzjax.stacked import order_statistics, sums
 from byzjax.testing import REFERENCES, rule_cases
-from tests.helpers import starting_with
+from tests.helpers import in_their_default, starting_with
 
 N, D, F = 11, 6, 2
 # Wide enough for vector instructions, which may treat a NaN differently, and for distances by a Gram matrix. Tests that
 # agree on a shape share a program.
 WIDE, WIDE_F = (20, 500), 3
-FACTORIES = list({case.factory: case for case in reversed(rule_cases())}.values())[::-1]  # in their default
+FACTORIES = in_their_default(rule_cases())
 NAMES = {case.name for case in FACTORIES}  # without aliases
 CASES = [case for case in rule_cases() if case.name in NAMES]
 KEY = jax.random.key(7)
