@@ -28,11 +28,12 @@ require = $(1) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
 	echo "error: byzjax needs Python 3.11 or newer, but '$(1) --version' says:" \
 	"$$($(1) --version 2>&1 | head -n 1). Fix: $(2)" >&2; exit 1; }
 
-.PHONY: help demo test check bench reproduce-quick clean
+.PHONY: help demo test test-quick check bench reproduce-quick clean
 
 help:
 	@echo "make demo    train on MNIST with 3 of 20 workers lying; figures in demo/ (ARGS=--quick: one minute)"
 	@echo "make test    the test suite, in N=$(N) processes (ARGS='-k data': a part of it)"
+	@echo "make test-quick   the same without what is slow: processes, the demo, notebooks, README, examples"
 	@echo "make check   lint, format and types"
 	@echo "make bench   speed of one round, as JSON and a table"
 	@echo "make reproduce-quick   every experiment of the paper at a reduced size, and its report in reproduction-quick/"
@@ -44,6 +45,9 @@ demo: $(RUNTIME)
 
 test: $(DEV)
 	$(BIN)/python -m pytest -n $(N) --dist worksteal $(ARGS)
+
+test-quick: $(DEV)
+	$(BIN)/python -m pytest -n $(N) --dist worksteal -m "not slow" $(ARGS)
 
 check: $(DEV)
 	$(BIN)/ruff check .

@@ -32,6 +32,11 @@ def steps(rule, stacks, params=None, state=None):
     return results, state
 
 
+def in_their_default(cases):
+    """One case for each factory, without its variants and aliases."""
+    return list({case.factory: case for case in reversed(cases)}.values())[::-1]
+
+
 def starting_with(name, cases):
     """The first case of that name, whatever its other options are."""
     return next(case for case in cases if case.id.startswith(name))

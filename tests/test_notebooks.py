@@ -9,6 +9,7 @@ from tests.environment import ROOT
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 # The kernel's own machinery warns about sockets and event loops; the notebook's code runs in another process.
 @pytest.mark.filterwarnings("default")

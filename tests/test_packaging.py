@@ -53,6 +53,7 @@ print(jax.device_count())
     assert run_python(code, XLA_FLAGS="").stdout.strip() == "3"
 
 
+@pytest.mark.slow
 def test_import_adds_little_to_that_of_jax():
     code = """
 import time, jax, optax, chex
@@ -125,6 +126,7 @@ def test_source_archive_has_the_data_and_the_tests(archives):
     assert not any(name.startswith((".venv", ".cache", "demo")) for name in names)
 
 
+@pytest.mark.slow
 def test_the_built_wheel_works_outside_the_checkout(archives, tmp_path):
     with zipfile.ZipFile(archives[0]) as wheel:
         wheel.extractall(tmp_path)

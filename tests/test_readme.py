@@ -56,6 +56,7 @@ def test_a_run_and_the_same_over_devices():
     np.testing.assert_allclose(names["spread"].history["loss"], result.history["loss"], rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::byzjax.selection.EdgeWarning")  # after so few rounds
 def test_the_sweep_over_a_store(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

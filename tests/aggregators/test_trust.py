@@ -10,7 +10,7 @@ from byzjax import aggregators as agg
 from byzjax import stacked
 from byzjax.base import Aggregator, Mixing
 from byzjax.testing import rule_cases
-from tests.helpers import starting_with
+from tests.helpers import in_their_default, starting_with
 
 KEY = jax.random.key(0)
 
@@ -35,7 +35,11 @@ def test_most_rules_can_say_whom_they_trusted():
     assert silent == coordinatewise | {"lasa", "dp_clipping"}
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+# Options change numbers; only where the rest of the weight lies is another form.
+FACTORIES = [*in_their_default(CASES), starting_with("centered_clipping-start=median", CASES)]
+
+
+@pytest.mark.parametrize("case", FACTORIES, ids=lambda case: case.id)
 def test_weights_make_the_result(case):
     x = stack()
     result, weights = byzjax.aggregate(case.make(2, 11), x, key=KEY, return_weights=True)

@@ -31,6 +31,7 @@ def written(folder, text=TOML):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_the_commands_in_examples_draw_what_their_sweeps_give(path, tmp_path):
     import xarray

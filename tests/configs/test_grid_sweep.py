@@ -138,6 +138,7 @@ def test_examples_parse_and_dry_run(path):
     assert (len(plan.cells), plan.runs_per_cell) == (1, made.runs_per_cell)
 
 
+@pytest.mark.slow
 def test_an_example_runs_at_a_tiny_size(tmp_path):
     example = next(path for path in EXAMPLES if path.stem == "quartic_rates")
     tiny = ["run.num_rounds=6", "run.eval_every=1", "run.seed=[0, 1]", "run.beta=[0.0, 0.9]", "run.num_workers=7"]

@@ -19,13 +19,13 @@ from byzjax import aggregators as agg
 from byzjax.base import Aggregator
 from byzjax.stacked import order_statistics, sums
 from byzjax.testing import REFERENCES, rule_cases
-from tests.helpers import starting_with
+from tests.helpers import in_their_default, starting_with
 
 N, D, F = 11, 6, 2
 # Wide enough for vector instructions, which may treat a NaN differently, and for distances by a Gram matrix. Tests that
 # agree on a shape share a program.
 WIDE, WIDE_F = (20, 500), 3
-FACTORIES = list({case.factory: case for case in reversed(rule_cases())}.values())[::-1]  # in their default
+FACTORIES = in_their_default(rule_cases())
 NAMES = {case.name for case in FACTORIES}  # without aliases
 CASES = [case for case in rule_cases() if case.name in NAMES]
 KEY = jax.random.key(7)
@@ -117,32 +117,28 @@ def test_vmap_equals_loop(case):
 @every_rule
 def test_state_is_scan_stable(case):
     rule = made(case)
-    x = jnp.asarray(stack())
-    state = rule.init(jnp.zeros(D))
-    _, after = rule.update(x, state, jnp.zeros(D), key=KEY)
+    x, params = jnp.asarray(stack()), jnp.zeros(D)
+    state = rule.init(params)
+    _, after = jax.eval_shape(lambda s: rule.update(x, s, params, key=KEY), state)
     chex.assert_trees_all_equal_shapes_and_dtypes(state, after)
-    _, results = jax.lax.scan(
-        lambda s, k: rule.update(x, s, jnp.zeros(D), key=k)[::-1], state, jax.random.split(KEY, 3)
-    )
-    assert jnp.isfinite(results).all()
+    steps = jax.jit(lambda s, keys: jax.lax.scan(lambda s, k: rule.update(x, s, params, key=k)[::-1], s, keys))
+    assert jnp.isfinite(steps(state, jax.random.split(KEY, 3))[1]).all()
 
 
 @every_rule
 def test_extra_arguments_are_swallowed(case):
-    rule = made(case)
-    rule.update(jnp.asarray(stack()), rule.init(jnp.zeros(D)), jnp.zeros(D), key=KEY, value=1.0, grad=None)
+    rule, params = made(case), jnp.zeros(D)
+    jax.eval_shape(lambda x: rule.update(x, rule.init(params), params, key=KEY, value=1.0, grad=None), stack())
 
 
 @rules_that(noisy=False, layerwise=False)
 def test_pytree_gives_what_its_matrix_gives(case):
     rule = made(case)
-    x = stack(d=17)
-    tree = {"w": x[:, :12].reshape(N, 3, 4), "b": {"c": x[:, 12:16], "s": x[:, 16]}}
+    x = stack()
+    tree = {"w": x[:, :4].reshape(N, 2, 2), "b": {"c": x[:, 4:5], "s": x[:, 5]}}
     result = apply(rule, tree)
-    flat = jnp.concatenate(
-        [result["w"].reshape(*result["w"].shape[:-2], 12), result["b"]["c"], result["b"]["s"][..., None]], -1
-    )
-    np.testing.assert_allclose(flat, apply(rule, x), rtol=1e-5, atol=1e-6)
+    parts = [result["w"].reshape(*result["w"].shape[:-2], 4), result["b"]["c"], result["b"]["s"][..., None]]
+    np.testing.assert_allclose(jnp.concatenate(parts, -1), apply(rule, x), rtol=1e-5, atol=1e-6)
 
 
 @every_rule

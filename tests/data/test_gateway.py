@@ -279,6 +279,7 @@ def test_a_task_of_any_data_set(folder, monkeypatch, name, model):
     assert scores["test_accuracy_per_class"].shape == ({"tiny_grey": 300, "tiny_colour": 3}[name],)
 
 
+@pytest.mark.slow
 def test_a_run_from_the_command_line(folder, tmp_path):
     env = {**os.environ, "JAX_PLATFORMS": "cpu", cache.VARIABLE: str(folder)}
     task = "classification('tfds:tiny_colour', scheme=iid, batch_size=4, val_size=3)"

@@ -58,6 +58,7 @@ TINY = demo.Demo(
 )
 
 
+@pytest.mark.slow
 def test_the_demo_end_to_end_and_again(tmp_path, monkeypatch):
     said = []
     runs = demo.run(TINY, tmp_path, progress=False, say=said.append)

@@ -122,6 +122,7 @@ t.go(sys.argv[2], progress=t.Interrupting(int(sys.argv[3]), die), every=2)
 """
 
 
+@pytest.mark.slow
 def test_kill_9_costs_what_came_after_the_last_checkpoint(tmp_path):
     command = [sys.executable, "-c", KILLED, str(Path(__file__).parent), str(tmp_path), "25"]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -356,6 +357,7 @@ def test_no_thread_stays_behind(tmp_path):
     assert not set(threading.enumerate()) - before
 
 
+@pytest.mark.slow
 def test_without_checkpoints_orbax_is_not_loaded():
     code = """
 import sys, jax, jax.numpy as jnp, byzjax
@@ -457,6 +459,7 @@ t.go(sys.argv[2], progress=t.Interrupting(15, wait), every=1)
 """
 
 
+@pytest.mark.slow
 def test_a_second_process_is_refused_and_harms_nothing(tmp_path):
     command = [sys.executable, "-c", HOLDING, str(Path(__file__).parent), str(tmp_path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as first:

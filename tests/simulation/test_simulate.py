@@ -180,6 +180,7 @@ def test_byz_nsgdm_beats_the_baseline_on_the_quartic():
     assert float(ours.evals["gradient_norm"][-1]) < best / 2
 
 
+@pytest.mark.slow
 def test_nnm_rfa_beats_the_mean_on_mnist_under_ipm():
     task = tasks.mnist(20, 3)
     options = {"byzantine": jnp.arange(20) >= 17, "num_rounds": 120, "eval_every": 120, "attack": attacks.ipm(10.0)}

@@ -100,6 +100,7 @@ assert (dataset["value"][1] - dataset["value"][0] > 0.9).all()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("simplified", ["0", "1"])
 def test_names_are_the_same_in_every_process(tmp_path, simplified):
     found = []
@@ -229,6 +230,7 @@ print(json.dumps({"mine": mine, "sum": dataset["value"].values.tobytes().hex(), 
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("distributed", [False, True])
 def test_two_processes_share_a_store(tmp_path, distributed):
     with socket.socket() as probe:
@@ -248,6 +250,7 @@ def test_two_processes_share_a_store(tmp_path, distributed):
     assert list(tmp_path.glob("claims/*")) == []
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_is_bit_identical():
     path = ROOT / "benchmarks" / "kill_resume.py"
     spec = importlib.util.spec_from_file_location("kill_resume", path)

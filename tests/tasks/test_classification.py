@@ -1,4 +1,4 @@
-"""Both tasks: gradients, oracles, partitions, evaluation."""
+"""Image classification: gradients, batches, evaluation, and what is no data set."""
 
 import dataclasses
 import inspect
@@ -20,7 +20,6 @@ from byzjax.sharding import make_mesh, place_task
 from byzjax.simulation.run import run
 from byzjax.simulation.simulate import simulate
 from byzjax.sweeps.sweep import sweep
-from byzjax.tasks._partitions import partition
 from byzjax.tasks.models import MODELS, Model, cnn, functional, mlp
 
 KEY = jax.random.key(2)
@@ -29,59 +28,6 @@ KEY = jax.random.key(2)
 @pytest.fixture(scope="module")
 def mnist():
     return tasks.mnist(20, 3)
-
-
-def test_quartic_gradient_is_the_paper_s_oracle():
-    task = tasks.quartic(6, 2, dim=4, noise_scale=0.3, shift_scale=0.7)
-    x = jnp.array([1.0, -2.0, 0.5, 3.0])
-    batch = task.sample(task.data, KEY)
-    grads = jax.vmap(jax.grad(task.loss), in_axes=(None, 0, None))(x, batch, KEY)
-    expected = 4 * np.asarray(x) * float(x @ x) + np.asarray(batch["slope"])
-    np.testing.assert_allclose(grads, expected, rtol=1e-5)
-
-
-def test_quartic_noise_and_shifts_have_the_scales_given():
-    task = tasks.quartic(1003, 3, dim=50, noise_scale=0.3, shift_scale=0.7)
-    shifts = np.asarray(task.data["shifts"])
-    np.testing.assert_allclose(shifts[:1000].sum(0), 0.0, atol=1e-3)
-    np.testing.assert_array_equal(shifts[1000:], 0.0)
-    np.testing.assert_allclose(shifts[:1000].std(), 0.7, rtol=0.02)
-    noise = np.asarray(task.sample(task.data, KEY)["slope"]) - shifts
-    np.testing.assert_allclose(noise.std(), 0.3, rtol=0.02)
-    again = np.asarray(task.sample(task.data, jax.random.key(3))["slope"]) - shifts
-    assert abs(np.corrcoef(noise.ravel(), again.ravel())[0, 1]) < 0.02
-
-
-def test_quartic_evaluation_is_the_truth():
-    task = tasks.quartic(4, 1)
-    x = jnp.full(10, 0.5)
-    truth = task.evaluate(task.data, x)
-    norm = float(jnp.linalg.norm(jax.grad(lambda x: jnp.vdot(x, x) ** 2)(x)))
-    np.testing.assert_allclose(truth["gradient_norm"], norm, rtol=1e-6)
-    np.testing.assert_allclose(truth["objective"], 2.5**2, rtol=1e-6)
-    np.testing.assert_allclose(truth["distance"], 2.5**0.5, rtol=1e-6)
-    np.testing.assert_array_equal(task.init(KEY), np.ones(10))
-
-
-def test_quartic_defaults_are_the_variances_of_the_paper():
-    task = tasks.quartic(20, 3)
-    np.testing.assert_allclose(float(task.data["noise_scale"]) ** 2, 1e-5, rtol=1e-6)
-    np.testing.assert_allclose(np.asarray(task.data["shifts"])[:17].var(), 1e-3, rtol=0.3)
-
-
-def test_quartic_scales_can_be_swept():
-    batches = jax.vmap(
-        lambda s: tasks.quartic(4, noise_scale=s, shift_scale=0.0).sample(
-            tasks.quartic(4, noise_scale=s, shift_scale=0.0).data, KEY
-        )["slope"]
-    )(jnp.array([1.0, 2.0]))
-    np.testing.assert_allclose(batches[1], 2 * batches[0], rtol=1e-6)
-
-
-def test_mnist_model_is_the_paper_s_mlp(mnist):
-    params = mnist.init(KEY)
-    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 109_386
-    assert all(isinstance(branch, dict) for branch in params.values())
 
 
 def test_mnist_gradient_is_the_derivative(mnist):
@@ -170,204 +116,11 @@ def test_the_true_gradient_is_that_of_the_honest_shards(model, block):
     np.testing.assert_allclose(norm, np.linalg.norm(np.mean(grads, axis=0)), rtol=1e-5)
 
 
-def test_shards_of_byzantine_workers_take_classes_away():
-    raw = data.load("mnist")
-    table, sizes = partition(raw.train_labels, 20, 3, byzantine_data="shard")
-    held = set(raw.train_labels[np.concatenate([table[i, : sizes[i]] for i in range(17)])])
-    assert 9 not in held
-    assert {0, 1, 2, 3, 4, 5, 6, 7} <= held
-
-
-SCHEMES = {
-    "label_sorted": {"scheme": "label_sorted"},
-    "iid": {"scheme": "iid"},
-    "gamma": {"scheme": "gamma_similarity", "gamma": 0.37},
-    "dirichlet": {"scheme": "dirichlet", "alpha": 0.3},
-}
-
-
-def shards_of(labels, *args, **options):
-    """The samples of every worker, without padding."""
-    table, sizes = partition(labels, *args, **options)
-    assert table.dtype == sizes.dtype == np.int32
-    for row, size in zip(table, sizes, strict=True):
-        assert set(row[size:]) <= set(row[:size])
-    return [row[:size] for row, size in zip(table, sizes, strict=True)]
-
-
-def class_counts(labels, shards):
-    return np.stack([np.bincount(labels[shard], minlength=10) for shard in shards])
-
-
-@pytest.fixture(scope="module")
-def digits():
-    return data.load("mnist").train_labels
-
-
-@pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize("n", [1, 3, 7])
-def test_partitions_lose_nothing(scheme, n):
-    labels = np.random.default_rng(0).integers(0, 5, 100)
-    shards = shards_of(labels, n, **SCHEMES[scheme])
-    np.testing.assert_array_equal(np.sort(np.concatenate(shards)), np.arange(100))
-    sizes = [len(shard) for shard in shards]
-    assert scheme == "dirichlet" or max(sizes) - min(sizes) <= 1
-    assert min(sizes) > 0
-
-
-@pytest.mark.parametrize("scheme", SCHEMES)
-def test_partitions_of_mnist(digits, scheme):
-    shards = shards_of(digits, 20, 3, **SCHEMES[scheme])
-    np.testing.assert_array_equal(np.sort(np.concatenate(shards[:17])), np.arange(60_000))
-    again = shards_of(digits, 20, 3, **SCHEMES[scheme])
-    assert all(np.array_equal(a, b) for a, b in zip(shards, again, strict=True))
-    other = shards_of(digits, 20, 3, **SCHEMES[scheme], seed=1)
-    assert not np.array_equal(shards[17], other[17])
-    assert scheme == "label_sorted" or not np.array_equal(shards[0], other[0])
-    for liar in shards[17:]:
-        assert len(set(liar)) == len(liar) == 3530  # a seventeenth of the whole, rounded up
-        np.testing.assert_allclose(np.bincount(digits[liar]) / 3530, np.bincount(digits) / 60_000, atol=0.02)
-
-
-def test_gamma_similarity_ends_at_sorted_and_iid(digits):
-    for gamma, scheme in [(0.0, "label_sorted"), (1.0, "iid")]:
-        ours = shards_of(digits, 17, scheme="gamma_similarity", gamma=gamma)
-        assert all(np.array_equal(a, b) for a, b in zip(ours, shards_of(digits, 17, scheme=scheme), strict=True))
-
-
-def test_gamma_is_the_fraction_that_is_dealt_iid(digits):
-    """Every class but the one or two of its sorted part is in a shard γ times as often as in the whole."""
-    counts = class_counts(digits, shards_of(digits, 17, scheme="gamma_similarity", gamma=0.5))
-    usual = 0.5 * np.bincount(digits) / 17
-    for row in counts:
-        common = np.sort(np.abs(row - usual) / usual)[:8]
-        assert common.max() < 0.35, common  # about 176 draws each: a standard deviation of 7.5 %
-
-
-def test_a_large_alpha_is_nearly_iid_and_a_small_one_is_not(digits):
-    def spread(alpha):
-        counts = class_counts(digits, shards_of(digits, 10, scheme="dirichlet", alpha=alpha))
-        shares = counts / np.bincount(digits)
-        return shares.std(0).mean() * 10  # relative to the mean share, 1/10
-
-    assert spread(1e6) < 0.01
-    # The relative deviation of a Dirichlet share is √((n − 1)/(nα + 1)).
-    assert spread(10.0) == pytest.approx(np.sqrt(9 / 101), rel=0.15)
-    assert spread(0.1) == pytest.approx(np.sqrt(9 / 2), rel=0.25)
-
-
-def test_a_dirichlet_split_with_an_empty_shard_is_drawn_again_and_at_last_refused():
-    labels = np.repeat(np.arange(4), 25)
-    for seed in range(20):
-        assert min(map(len, shards_of(labels, 6, scheme="dirichlet", alpha=0.1, seed=seed))) > 0
-    with pytest.raises(ValueError, match=r"alpha = 0\.0001 gave each of 6 workers a sample .*larger alpha"):
-        partition(labels, 6, scheme="dirichlet", alpha=1e-4)
-
-
-def test_equal_shards_repeat_the_first_samples(digits):
-    shards = shards_of(digits, 20, 3, equal_shards=True)
-    assert [len(shard) for shard in shards] == [3530] * 20
-    order = np.argsort(digits, kind="stable")
-    np.testing.assert_array_equal(np.concatenate(shards[:17]), np.concatenate([order, order[:10]]))
-    assert (digits[shards[16][-10:]] == 0).all()
-
-
 def tiny(shape=(6, 7), num_classes=3):
     """A data set of random pixels."""
     rng = np.random.default_rng(0)
     images, labels = rng.integers(0, 256, (40, *shape), np.uint8), np.arange(40) % num_classes
     return Dataset(images[:30], labels[:30], images[30:], labels[30:], num_classes)
-
-
-def test_the_cnn_is_that_of_the_released_code():
-    model = cnn()
-    params = model.init(KEY)
-    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 1_199_882
-    for name, fan_in in [("conv0", 9), ("conv1", 288), ("dense0", 9216), ("dense1", 128)]:
-        for leaf in params[name].values():
-            assert 0.8 * fan_in**-0.5 < float(jnp.abs(leaf).max()) <= fan_in**-0.5
-        kernel = np.asarray(params[name]["kernel"])
-        assert kernel.std() == pytest.approx((3 * fan_in) ** -0.5, rel=0.1)
-    lecun = cnn(init="lecun").init(KEY)
-    assert not lecun["dense0"]["bias"].any()
-    assert float(lecun["dense0"]["kernel"].std()) == pytest.approx(9216**-0.5, rel=0.05)
-
-
-@pytest.mark.parametrize("shape", [(6, 7), (9, 8, 1), (8, 9, 3)])
-def test_the_cnn_against_numpy(shape):
-    """Its evaluation mode, layer by layer in float64."""
-    model = cnn(4, shape)
-    params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), model.init(KEY))
-    x = np.random.default_rng(0).normal(size=(2, *shape)).astype(np.float32)
-
-    def convolve(x, layer):
-        windows = np.lib.stride_tricks.sliding_window_view(x, (3, 3), (1, 2))
-        return np.einsum("bhwcij,ijck->bhwk", windows, layer["kernel"]) + layer["bias"]
-
-    y = x.astype(np.float64).reshape(2, *shape[:2], -1)
-    y = convolve(np.maximum(convolve(y, params["conv0"]), 0), params["conv1"])
-    height, width = y.shape[1] // 2, y.shape[2] // 2
-    y = np.array(
-        [[y[:, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2].max((1, 2)) for j in range(width)] for i in range(height)]
-    ).transpose(2, 0, 1, 3)
-    y = np.maximum(y.reshape(2, -1) @ params["dense0"]["kernel"] + params["dense0"]["bias"], 0)
-    expected = y @ params["dense1"]["kernel"] + params["dense1"]["bias"]
-    ours = model.apply(jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), params), jnp.asarray(x))
-    np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)
-
-
-def test_dropout_drops_whole_channels_and_keeps_the_mean():
-    """With dense layers that only add up what one channel holds, the answers say which masks were drawn."""
-    model = cnn(2, (8, 8))
-    params = jax.tree.map(jnp.zeros_like, model.init(KEY))
-    params["conv1"]["bias"] = jnp.ones(64)  # every channel is 1 everywhere: 2 × 2 × 64 ones
-    params["dense0"]["kernel"] = jnp.zeros((256, 128)).at[::64, 0].set(1.0)  # unit 0 adds up channel 0
-    params["dense1"]["kernel"] = jnp.zeros((128, 2)).at[0, 0].set(1.0)
-    x = jnp.zeros((4000, 8, 8))
-    assert float(model.apply(params, x)[0, 0]) == 4.0
-    values = np.asarray(model.apply(params, x, key=KEY)[:, 0])
-    kept = 4 / 0.75 / 0.5
-    np.testing.assert_allclose(values[values > 0], kept, rtol=1e-6)  # all four of a channel, or none
-    assert (values > 0).mean() == pytest.approx(0.75 * 0.5, abs=0.04)
-
-
-@pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("shape", [(6, 7), (8, 6, 3)])
-def test_models_by_name_fit_the_data_set(model, shape):
-    task = tasks.classification(tiny(shape), 3, model=model, batch_size=4, val_size=6)
-    params = task.init(KEY)
-    assert jax.tree.leaves(params)[-1].shape[-1] == 3
-    scores = task.evaluate(task.data, params)
-    assert scores["test_accuracy_per_class"].shape == scores["val_accuracy_per_class"].shape == (3,)
-    batch = task.sample(task.data, KEY)
-    assert batch["image"].shape == (3, 4, *shape)
-    assert bool(jnp.isfinite(task.loss(params, jax.tree.map(lambda leaf: leaf[0], batch), KEY)))
-
-
-@pytest.mark.parametrize("dropout", ["fresh", "frozen"])
-def test_frozen_masks_are_those_of_all_workers_and_rounds(dropout):
-    task = tasks.classification(tiny(), 2, model="cnn", batch_size=4, val_size=6, dropout=dropout)
-    params, batch = task.init(KEY), task.sample(task.data, KEY)
-    batch = {**batch, "image": batch["image"].at[1].set(batch["image"][0]), "label": batch["label"].at[1].set(0)}
-    batch["label"] = batch["label"].at[0].set(0)
-    gradient = jax.jit(jax.vmap(jax.grad(task.loss), in_axes=(None, 0, 0)))
-    rounds = [gradient(params, batch, jax.random.split(jax.random.key(seed), 2)) for seed in (0, 1)]
-    first = [rounds[0]["dense1"]["kernel"][worker] for worker in (0, 1)]
-    same = [np.array_equal(first[0], first[1]), np.array_equal(first[0], rounds[1]["dense1"]["kernel"][0])]
-    assert same == [dropout == "frozen"] * 2
-
-
-def test_another_dropout_key_freezes_other_masks():
-    task = tasks.classification(tiny(), 2, model="cnn", batch_size=4, val_size=6, dropout="frozen")
-    params = task.init(KEY)
-
-    def loss(key):
-        batch = task.sample({**task.data, "dropout_key": jax.random.key_data(key)}, KEY)
-        return float(task.loss(params, jax.tree.map(lambda leaf: leaf[0], batch), KEY))
-
-    assert loss(jax.random.key(0)) == loss(jax.random.key(0)) != loss(jax.random.key(1))
-    own = task.loss(params, jax.tree.map(lambda leaf: leaf[0], task.sample(task.data, KEY)), KEY)
-    assert float(own) == loss(jax.random.key(0))
 
 
 def test_evaluation_is_without_dropout_and_without_a_key():
@@ -392,13 +145,6 @@ def test_the_first_test_images_when_sorted_by_label():
     assert not any(name.startswith("val") for name in scores)
 
 
-def test_a_model_with_batch_statistics_is_refused():
-    from flax import nnx
-
-    with pytest.raises(ValueError, match="state besides parameters"):
-        functional(lambda rngs: nnx.BatchNorm(3, rngs=rngs))
-
-
 LIARS = {"indices": [0, 3], "mask": np.arange(5) % 3 == 0, "list": [True, False, False, True, False]}
 
 
@@ -420,15 +166,6 @@ def test_others_may_lie_than_the_last(byzantine, options):
     for row, size in zip(*[np.asarray(others.data[name])[[1, 2, 4]] for name in ("table", "sizes")], strict=True):
         np.add.at(share, row[:size], 1 / (3 * size))
     np.testing.assert_allclose(others.data["honest_share"], share, rtol=1e-6)
-
-
-def test_the_honest_workers_of_a_quartic_balance_each_other_whoever_they_are():
-    usual, others = tasks.quartic(5, 2), tasks.quartic(5, byzantine=[0, 3])
-    shifts = np.asarray(others.data["shifts"])
-    np.testing.assert_array_equal(shifts[[0, 3]], 0.0)
-    np.testing.assert_array_equal(shifts[[1, 2, 4]], usual.data["shifts"][:3])
-    np.testing.assert_allclose(shifts.sum(0), 0.0, atol=1e-7)
-    assert tasks.quartic(5, 2, byzantine=[3, 4]).byzantine == usual.byzantine
 
 
 def liars_of(task, byzantine, attack=None):
@@ -556,14 +293,6 @@ def test_counts_may_be_numbers_of_numpy(kind):
     task = tasks.language_model(text, **counts, model="small", **sizes)
     assert (task.num_workers, task.worker_batch) == (3, 1)
     assert task.data["val_blocks"].shape == (2, 9)
-
-
-def test_an_infinite_alpha_is_the_equal_split(digits):
-    for alpha in (np.inf, float("inf"), np.float32(np.inf), 1e308):
-        shards = shards_of(digits, 10, scheme="dirichlet", alpha=alpha)
-        np.testing.assert_array_equal(np.sort(np.concatenate(shards)), np.arange(60_000))
-        counts = class_counts(digits, shards)
-        assert (counts.max(0) - counts.min(0)).max() <= 1
 
 
 @pytest.mark.parametrize("model", MODELS)

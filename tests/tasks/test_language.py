@@ -1,10 +1,6 @@
-"""The language model: texts, who holds which blocks, the transformer, dropout, evaluation, memory, training."""
+"""The language model: who holds which blocks, dropout, evaluation, memory, training."""
 
 import dataclasses
-import hashlib
-import importlib.util
-import math
-import os
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +10,7 @@ from typer.testing import CliRunner
 
 import byzjax
 from byzjax import aggregators as agg
-from byzjax import attacks, data, methods, tasks
+from byzjax import attacks, methods, tasks
 from byzjax.cli.app import app
 from byzjax.data import text as texts
 from byzjax.sharding import Layout
@@ -22,131 +18,17 @@ from byzjax.simulation.round import init_state, make_round
 from byzjax.tasks._partitions import partition_blocks
 from byzjax.tasks._transformer import gpt
 from byzjax.tasks.models import functional
-from tests.environment import ROOT
+from tests.tasks.references import numpy_gpt
 
 KEY = jax.random.key(2)
 TEXT = texts.encode("".join(chr(97 + (i * i + i // 7) % 11) for i in range(2000)))
 TINY = {"num_layers": 1, "width": 16, "num_heads": 2, "block_size": 8, "vocab_size": 11}
-REAL = os.environ.get("BYZJAX_TINY_SHAKESPEARE")
-needs_the_file = pytest.mark.skipif(
-    not REAL, reason="BYZJAX_TINY_SHAKESPEARE does not name the file, which is not here"
-)
 
 
 def tiny_task(num_workers=6, num_byzantine=2, text=TEXT, *, dropout_rate=0.1, **options):
     model = options.pop("model", None) or gpt(**TINY, dropout=dropout_rate)
     options = {"batch_size": 3, "block_size": 8} | options
     return tasks.language_model(text, num_workers, num_byzantine, model=model, **options)
-
-
-# --- texts
-
-
-def test_a_text_is_cut_into_consecutive_parts():
-    text = "abcdefghij" * 10 + "klm"
-    encoded = texts.encode(text)
-    assert encoded.sizes == {"train": 92, "val": 5, "test": 6}
-    assert encoded.decode(np.concatenate(encoded[:3])) == text
-    assert encoded.vocabulary == "abcdefghijklm"
-    assert encoded.vocab_size == 13
-    for part in encoded[:3]:
-        assert part.dtype == np.uint8
-        with pytest.raises(ValueError, match="read-only"):
-            part[0] = 1
-
-
-def test_texts_that_cannot_be_encoded_are_named():
-    with pytest.raises(ValueError, match="19 characters"):
-        texts.encode("a" * 19)
-    with pytest.raises(ValueError, match="257 different characters"):
-        texts.encode("".join(map(chr, range(500, 757))))
-    assert texts.encode("".join(map(chr, range(500, 756)))).vocab_size == 256
-
-
-def test_a_file_of_one_s_own(tmp_path):
-    path = tmp_path / "poem.txt"
-    path.write_text("Füße und Flüsse, " * 20, "utf-8")
-    assert texts.read(path).decode(texts.read(path).train[:4]) == "Füße"
-    path.write_bytes(b"\xff" * 40)
-    with pytest.raises(ValueError, match=r"poem.txt.*not UTF-8"):
-        texts.read(path)
-    with pytest.raises(ValueError, match=r"none.txt.*No such file"):
-        texts.read(tmp_path / "none.txt")
-
-
-def test_the_plays_are_what_their_readme_says():
-    text = data.load("shakespeare")
-    whole = text.decode(np.concatenate(text[:3]))
-    readme = (texts.PLAYS.parent / "README.md").read_text()
-    assert f"{len(whole):,}".replace(",", " ") in readme
-    assert hashlib.sha256(whole.encode()).hexdigest() in readme
-    assert texts.PLAYS_SHA256 in readme
-    assert set(text.vocabulary) <= set("\n !&',-.:;?") | {chr(c) for c in [*range(65, 91), *range(97, 123)]}
-    for name in ("ORLANDO.", "Ham.", "King Henry.", "Romeo."):
-        assert name.lower() in whole.lower(), name
-    assert text is data.load("shakespeare")
-
-
-def test_the_plays_obey_the_recipe():
-    path = ROOT / "benchmarks" / "prepare_shakespeare.py"
-    spec = importlib.util.spec_from_file_location("prepare_shakespeare", path)
-    recipe = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(recipe)
-    begins = "A TRAGEDY\n\nPersons\n\nACT 1. \n[Enter A\nand B.]\n\n\n\n"
-    play = begins + 'A.\n"I  go" (so)_\n[Aside, never closed\n\nB.\nStay {Exit}!\n'
-    assert recipe.normalise(play) == "ACT .\n\nA.\n'I go' so\n\nB.\nStay !\n"
-    text = data.load("shakespeare")
-    whole = text.decode(np.concatenate(text[:3]))
-    for start in [i for i in range(len(whole)) if whole.startswith("ACT I.\n", i)]:
-        act = whole[start : start + 5000].strip() + "\n"
-        assert recipe.normalise(act) == act, "the recipe has nothing left to do"
-
-
-def test_tiny_shakespeare_comes_from_a_file_or_the_gateway_and_from_nothing_else(tmp_path, monkeypatch):
-    content = "It is a tale told by an idiot, full of sound and fury. " * 9
-    path = tmp_path / "tiny.txt"
-    path.write_text(content)
-    monkeypatch.delenv(texts.VARIABLE, raising=False)
-    with pytest.raises(ValueError, match=rf"tiny.txt' is not tiny Shakespeare: it has {len(content)} characters"):
-        data.load("tiny_shakespeare", path=path)
-    monkeypatch.setattr(texts, "TINY_SHA256", hashlib.sha256(content.encode()).hexdigest())
-    given = data.load("tiny_shakespeare", path=path)
-    assert given.decode(np.concatenate(given[:3])) == content
-    monkeypatch.setenv(texts.VARIABLE, str(path))
-    np.testing.assert_array_equal(data.load("tiny_shakespeare").train, given.train)
-    monkeypatch.delenv(texts.VARIABLE)
-    asked = []
-    monkeypatch.setattr("byzjax.data.gateway.load_text", lambda *asks: asked.append(asks) or content)
-    np.testing.assert_array_equal(data.load("tiny_shakespeare", "folder").train, given.train)
-    assert asked == [("tiny_shakespeare", "folder")]
-
-
-@pytest.mark.parametrize("name", ["mnist", "shakespeare", "tfds:fashion_mnist"])
-def test_only_tiny_shakespeare_is_read_from_a_path(name):
-    with pytest.raises(ValueError, match=f"path='x': {name} is not read from a path"):
-        data.load(name, path="x")
-
-
-@needs_the_file
-def test_the_real_file_has_the_numbers_of_the_released_code():
-    text = data.load("tiny_shakespeare")
-    assert sum(text.sizes.values()) == texts.TINY_LENGTH == 1_115_394
-    assert text.vocab_size == 65
-    task = tasks.tiny_shakespeare(20, 3, val="rest", byzantine_data="twin")
-    assert task.data["blocks"].shape == (7842, 129)
-    assert task.data["sizes"].tolist() == [461] * 16 + [466] + [461] * 3
-    assert task.data["val_blocks"].shape == (871, 129)
-
-
-# --- who holds what
-
-
-def test_the_numbers_of_the_paper_s_split():
-    table, sizes = partition_blocks(7842, 20, 3)
-    assert sizes.tolist() == [461] * 16 + [466] + [461] * 3
-    held = np.concatenate([table[i, : sizes[i]] for i in range(17)])
-    np.testing.assert_array_equal(held, np.arange(7842))
-    np.testing.assert_array_equal(table[17:], table[:3])
 
 
 def test_what_byzantine_workers_may_hold():
@@ -202,132 +84,10 @@ def test_blocks_follow_each_other_and_the_text():
     assert blocks.dtype == np.uint8
 
 
-# --- the transformer
-
-
-def test_the_paper_s_model_has_818_048_parameters():
-    shapes = jax.eval_shape(gpt().init, KEY)
-    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == 4 * 198_272 + 8_320 + 16_384 + 256 == 818_048
-    assert set(shapes) == {"token", "position", "norm", "block0", "block1", "block2", "block3"}, "no head of its own"
-
-
-def test_initial_weights_are_n_0_02_and_biases_zero():
-    params = gpt(num_layers=1).init(KEY)
-    for path, leaf in jax.tree.leaves_with_path(params):
-        name = path[-1].key
-        if name in ("kernel", "embedding"):
-            np.testing.assert_allclose(np.std(leaf), 0.02, rtol=0.05)
-            np.testing.assert_allclose(np.mean(leaf), 0.0, atol=0.001)
-        else:
-            np.testing.assert_array_equal(leaf, 1.0 if name == "scale" else 0.0)
-
-
-def numpy_gpt(params, tokens, num_heads):
-    """The same function in float64, position by position."""
-    p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
-
-    def norm(x, q):
-        centred = x - x.mean(-1, keepdims=True)
-        return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5) * q["scale"] + q["bias"]
-
-    def linear(x, q):
-        return x @ q["kernel"] + q["bias"]
-
-    def gelu(x):
-        return x * np.vectorize(lambda v: 0.5 * (1 + math.erf(v / math.sqrt(2))))(x)
-
-    def attention(x, q):
-        length, width = x.shape
-        query, key, value = np.split(linear(x, q["project"]), 3, axis=-1)
-        size, mixed = width // num_heads, np.zeros_like(x)
-        for head in range(num_heads):
-            own = slice(head * size, (head + 1) * size)
-            for t in range(length):
-                scores = key[: t + 1, own] @ query[t, own] / math.sqrt(size)
-                weights = np.exp(scores - scores.max())
-                mixed[t, own] = weights / weights.sum() @ value[: t + 1, own]
-        return linear(mixed, q["output"])
-
-    def logits(ids):
-        x = p["token"]["embedding"][ids] + p["position"]["embedding"][: len(ids)]
-        for layer in range(sum(name.startswith("block") for name in p)):
-            q = p[f"block{layer}"]
-            x = x + attention(norm(x, q["norm1"]), q["attention"])
-            x = x + linear(gelu(linear(norm(x, q["norm2"]), q["widen"])), q["narrow"])
-        return norm(x, p["norm"]) @ p["token"]["embedding"].T
-
-    return np.stack([logits(ids) for ids in tokens])
-
-
 def large(params):
     """Weights so large that attention is far from uniform, and biases that are not zero."""
     keys = iter(jax.random.split(KEY, 99))
     return jax.tree.map(lambda leaf: leaf + 0.5 * jax.random.normal(next(keys), leaf.shape, leaf.dtype), params)
-
-
-def test_the_transformer_against_numpy_in_float64():
-    model = gpt(**TINY | {"num_layers": 2})
-    apply = jax.jit(model.apply)
-    tokens = np.random.default_rng(0).integers(0, 11, (3, 7))
-    params = large(model.init(KEY))
-    expected = numpy_gpt(params, tokens, num_heads=2)
-    np.testing.assert_allclose(apply(params, jnp.asarray(tokens, jnp.uint8)), expected, rtol=1e-4, atol=1e-4)
-    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):  # LayerNorm of flax wants it
-        wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params)
-        np.testing.assert_allclose(apply(wide, jnp.asarray(tokens, jnp.uint8)), expected, rtol=1e-11, atol=1e-11)
-
-
-def test_logits_do_not_depend_on_later_characters():
-    model = gpt(**TINY)
-    params = large(model.init(KEY))
-    tokens = jnp.asarray(np.random.default_rng(1).integers(0, 11, (1, 8)))
-    before = np.asarray(model.apply(params, tokens))
-    for place in range(8):
-        after = np.asarray(model.apply(params, tokens.at[0, place].set((tokens[0, place] + 3) % 11)))
-        np.testing.assert_array_equal(after[0, :place], before[0, :place])
-        assert (np.abs(after[0, place:] - before[0, place:]).max(-1) > 1e-4).all(), "and on all earlier ones"
-
-
-def test_dropout_acts_in_four_places():
-    model = gpt(**TINY, dropout=0.25)
-    params, tokens = model.init(KEY), jnp.zeros((5, 8), jnp.int32)
-    traced = jax.make_jaxpr(lambda key: model.apply(params, tokens, key=key))(KEY)
-    masks = [eqn.outvars[0].aval.shape for eqn in all_equations(traced.jaxpr) if eqn.primitive.name == "random_bits"]
-    assert sorted(masks) == sorted([(5, 8, 16)] * (1 + 2) + [(5, 2, 8, 8)])
-    quiet = jax.make_jaxpr(lambda p: model.apply(p, tokens))(params)
-    assert not any(eqn.primitive.name == "random_bits" for eqn in all_equations(quiet.jaxpr))
-    one, two = (model.apply(params, tokens, key=jax.random.key(i)) for i in range(2))
-    assert not np.array_equal(one, two)
-    np.testing.assert_array_equal(one, model.apply(params, tokens, key=jax.random.key(0)))
-    sure = gpt(**TINY, dropout=0.0)
-    np.testing.assert_array_equal(sure.apply(params, tokens, key=KEY), sure.apply(params, tokens))
-
-
-def all_equations(jaxpr):
-    for eqn in jaxpr.eqns:
-        yield eqn
-        for part in jax.tree.leaves(eqn.params, is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr")):
-            if hasattr(part, "eqns") or hasattr(part, "jaxpr"):
-                yield from all_equations(getattr(part, "jaxpr", part))
-
-
-def test_bfloat16_computes_and_float32_keeps():
-    narrow, wide = gpt(**TINY, compute_dtype="bfloat16"), gpt(**TINY)
-    params, tokens = large(wide.init(KEY)), jnp.asarray(np.random.default_rng(2).integers(0, 11, (4, 8)))
-
-    def loss(model, params):
-        return jnp.square(model.apply(params, tokens, key=KEY)).mean()
-
-    value, grads = jax.jit(jax.value_and_grad(lambda p: loss(narrow, p)))(params)
-    exact, exact_grads = jax.jit(jax.value_and_grad(lambda p: loss(wide, p)))(params)
-    assert {leaf.dtype for leaf in jax.tree.leaves((value, grads, narrow.init(KEY)))} == {jnp.dtype("float32")}
-    np.testing.assert_allclose(value, exact, rtol=0.03)
-    assert value != exact
-    both = [jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree)]) for tree in (grads, exact_grads)]
-    assert jnp.linalg.norm(both[0] - both[1]) < 0.1 * jnp.linalg.norm(both[1])
-    traced = jax.make_jaxpr(lambda p: narrow.apply(p, tokens))(params)
-    dots = [eqn.invars[0].aval.dtype for eqn in all_equations(traced.jaxpr) if eqn.primitive.name == "dot_general"]
-    assert [str(dtype) for dtype in dots] == ["bfloat16"] * 6 + ["float32"], "all but the head"
 
 
 def test_workers_under_vmap_are_workers_alone():
@@ -470,6 +230,7 @@ def test_workers_in_turn_take_less_memory():
 # --- training
 
 
+@pytest.mark.slow
 def test_perplexity_falls_under_attack():
     text = texts.encode("the quick brown fox jumps over the lazy dog. " * 60)
     task = tiny_task(6, 2, text, model=gpt(1, 32, 4, 8, 28), batch_size=4)

@@ -8,25 +8,7 @@ from scipy.stats import norm
 
 from byzjax import attacks
 from byzjax.attacks._simple import auto_z
-
-THREE = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0], [7.0, 8.0, 9.0]], np.float32)
-N = 5
-BYZANTINE = jnp.arange(N) >= 3
-
-
-def strike(attack, honest, rounds=1, key=None):
-    """Byzantine rows after ``rounds`` rounds; honest rows may change per round (``honest[t]``)."""
-    honest = np.asarray(honest, np.float32)
-    honest = np.tile(honest, (rounds, 1, 1)) if honest.ndim == 2 else honest
-    state = attack.init(jnp.zeros(honest.shape[-1]), N)
-    sent = []
-    for t in range(rounds):
-        x = jnp.concatenate([honest[t], jnp.full((2, honest.shape[-1]), 5.0)])
-        key_t = jax.random.fold_in(jax.random.key(0) if key is None else key, t)
-        x, state = attack.update(x, state, None, byzantine=BYZANTINE, key=key_t, grads=10 * x, aggregate=None)
-        sent.append(np.asarray(x[3:]))
-    return sent
-
+from tests.attacks.strike import BYZANTINE, THREE, N, strike
 
 PEERS = [
     ("byzfl SignFlipping", attacks.sign_flip(), [-4, -5, -6]),
@@ -65,100 +47,6 @@ def test_auto_z_is_the_formula_of_baruch(n, b):
     s = n // 2 + 1 - b
     expected = max(0.0, norm.ppf((n - b - s) / (n - b)))
     np.testing.assert_allclose(auto_z(jnp.arange(n) >= n - b), expected, rtol=1e-4, atol=1e-6)
-
-
-def test_reverse_mimic_waits_then_turns():
-    sent = strike(attacks.mimic("reverse", warmup=3), THREE, rounds=5)
-    np.testing.assert_array_equal(sent[2], 5.0)
-    np.testing.assert_allclose(sent[3][0], -2 * THREE.mean(0))
-    np.testing.assert_allclose(sent[4][1], -2 * THREE.mean(0))
-
-
-def test_reverse_mimic_turns_the_gradients_of_the_text_or_the_momenta_of_the_code():
-    """``strike`` hands in gradients ten times as long as the updates."""
-    sent = strike(attacks.mimic("reverse", warmup=1, of="gradient"), THREE, rounds=2)
-    np.testing.assert_array_equal(sent[0], 5.0)
-    np.testing.assert_allclose(sent[1][0], -20 * THREE.mean(0))
-    with pytest.raises(ValueError, match="of = 'gradient' needs grads"):
-        attacks.mimic("reverse", of="gradient").update(
-            THREE, attacks.mimic("reverse").init(THREE[0], 3), None, byzantine=BYZANTINE[2:]
-        )
-
-
-def test_mimic_remembers_16_bits_in_32():
-    state = attacks.mimic("copy").init(jnp.zeros(2, jnp.bfloat16), N)
-    assert state.mean.dtype == state.direction.dtype == jnp.float32
-
-
-def test_mimic_defaults_of_the_paper_and_of_karimireddy():
-    still_honest = strike(attacks.mimic("reverse"), THREE, rounds=51)
-    np.testing.assert_array_equal(still_honest[49], 5.0)
-    np.testing.assert_allclose(still_honest[50][0], -2 * THREE.mean(0))
-    with pytest.raises(TypeError):
-        attacks.mimic()  # no default variant, on purpose
-
-
-@pytest.mark.parametrize("warmup", [1, 4])
-def test_copying_mimic_against_numpy(warmup):
-    """Karimireddy et al.'s power iteration, in float64 from the same first draw."""
-    rng = np.random.default_rng(0)
-    rounds, d = 7, 6
-    honest = rng.normal(size=(rounds, 3, d)).astype(np.float32)
-    key = jax.random.key(5)
-    sent = strike(attacks.mimic("copy", warmup=warmup), honest, rounds, key)
-
-    first = jax.random.split(jax.random.fold_in(key, 0), 1)[0]
-    z = np.asarray(jax.random.normal(first, (d,)), np.float64)
-    mu, target = np.zeros(d), None
-    for t in range(rounds):
-        v = honest[t].astype(np.float64)
-        if t < warmup:
-            mu = t / (t + 1) * mu + v.mean(0) / (t + 1)
-            u = sum(((row - mu) @ z) * (row - mu) for row in v)
-            u /= np.linalg.norm(u)
-            z = u if t == 0 else t / (t + 1) * z + u / (t + 1)
-            z /= np.linalg.norm(z)
-            target = int(np.argmax(v @ z))
-        np.testing.assert_allclose(sent[t], np.tile(honest[t, target], (2, 1)), rtol=1e-6)
-
-
-def test_label_flip_maps():
-    batch = {"label": jnp.array([[0, 4, 9]] * 2)}
-    mask = jnp.array([False, True])
-    shifted = attacks.label_flip(num_classes=10).poison(batch, byzantine=mask, key=None)["label"]
-    np.testing.assert_array_equal(shifted, [[0, 4, 9], [5, 9, 4]])
-    mirrored = attacks.label_flip(map="mirror").poison(batch, byzantine=mask, key=None, num_classes=10)["label"]
-    np.testing.assert_array_equal(mirrored, [[0, 4, 9], [9, 5, 0]])
-
-
-@pytest.mark.parametrize("map", ["shift", "mirror"])
-@pytest.mark.parametrize("num_classes", [3, 26, 255])
-def test_flipped_labels_stay_in_the_range_of_the_task(map, num_classes):
-    """And are a permutation of it, which changes at most the one in the middle to itself."""
-    label = jnp.tile(jnp.arange(num_classes, dtype=jnp.uint8), (2, 1))
-    mask = jnp.array([False, True])
-    attack = attacks.label_flip(map)
-    flipped = attack.poisoned({"label": label}, byzantine=mask, key=None, num_classes=num_classes)["label"]
-    np.testing.assert_array_equal(flipped[0], label[0])
-    np.testing.assert_array_equal(np.sort(flipped[1]), label[1])
-    expected = (np.arange(num_classes) + 5) % num_classes if map == "shift" else np.arange(num_classes)[::-1]
-    np.testing.assert_array_equal(flipped[1], expected)
-
-
-def test_a_poison_that_does_not_ask_is_not_told_the_number_of_classes():
-    asked = []
-
-    def old(batch, *, byzantine, key):
-        return batch + 1
-
-    def any_(batch, **extra):
-        asked.append(extra["num_classes"])
-        return batch + 2
-
-    for poison, added in [(old, 1), (any_, 2)]:
-        attack = attacks.none()._replace(poison=poison)
-        assert attack.poisoned(0, byzantine=None, key=None, num_classes=7) == added
-    assert asked == [7]
 
 
 @pytest.mark.parametrize("name", ["ipm", "sign_flip"])
