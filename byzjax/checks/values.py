@@ -56,6 +56,8 @@ def check_choice(value: Any, choices: Sequence[Any], argument: str, where: str) 
     Raises:
       ValueError: it is something else.
 
+    >>> check_choice(np.int64(2), (1, 2, 4), "power", "krum")
+    2
     >>> check_choice("mid", ("midpoint", "lower"), "even", "median")
     Traceback (most recent call last):
     ValueError: median: even = 'mid' must be 'midpoint' or 'lower'.
