@@ -11,8 +11,6 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from byzjax.checks import check_kind
-
 _MOST = 200  # bytes of a name: file systems allow 255, and suffixes and temporary files' letters come on top
 _PROBE = 1 << 16
 
@@ -30,7 +28,10 @@ def expanded(path: str | os.PathLike[str], where: str = "path") -> Path:
     >>> expanded("results/~"), expanded("~").is_absolute()
     (PosixPath('results/~'), True)
     """
-    check_kind(path, (str, os.PathLike), "path", where, fix="pass a text or a pathlib.Path.")
+    if not isinstance(path, str | os.PathLike):
+        from byzjax.checks import check_kind  # not before: it loads JAX, which who reads data does not need
+
+        check_kind(path, (str, os.PathLike), "path", where, fix="pass a text or a pathlib.Path.")
     try:
         return Path(path).expanduser()
     except RuntimeError:

@@ -7,7 +7,7 @@ import pytest
 
 import byzjax
 from byzjax import aggregators as agg
-from byzjax.testing.histories import centered_clipping as reference
+from byzjax.testing.iterative import centered_clipping as reference
 from tests.helpers import rows, steps
 
 KEY = jax.random.key(0)

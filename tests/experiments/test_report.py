@@ -222,17 +222,17 @@ class TestCommandLine:
     def test_what_is_wrong_is_said_in_one_line(self, tmp_path):
         (tmp_path / "empty").mkdir()
         (tmp_path / "broken").mkdir()
-        (tmp_path / "broken" / "mnist-plots.nc").write_bytes(b"no netCDF")
+        (tmp_path / "broken" / "mnist-paper.nc").write_bytes(b"no netCDF")
         (tmp_path / "other").mkdir()
         results.save(
-            xarray.Dataset({"loss": ("round", [1.0])}, attrs={"config": "{}"}), tmp_path / "other" / "mnist-plots.nc"
+            xarray.Dataset({"loss": ("round", [1.0])}, attrs={"config": "{}"}), tmp_path / "other" / "mnist-paper.nc"
         )
         for where, message in (
             ("nowhere", "does not exist"),
             ("empty", "holds no data set"),
             ("broken", "cannot be read as netCDF"),
             ("other", "is not the data set of an experiment"),
-            ("broken/mnist-plots.nc", "is not a folder"),
+            ("broken/mnist-paper.nc", "is not a folder"),
         ):
             done = self.run(tmp_path / where)
             assert done.exit_code == 2
