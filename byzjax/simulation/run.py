@@ -191,7 +191,8 @@ def _some_rounds(
     """``count`` rounds, ``most`` at most, and an evaluation: one program for all chunks of a run, the last one too."""
     del outside
     method, attack = parts.filled(numbers)
-    step = make_round(task, method, attack, byzantine=byzantine, record=record, mesh=mesh)
+    # Jitted, it is traced once, for its shapes and for the loop.
+    step = jax.jit(make_round(task, method, attack, byzantine=byzantine, record=record, mesh=mesh))
     layout = Layout(mesh, task.num_workers)
 
     def body(i: jax.Array, carry: tuple[RoundState, Any]) -> tuple[RoundState, Any]:
