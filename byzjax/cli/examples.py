@@ -11,12 +11,13 @@ from byzjax.checks import quoted
 from byzjax.cli.console import console, polite, table
 from byzjax.storage.files import check_room
 
-_HERE = Path(__file__).parent
+_PACKAGE = Path(__file__).parents[1]
 
 
 def paths() -> list[Path]:
-    """The files: beside the modules where the package was installed, beside the package in a checkout."""
-    folder = next((f for f in (_HERE / "examples", _HERE.parent / "examples") if f.is_dir()), _HERE / "examples")
+    """The files: in the package where it was installed, beside the package in a checkout."""
+    folders = _PACKAGE / "examples", _PACKAGE.parent / "examples"
+    folder = next((folder for folder in folders if folder.is_dir()), folders[0])
     return sorted(folder.glob("*.toml"))
 
 
