@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import difflib
 import numbers
 import types
@@ -22,7 +23,7 @@ def hints(factory: Callable[..., Any]) -> dict[str, Any]:
     for name, annotation in getattr(factory, "__annotations__", {}).items():
         alone = types.SimpleNamespace(__annotations__={name: annotation})
         with contextlib.suppress(NameError, TypeError):
-            found |= typing.get_type_hints(alone, getattr(factory, "__globals__", {}))
+            found |= typing.get_type_hints(alone, getattr(inspect.unwrap(factory), "__globals__", {}))
     return found
 
 
