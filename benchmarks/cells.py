@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 import jax
 
+import byzjax
 from byzjax.experiments.paper import published, registry
 from byzjax.experiments.paper.experiment import MEAN, Experiment, reduced
 from byzjax.experiments.paper.recipes import OURS
@@ -83,6 +84,7 @@ def main() -> int:
     args = parser.parse_args()
     if args.jobs > 1 and args.job is None:
         return several(args.jobs)
+    byzjax.enable_compilation_cache()  # a cell that is cut is compiled already when it is begun again
     known = published.table1(args.experiment) if args.rates == "published" else {}
     if args.rates == "published" and not known:
         parser.error(f"--rates published: Table 1 has no {args.experiment}")
