@@ -15,7 +15,6 @@ from byzjax.cli.app import app
 from byzjax.data import text as texts
 from byzjax.sharding import Layout
 from byzjax.simulation.round import init_state, make_round
-from byzjax.tasks import _language
 from byzjax.tasks._models import functional
 from byzjax.tasks._partitions import partition_blocks
 from byzjax.tasks._transformer import gpt
@@ -156,7 +155,7 @@ def test_a_model_that_knows_nothing_has_the_vocabulary_s_perplexity():
 
 @pytest.mark.parametrize("batch", [4, 64])
 def test_evaluation_against_numpy(batch, limit):
-    limit(_language, "_EVAL_BATCH", batch)
+    limit(tasks._language, "_EVAL_BATCH", batch)
     task = tiny_task(val="rest", eval_blocks=9, dropout_rate=0.5)
     params = large(task.init(KEY))
     rest = np.concatenate([TEXT.val, TEXT.test])
