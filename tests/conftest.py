@@ -34,9 +34,26 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import jax  # noqa: E402
+import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+@pytest.fixture
+def limit(monkeypatch):
+    """Changes a number that is read while programs are traced, and forgets those that were traced with another one.
+
+    Equal rules share a program, so that a test which only changed the number would test the first program twice.
+    """
+
+    def change(module, name, value):
+        monkeypatch.setattr(module, name, value)
+        jax.clear_caches()
+
+    yield change
+    jax.clear_caches()
+
 
 _MAPS = Path("/proc/self/maps")
 _MOST_MAPS = 8_000  # about 1 000 programs and 2 GB; Linux allows a process 65 530

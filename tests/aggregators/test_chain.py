@@ -18,7 +18,7 @@ chain_module = importlib.import_module("byzjax.aggregators._chain")  # the packa
 KEY = jax.random.key(0)
 
 
-def test_many_workers_are_ranked_and_mixed_as_few_are(monkeypatch):
+def test_many_workers_are_ranked_and_mixed_as_few_are(monkeypatch, limit):
     rng = np.random.default_rng(0)
     values = rng.integers(0, 9, size=(3, 200)).astype(np.float32)
     for few in (1, 37, 200):
@@ -30,20 +30,23 @@ def test_many_workers_are_ranked_and_mixed_as_few_are(monkeypatch):
     x = jnp.asarray(rng.normal(size=(11, 6)) + 2, jnp.float32).at[3].set(jnp.nan)
     links = ([agg.nnm(2)], [agg.clipping(3.0), agg.nnm(2)], [agg.bucketing(2), agg.nnm(1)])
     ends = ([agg.multi_krum(1)], [agg.median()], [])
-    for before, last in itertools.product(links, ends):
-        found = []
-        for many in (12, 11):  # at once in worker space, and one after the other
-            monkeypatch.setattr(chain_module, "_MANY", many)
-            rule = byzjax.chain(*before, *last)
-            found.append(byzjax.aggregate(rule, x, key=KEY, return_weights=last != ends[1]))  # the median has none
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), *found)
+    found = []
+    for many in (12, 11):  # at once in worker space, and one after the other
+        limit(chain_module, "_MANY", many)
+        found.append(
+            [
+                byzjax.aggregate(byzjax.chain(*before, *last), x, key=KEY, return_weights=last != ends[1])
+                for before, last in itertools.product(links, ends)  # the median has no weights
+            ]
+        )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), *found)
 
 
-def test_a_rule_with_a_state_after_a_mixing_of_many(monkeypatch):
+def test_a_rule_with_a_state_after_a_mixing_of_many(limit):
     x = jnp.asarray(np.random.default_rng(0).normal(size=(11, 6)), jnp.float32)
     found = []
     for many in (12, 11):
-        monkeypatch.setattr(chain_module, "_MANY", many)
+        limit(chain_module, "_MANY", many)
         rule = byzjax.chain(agg.nnm(2), agg.centered_clipping(0.1))
         _, state = rule.update(x, rule.init(x[0]))
         found.append(rule.update(x, state))

@@ -11,9 +11,9 @@ from byzjax.aggregators import _subsets
 
 
 @pytest.mark.parametrize("together", [100, 1_024])
-def test_smea_finds_the_best_of_many_near_ties(together, monkeypatch):
+def test_smea_finds_the_best_of_many_near_ties(together, limit):
     """Rows without a common direction: no cheap bound tells which of many subsets has the least spread."""
-    monkeypatch.setattr(_subsets, "_CHUNK", together)
+    limit(_subsets, "_CHUNK", together)
     stacks = np.random.default_rng(7).normal(size=(3, 12, 400)).astype(np.float32)
     stacks[1, 4] = np.nan
     stacks[2, :3] = stacks[2, 3:6].mean(0)

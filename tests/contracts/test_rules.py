@@ -33,6 +33,22 @@ KEY = jax.random.key(7)
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
 every_rule = pytest.mark.parametrize("case", FACTORIES, ids=lambda case: case.id)
 
+# One rule of each form, for what its kernel decides.
+FORMS = [
+    "mean",  # coordinate by coordinate: a sum
+    "median",  # an order statistic
+    "krum",  # affine weights, which pick
+    "geometric_median",  # weights that measure from the origin
+    "centered_clipping",  # anchored at the last result
+    "centered_clipping-start=median",
+    "byzantine_sgd",  # with a state of rows
+    "dnc",  # draws coordinates
+    "lasa",  # layer by layer
+    "nnm",  # a mixing
+    "clipping",  # a scaling
+]
+every_form = pytest.mark.parametrize("case", [starting_with(form, CASES) for form in FORMS], ids=lambda case: case.id)
+
 
 def cases_that(**promise):
     return _promising(CASES, promise)
@@ -399,23 +415,7 @@ def test_traced_f_beyond_what_the_rule_takes_gives_nan(case):
     assert np.isnan(swept[1:]).all()
 
 
-# One rule of each form; every rule is the same on eight devices in test_sharding.py.
-FORMS = [
-    "mean",  # coordinate by coordinate: a sum
-    "median",  # an order statistic
-    "krum",  # affine weights, which pick
-    "geometric_median",  # weights that measure from the origin
-    "centered_clipping",  # anchored at the last result
-    "centered_clipping-start=median",
-    "byzantine_sgd",  # with a state of rows
-    "dnc",  # draws coordinates
-    "lasa",  # layer by layer
-    "nnm",  # a mixing
-    "clipping",  # a scaling
-]
-
-
-@pytest.mark.parametrize("case", [starting_with(form, CASES) for form in FORMS], ids=lambda case: case.id)
+@every_form  # every rule is the same on eight devices in test_sharding.py
 def test_sharded_equals_unsharded(case):
     assert len(jax.devices()) >= 8, "conftest.py asks for 8 virtual devices"
     mesh = jax.make_mesh((8,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
@@ -428,9 +428,17 @@ def test_sharded_equals_unsharded(case):
 
 
 @every_rule
-@pytest.mark.parametrize(("n", "d"), [(N, D), (16, 1_200), ("many", 60)])  # all differences, block by block, bisection
-def test_traces_inside_shard_map(case, n, d, request):
-    n = request.getfixturevalue("few_are_many") if n == "many" else n
+def test_traces_inside_shard_map(case):
+    traces_inside_shard_map(case, N, D)
+
+
+@every_form
+@pytest.mark.parametrize(("n", "d"), [(16, 1_200), ("many", 60)])  # block by block, by bisection
+def test_large_stacks_trace_inside_shard_map(case, n, d, request):
+    traces_inside_shard_map(case, request.getfixturevalue("few_are_many") if n == "many" else n, d)
+
+
+def traces_inside_shard_map(case, n, d):
     rule = made(case, n=n)
     mesh = jax.make_mesh((2,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
 

@@ -318,6 +318,7 @@ def test_the_command_line_refuses_in_one_line(tmp_path, options, message):
     assert done.output.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_the_released_mnist_keeps_all_attackers_from_the_start():
     """As traced in the authors' code: sorted honest data lie further apart than IID attackers from any of them."""
     experiment = registry.experiment("mnist", "released")

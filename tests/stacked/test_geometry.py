@@ -9,9 +9,9 @@ from byzjax.stacked import gram
 
 
 @pytest.mark.parametrize("places", [True, False])
-def test_a_step_of_a_billionth_away_from_a_row_is_measured(places, monkeypatch):
+def test_a_step_of_a_billionth_away_from_a_row_is_measured(places, limit):
     if not places:
-        monkeypatch.setattr(gram, "_EXACT", 0)
+        limit(gram, "_EXACT", 0)
     x = jnp.asarray(np.random.default_rng(2).normal(1, 0.2, (6, 4)), jnp.float32).at[5].set(0.0)
     geometry, _ = stacked.measure(x)
     assert (geometry.places is None) != places

@@ -154,8 +154,8 @@ def test_a_model_that_knows_nothing_has_the_vocabulary_s_perplexity():
 
 
 @pytest.mark.parametrize("batch", [4, 64])
-def test_evaluation_against_numpy(batch, monkeypatch):
-    monkeypatch.setattr("byzjax.tasks._language._EVAL_BATCH", batch)
+def test_evaluation_against_numpy(batch, limit):
+    limit(tasks._language, "_EVAL_BATCH", batch)
     task = tiny_task(val="rest", eval_blocks=9, dropout_rate=0.5)
     params = large(task.init(KEY))
     rest = np.concatenate([TEXT.val, TEXT.test])
