@@ -36,6 +36,8 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
+from byzjax.programs.cache import drop_oldest  # noqa: E402
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
@@ -71,12 +73,6 @@ pytest_runtest_teardown.tests = 0
 
 
 def pytest_sessionfinish(session):
-    """Keep the cache from growing for ever: the programs that were not used for longest go first."""
-    if hasattr(session.config, "workerinput") or not CACHE.is_dir():  # one process does
-        return
-    entries = sorted(((path.stat().st_atime, path.stat().st_size, path) for path in CACHE.iterdir()), reverse=True)
-    size = 0
-    for _, bytes_, path in entries:
-        size += bytes_
-        if size > MOST_BYTES:
-            path.unlink(missing_ok=True)
+    """Keep the cache from growing for ever."""
+    if not hasattr(session.config, "workerinput") and CACHE.is_dir():  # one process does
+        drop_oldest(CACHE, MOST_BYTES)

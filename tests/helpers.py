@@ -110,3 +110,32 @@ def quartic(seed, learning_rate, beta, rule="geometric_median"):
         num_rounds=12,
         eval_every=4,
     )
+
+
+# A grid of a few runs, as a file.
+TOML = """
+[run]
+aggregator = ["median", "mean"]
+attack = "alie"
+num_workers = 5
+num_byzantine = 1
+learning_rate = [0.1, 0.3]
+seed = { count = 2 }
+num_rounds = 6
+eval_every = 3
+"""
+
+
+def written(folder, text=TOML):
+    path = folder / "tiny.toml"
+    path.write_text(f'{text}\n[sweep]\nstore = "{folder / "store"}"\n')
+    return path
+
+
+# A chunk of a store, with all that a float can be.
+ARRAYS = {
+    "loss": np.array([[0.5, -np.inf], [np.nan, 1e-42]], np.float32),
+    "finite": np.array([True, False]),
+    "count": np.array([2**31 - 1, -1], np.int32),
+    "wide": np.array([1e300, 5e-324]),
+}

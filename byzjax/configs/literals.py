@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import difflib
+import inspect
 import numbers
 import types
 import typing

@@ -45,7 +45,7 @@ def enable_compilation_cache(folder: str | os.PathLike[str] | None = None) -> Pa
     try:
         path = expanded(folder, "enable_compilation_cache") / _compiler()
         path.mkdir(parents=True, exist_ok=True)
-        _drop_oldest(path)
+        drop_oldest(path, _MOST_BYTES)
     except (OSError, ValueError):  # no home, no room: compile, as without a cache
         return None
     jax.config.update("jax_compilation_cache_dir", str(path))
@@ -65,10 +65,11 @@ def _compiler() -> str:
     return f"jaxlib-{jaxlib.version.__version__}-{digest}"
 
 
-def _drop_oldest(path: Path) -> None:
+def drop_oldest(path: Path, most_bytes: int) -> None:
+    """Keep so many bytes of a folder's files; those that were not read for longest go."""
     files = sorted(((file.stat().st_atime, file.stat().st_size, file) for file in path.iterdir()), reverse=True)
     size = 0
     for _, num_bytes, file in files:
         size += num_bytes
-        if size > _MOST_BYTES:
+        if size > most_bytes:
             file.unlink(missing_ok=True)

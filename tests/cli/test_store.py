@@ -2,20 +2,13 @@
 
 import re
 
-import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from byzjax.cli.app import app
 from byzjax.storage import digests
 from byzjax.storage.chunk_store import ChunkStore
-
-ARRAYS = {
-    "loss": np.array([[0.5, -np.inf], [np.nan, 1e-42]], np.float32),
-    "finite": np.array([True, False]),
-    "count": np.array([2**31 - 1, -1], np.int32),
-    "wide": np.array([1e300, 5e-324]),
-}
+from tests.helpers import ARRAYS
 
 
 @pytest.fixture

@@ -9,26 +9,9 @@ from byzjax import results
 from byzjax.cli import plot
 from byzjax.configs import grid_config
 from tests.environment import ROOT
-from tests.helpers import call
+from tests.helpers import call, written
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.toml"))
-TOML = """
-[run]
-aggregator = ["median", "mean"]
-attack = "alie"
-num_workers = 5
-num_byzantine = 1
-learning_rate = [0.1, 0.3]
-seed = { count = 2 }
-num_rounds = 6
-eval_every = 3
-"""
-
-
-def written(folder, text=TOML):
-    path = folder / "tiny.toml"
-    path.write_text(f'{text}\n[sweep]\nstore = "{folder / "store"}"\n')
-    return path
 
 
 @pytest.mark.slow

@@ -7,25 +7,7 @@ import pytest
 
 from byzjax import results
 from byzjax.configs import grid_config, run_config
-from tests.helpers import call
-
-TOML = """
-[run]
-aggregator = ["median", "mean"]
-attack = "alie"
-num_workers = 5
-num_byzantine = 1
-learning_rate = [0.1, 0.3]
-seed = { count = 2 }
-num_rounds = 6
-eval_every = 3
-"""
-
-
-def written(folder, text=TOML):
-    path = folder / "tiny.toml"
-    path.write_text(f'{text}\n[sweep]\nstore = "{folder / "store"}"\n')
-    return path
+from tests.helpers import call, written
 
 
 def test_a_value_fixes_and_a_list_is_an_axis():

@@ -15,14 +15,9 @@ import xarray
 from byzjax.storage import chunk_store as stores
 from byzjax.storage import digests, files
 from byzjax.storage.chunk_store import MARKER, ChunkStore, StoreError, gc, verify
+from tests.helpers import ARRAYS
 
 KEY = "ab" * 32
-ARRAYS = {
-    "loss": np.array([[0.5, -np.inf], [np.nan, 1e-42]], np.float32),
-    "finite": np.array([True, False]),
-    "count": np.array([2**31 - 1, -1], np.int32),
-    "wide": np.array([1e300, 5e-324]),
-}
 
 
 @pytest.fixture

@@ -6,18 +6,9 @@ import numpy as np
 import optax
 import pytest
 
-import byzjax
 from byzjax import aggregators as agg
-from byzjax import attacks, methods, tasks, transforms
-
-N, MASK, KEY = 4, jnp.arange(4) >= 3, jax.random.key(0)
-TASK = tasks.quartic(N, 1, dim=3, noise_scale=0.1)
-METHOD = methods.momentum_sgd(0.01, aggregator=agg.median())
-
-
-def go(task=TASK, method=METHOD, attack=None, runner=byzjax.simulate, **options):
-    options = {"byzantine": MASK, "key": KEY, "num_rounds": 2, **options}
-    return runner(task, method, attack or attacks.none(), **options)
+from byzjax import transforms
+from tests.small_runs import METHOD, N, go
 
 
 def server(tx):
