@@ -107,9 +107,9 @@ def value(factory: Callable[P, T]) -> Callable[P, T]:
 
     @functools.wraps(factory)
     def made(*args: P.args, **kwargs: P.kwargs) -> T:
-        if _AS_ARRAYS.get() and hasattr(made, "program_arguments"):
-            return factory(**_with_arrays(signature.bind(*args, **kwargs), made.program_arguments))  # type: ignore[arg-type]
         product = factory(*args, **kwargs)
+        if _AS_ARRAYS.get() and hasattr(made, "program_arguments"):  # again: numbers alone are checked
+            return factory(**_with_arrays(signature.bind(*args, **kwargs), made.program_arguments))  # type: ignore[arg-type]
         if any(product is argument for argument in args):  # a chain of one link is that link
             return product
         bound = signature.bind(*args, **kwargs)
@@ -160,13 +160,20 @@ def numbers_as_arrays() -> Iterator[None]:
 def _with_arrays(bound: inspect.BoundArguments, names: tuple[str, ...]) -> dict[str, Any]:
     bound.apply_defaults()
     arguments = bound.arguments
-    return {k: jnp.asarray(a) if k in names and type(a) is float else a for k, a in arguments.items()}
+    return {k: _constant(a) if k in names and type(a) is float else a for k, a in arguments.items()}
+
+
+def _constant(number: float) -> jax.Array:
+    """A number that is a constant of what is traced: JAX writes those of no axis into the text."""
+    with jax.ensure_compile_time_eval():
+        one = jnp.full((1,), number)  # as weakly typed as the number is
+    return one[0]
 
 
 def with_arrays(value: Any) -> Any:
     """A value made again, its numbers as in `numbers_as_arrays`; anything else as it is."""
     template, numbers = lifted(value)
-    return template.filled([jnp.asarray(number) for number in numbers]) if isinstance(template, Template) else value
+    return template.filled(list(map(_constant, numbers))) if isinstance(template, Template) else value
 
 
 class Template:

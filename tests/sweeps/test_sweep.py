@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import byzjax
-from byzjax import results
+from byzjax import aggregators as agg
+from byzjax import attacks, methods, results, tasks
 from byzjax.selection import EdgeWarning
 from byzjax.sweeps import batch_size
 from tests.helpers import QUARTIC_GRID, chunks_in, quartic, sweep
@@ -88,6 +89,32 @@ def test_cells_are_python_values_and_compiled_once(monkeypatch):
     assert dataset["how"].values.tolist() == ["sum", "max"]
     assert dataset["value"].sel(shape=3, how="sum", x=4) == 12
     assert dataset["value"].dtype == np.int32
+
+
+@pytest.mark.parametrize("how", ["values", "numbers"])
+def test_cells_that_differ_in_numbers_share_a_program_and_no_result(how, tmp_path, monkeypatch):
+    compiled = []
+    inner = batch_size.compile_runs
+    monkeypatch.setattr(batch_size, "compile_runs", lambda *args: compiled.append(args) or inner(*args))
+    task, mask = tasks.quartic(5, 1), jnp.arange(5) == 4
+
+    def run(attack, rate, seed):
+        method = methods.momentum_sgd(rate, aggregator=agg.mean())
+        options = {"byzantine": mask, "key": jax.random.key(seed), "num_rounds": 4, "eval_every": 4}
+        return byzjax.simulate(task, method, attack, **options)
+
+    scales, rates = (1.0, 2.0, 30.0), (1e-3, 2e-3)
+    if how == "values":
+        cells = {"attack": {f"{scale}": attacks.ipm(scale) for scale in scales}, "rate": rates}
+        swept = sweep(run, {"seed": range(2)}, cells=cells, batch_size=2, store=tmp_path)
+    else:
+        made = lambda attack, rate, seed: run(attacks.ipm(attack), rate, seed)  # noqa: E731  # in the traced function
+        swept = sweep(made, {"seed": range(2)}, cells={"attack": scales, "rate": rates}, batch_size=2, store=tmp_path)
+    assert len(compiled) == 1
+    assert len(chunks_in(tmp_path)) == 6
+    for (i, scale), (j, rate), seed in itertools.product(enumerate(scales), enumerate(rates), range(2)):
+        alone = run(attacks.ipm(scale), rate, seed).evals["objective"]
+        np.testing.assert_allclose(swept["objective"].isel(attack=i, rate=j, seed=seed), alone, rtol=1e-6)
 
 
 def test_what_a_cell_lacks_is_nan():
