@@ -24,7 +24,7 @@ class Compiled:
     the process holds more than 40,000 maps, the older half goes, however few they are.
 
     On a CPU it may be told to compile quickly: XLA's fusion emitters of jaxlib before 0.12 take a third of the time to
-    compile a run, whose rounds are as fast without them (benchmarks/results/compile.md).
+    compile a run, whose rounds are as fast without them (benchmarks/startup.py).
 
     Args:
       fn: to compile; keyword-only arguments are static, the others are trees of arrays.
