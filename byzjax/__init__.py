@@ -8,7 +8,7 @@ nouns in namespaces (`aggregators`, `attacks`, `tasks`, `methods`, `transforms`,
 from byzjax import aggregators, attacks, data, methods, metrics, sharding, stacked, tasks, transforms
 from byzjax._version import __version__ as __version__
 from byzjax.aggregators._chain import aggregate, chain
-from byzjax.base import Aggregator, Attack, Method, PreAggregator, Task
+from byzjax.base import Aggregator, Attack, Method, PreAggregator
 from byzjax.programs.cache import enable_compilation_cache
 from byzjax.selection import select
 from byzjax.simulation.checkpoint import Checkpoint
@@ -16,6 +16,7 @@ from byzjax.simulation.round import RoundState, init_state, make_round
 from byzjax.simulation.run import run
 from byzjax.simulation.simulate import Result, simulate
 from byzjax.sweeps.sweep import sweep
+from byzjax.task import Task
 
 __all__ = [
     "Aggregator",

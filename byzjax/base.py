@@ -6,7 +6,6 @@ one-leaf tree, so the notation of the papers works as it stands.
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -14,10 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import jax
 import optax
 
-from byzjax.checks import check_integer, check_kind
-from byzjax.checks.arrays import owned
+from byzjax.checks import check_kind
 from byzjax.checks.contracts import check_pair
-from byzjax.checks.masks import as_mask
 from byzjax.rng import check_key as check_key
 from byzjax.stacked.explicit_axes import on_auto_axes, typed
 from byzjax.types import Batch, Numeric, Params, Stacked
@@ -219,103 +216,6 @@ class Attack(Value, _AttackFields):
         if "num_classes" in takes or any(p.kind is inspect.Parameter.VAR_KEYWORD for p in takes.values()):
             extra["num_classes"] = num_classes
         return self.poison(batch, **extra)
-
-
-@jax.tree_util.register_pytree_with_keys_class
-@dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class Task(Value):
-    """A distributed objective. A pytree: ``data`` are leaves, all else is static.
-
-    Pass a task as an *argument* of a jitted function. Data closed over become constants of the program.
-
-    Attributes:
-      data: arrays that live on the device (uint8 images, shifts, …). Those of NumPy are copied.
-      init: ``(key) -> params``.
-      sample: ``(data, key) -> batch`` with leaves ``[n, B, …]``, inside the compiled program; see ``by_round``.
-      loss: ``(params, batch, key) -> f32[]`` for one worker; its gradient is that worker's oracle.
-      evaluate: ``(data, params) -> dict`` of named arrays.
-      num_workers: n.
-      name: what reports call it.
-      worker_batch: how many workers' gradients are computed at a time, on every device: the less, the less memory the
-        activations take. The numbers do not depend on it but for rounding. Best a divisor of n. By default all.
-      by_round: ``sample`` is ``(data, key, step) -> batch`` with one key for the whole run and the number of the round,
-        as draws without replacement need.
-      byzantine: who lies, where the data depend on it: a run with another mask is refused. A mask bool[n] or numbers of
-        workers, kept as a tuple of n flags. By default anybody may.
-      num_classes: how many classes the labels of its batches have, for attacks on them.
-
-    Raises:
-      ValueError: a function that is none, data that are no arrays, a count that is not an integer ≥ 1, a bad mask.
-    """
-
-    data: Any
-    init: Callable[..., Params]
-    sample: Callable[..., Batch]
-    loss: Callable[..., jax.Array]
-    evaluate: Callable[..., dict[str, jax.Array]]
-    num_workers: int
-    name: str = "task"
-    worker_batch: int | None = None
-    by_round: bool = False
-    byzantine: Any = None
-    num_classes: int | None = None
-    _origin = None  # the key of the call that made it, also where other data took the place of its own
-
-    def __post_init__(self):
-        where = check_kind(self.name, str, "name", "Task", fix="it is what reports call the task.")
-        for argument in ("init", "sample", "loss", "evaluate"):
-            check_kind(getattr(self, argument), Callable, argument, where, fix="pass a function.")  # type: ignore[arg-type]
-        n = check_integer(self.num_workers, "num_workers", where, least=1)
-        checked: dict[str, Any] = {"num_workers": n, "data": owned(self.data, where)}
-        for argument in ("worker_batch", "num_classes"):
-            value = getattr(self, argument)
-            checked[argument] = None if value is None else check_integer(value, argument, where, least=1)
-        if self.byzantine is not None:
-            checked["byzantine"] = tuple(as_mask(self.byzantine, n, where).tolist())
-        vars(self).update(checked)
-
-    def __repr__(self) -> str:
-        return f"Task({self.name}, num_workers={self.num_workers})" if self._call is None else super().__repr__()
-
-    def tree_flatten_with_keys(self):
-        """The data, and all else."""
-        return ((jax.tree_util.GetAttrKey("data"), self.data),), self._static()
-
-    def tree_flatten(self):
-        """As with keys: JAX flattens much."""
-        return (self.data,), self._static()
-
-    def _static(self) -> _Static:
-        values = {name: value for name, value in vars(self).items() if name not in ("data", "_call", "_origin")}
-        return _Static(tuple(values.values()), self._origin if self._call is None else self._call.key)
-
-    @classmethod
-    def tree_unflatten(cls, static: _Static, children: tuple) -> Task:
-        """Unchecked: JAX puts whatever it likes in the place of data."""
-        task = object.__new__(cls)
-        names = [field.name for field in dataclasses.fields(cls)]
-        vars(task).update(zip(names, (*children, *static.values), strict=True))
-        vars(task)["_origin"] = static.origin
-        return task
-
-
-class _Static:
-    """All of a task but its data: equal where the same factory made both of equal arguments, whatever the data.
-
-    So a task made twice is the same kind of argument to a compiled program.
-    """
-
-    def __init__(self, values: tuple[Any, ...], origin: Any):
-        self.values, self.origin = values, origin
-
-    def _compared(self) -> Any:
-        return self.values if self.origin is None else self.origin
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Static) and self._compared() == other._compared()
-
-    def __hash__(self) -> int:
-        return hash(self._compared())
 
 
 class _MethodFields(NamedTuple):

@@ -154,11 +154,21 @@ def record(*names: str) -> Record:
     if unknown:
         raise ValueError(f"record: unknown metrics {unknown}; known are {sorted(REGISTRY)}, or pass your own function.")
 
-    def recorder(info: RoundInfo) -> dict[str, jax.Array]:
-        return {name: REGISTRY[name](info) for name in names}
+    return _Recorder(names, tuple(REGISTRY[name] for name in names))
 
-    recorder.__name__ = f"record({', '.join(names)})"
-    return recorder
+
+class _Recorder(NamedTuple):
+    """Equal for the same metrics, so that runs which record them share a program."""
+
+    names: tuple[str, ...]
+    metrics: tuple[Callable[[RoundInfo], jax.Array], ...]
+
+    def __call__(self, info: RoundInfo) -> dict[str, jax.Array]:
+        return {name: metric(info) for name, metric in zip(self.names, self.metrics, strict=True)}
+
+    @property
+    def __name__(self) -> str:
+        return f"record({', '.join(self.names)})"
 
 
 # What every rule can tell; the others depend on the rule.

@@ -14,10 +14,10 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from byzjax.base import Task
 from byzjax.checks import check_integer
 from byzjax.rng import is_key, key_data
 from byzjax.stacked.coordinate_sharding import AXIS, current, shard_coordinates
+from byzjax.task import Task
 from byzjax.types import Stacked
 
 RUNS = "runs"

@@ -17,7 +17,7 @@ storage
 programs
 stacked
 values
-base
+base task
 data
 transforms
 tasks

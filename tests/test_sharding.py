@@ -16,7 +16,7 @@ from byzjax import aggregators as agg
 from byzjax import attacks, methods, metrics, sharding, stacked, tasks
 from byzjax.base import Aggregator
 from byzjax.simulation.round import init_state, make_round
-from byzjax.simulation.run import _chunk, _compiled_for
+from byzjax.simulation.run import _chunk, _without_numbers
 from byzjax.stacked.coordinate_sharding import shard_coordinates
 from byzjax.testing import rule_cases
 from tests.environment import environment
@@ -237,7 +237,7 @@ def test_the_stack_is_not_gathered_inside_a_run_where_workers_do_not_divide():
     d = 1_600  # a smaller stack is measured whole on every device
     chosen, mask = sharding.place_task(task(n, d), mesh()), jnp.arange(n) >= n - B
     state = init_state(chosen, method, attack, key=KEY)
-    parts, numbers = _compiled_for(method, attack)
+    parts, numbers = _without_numbers(method, attack)
     static = {"parts": parts, "record": metrics.default_record, "mesh": mesh(), "most": 3, "evaluates": False}
     text = _chunk.lower(chosen, state, mask, numbers, 3, **static).compile().as_text()
     assert not [size for _, operation, size in collectives(text) if operation == "all-gather" and size >= n * d]

@@ -1,10 +1,12 @@
 """Rules, attacks, methods and tasks are values: equal, hashable, readable and picklable by what made them."""
 
 import copy
+import dataclasses
 import functools
 import pickle
 import subprocess
 import sys
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +16,9 @@ import pytest
 
 import byzjax
 from byzjax import aggregators as agg
-from byzjax import attacks, methods, tasks
+from byzjax import attacks, methods, metrics, tasks
 from byzjax.aggregators._chain import _aggregate
+from byzjax.base import Aggregator, Mixing, PreAggregator
 from byzjax.simulation.run import _chunk
 from byzjax.testing import attack_cases, rule_cases
 from byzjax.values import Template, lifted, value
@@ -154,6 +157,210 @@ def test_what_a_users_factory_read_is_part_of_the_value(monkeypatch):
     assert before != own_attack()
     np.testing.assert_array_equal(run(0.1, attack=before).state.params, result.state.params)
     assert not np.array_equal(run(0.1, attack=own_attack()).state.params, result.state.params)
+
+
+# What a program reads beside its arguments.
+
+ACTIVATION, WEIGHT = jnp.sin, 1.0
+
+
+def scaled(x):
+    return WEIGHT * x
+
+
+@value
+def applying(function):
+    """A user's rule that calls back."""
+    return Aggregator(optax.init_empty_state, lambda x, s, p=None, **extra: (function(x.mean(0)), s))
+
+
+@value
+def times(factors=[1.0]):  # noqa: B006  # that is what is tried
+    """A user's rule that keeps a list."""
+    return Aggregator(optax.init_empty_state, lambda x, s, p=None, **extra: (factors[0] * x.mean(0), s))
+
+
+def test_another_function_of_a_library_is_another_program(monkeypatch):
+    def loss(x, batch, key):
+        del key
+        return jnp.mean(ACTIVATION(x) * x) + jnp.vdot(batch["slope"], x)
+
+    task = dataclasses.replace(tasks.quartic(5, 1), loss=loss)
+    before = run(0.1, task=task).state.params
+    monkeypatch.setitem(globals(), "ACTIVATION", jnp.cos)
+    assert not np.array_equal(run(0.1, task=task).state.params, before)
+
+
+def test_a_rule_made_anew_is_not_served_a_stale_program(monkeypatch):
+    before = byzjax.aggregate(applying(scaled), X)
+    monkeypatch.setitem(globals(), "WEIGHT", 7.0)
+    np.testing.assert_allclose(byzjax.aggregate(applying(scaled), X), 7 * before, rtol=1e-6)
+
+
+def test_a_list_that_is_changed_afterwards_changes_no_rule():
+    factors = [1.0]
+    rule = times(factors)
+    factors[0] = 5.0
+    np.testing.assert_array_equal(byzjax.aggregate(rule, X), byzjax.aggregate(times(), X))
+    assert rule == times()
+    assert rule != times(factors)
+
+
+def test_what_a_link_of_ones_own_reads_is_seen_in_its_kernel(monkeypatch):
+    def matrix(geometry, key):
+        del key
+        return WEIGHT * jnp.eye(geometry.num_workers)
+
+    def update(x, state, params=None, **extra):
+        del params, extra
+        return WEIGHT * x, state
+
+    mixing = PreAggregator(optax.init_empty_state, update, kernel=Mixing(matrix, measures=False))
+    method = methods.momentum_sgd(0.01, aggregator=byzjax.chain(mixing, agg.krum(1)))
+    options = {"byzantine": jnp.arange(5) == 4, "key": jax.random.key(0), "num_rounds": 2, "progress": False}
+    before = byzjax.run(tasks.quartic(5, 1), method, attacks.none(), **options).state.params
+    monkeypatch.setitem(globals(), "WEIGHT", 30.0)
+    after = byzjax.run(tasks.quartic(5, 1), method, attacks.none(), **options).state.params
+    assert not np.array_equal(before, after)
+
+
+# Tasks, whose data anybody may change.
+
+
+def test_a_task_keeps_the_data_that_were_put_into_it():
+    task = tasks.quartic(5)
+    assert copy.deepcopy(task) == task
+    task.data["shifts"] = jnp.zeros_like(task.data["shifts"])
+    assert task != tasks.quartic(5)
+    for again in (copy.copy(task), copy.deepcopy(task), pickle.loads(pickle.dumps(task))):
+        np.testing.assert_array_equal(again.data["shifts"], 0.0)
+    swept = byzjax.sweep(
+        lambda seed, task: {"shifts": task.data["shifts"]},
+        grid={"seed": [0]},
+        cells={"task": {"q": task}},
+        progress=False,
+    )
+    assert not swept["shifts"].values.any()
+
+
+def test_an_array_that_is_changed_afterwards_changes_no_copy():
+    shifts = np.zeros((5, 10), np.float32)
+    task = tasks.quartic(5, shifts=shifts)
+    shifts += 3
+    for again in (copy.deepcopy(task), pickle.loads(pickle.dumps(task))):
+        np.testing.assert_array_equal(again.data["shifts"], 0.0)
+
+
+def test_a_model_that_is_registered_anew_makes_another_task(monkeypatch):
+    def model(width):
+        return tasks.models.mlp((784, width, 10))
+
+    monkeypatch.setitem(tasks.models.MODELS, "mine", lambda shape, num_classes: model(2))
+    before = tasks.mnist(5, batch_size=8, model="mine")
+    assert before == tasks.mnist(5, batch_size=8, model="mine")
+    monkeypatch.setitem(tasks.models.MODELS, "mine", lambda shape, num_classes: model(3))
+    after = tasks.mnist(5, batch_size=8, model="mine")
+    assert before != after
+    assert jax.tree.structure(before) != jax.tree.structure(after)
+
+
+# What factories may do.
+
+
+def test_a_pickle_is_refused_where_its_factory_would_make_something_else(monkeypatch):
+    content = pickle.dumps(own_attack())
+    assert pickle.loads(content) == own_attack()
+    monkeypatch.setitem(globals(), "SCALE", -7.0)
+    with pytest.raises(ValueError, match=r"own_attack\(\) cannot be made again"):
+        pickle.loads(content)
+
+
+KNOWN = {"a": attacks.ipm(1.0)}
+
+
+@value
+def known(name):
+    """Returns what it has returned before."""
+    return KNOWN[name]
+
+
+@value
+def default_to(*, rule=None):
+    """Returns what it was given."""
+    return rule or agg.median()
+
+
+@value
+def with_links(first, /, second, *links):
+    """Has every kind of parameter."""
+    del second, links
+    return agg.krum(first)
+
+
+def test_what_somebody_else_made_keeps_its_name():
+    rule = agg.krum(1)
+    assert default_to(rule=rule) is rule
+    assert repr(default_to()) == "default_to()"
+    assert repr(known("a")) == "known(name='a')"
+    assert KNOWN["a"] == attacks.ipm(1.0)
+    made = with_links(1, 2, 3, 4)
+    assert repr(made) == "with_links(1, 2, 3, 4)"
+    assert pickle.loads(pickle.dumps(made)) == made
+
+
+class Pair(NamedTuple):
+    x: float
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (np.float32(-0.0), np.float32(0.0)),
+        (Pair(1), Pair(1.0)),
+        (Pair(0.0), Pair(-0.0)),
+        (frozenset({1}), frozenset({True})),
+        ({1: 2}, {True: 2}),
+        (-0.0, 0.0),
+        (complex(0.0, 1.0), complex(-0.0, 1.0)),
+    ],
+)
+def test_arguments_are_compared_to_the_bit(one, other):
+    assert (applying(one) == applying(other)) == (repr(one) == repr(other))
+    assert applying(one) == applying(copy.copy(one))
+
+
+def test_parts_without_a_hash_are_accepted():
+    @dataclasses.dataclass
+    class Init:
+        def __call__(self, params):
+            return ()
+
+    rule = Aggregator(Init(), lambda x, s, p=None, **extra: (x.mean(0), s))
+    method = methods.momentum_sgd(0.1, aggregator=rule)
+    options = {"byzantine": jnp.arange(5) == 4, "key": jax.random.key(0), "num_rounds": 2, "progress": False}
+    assert byzjax.run(tasks.quartic(5, 1), method, attacks.none(), **options).state.params.shape == (10,)
+
+
+def test_large_and_traced_arguments_are_not_kept_alive():
+    shifts = np.zeros((5, 100_000), np.float32)
+    task = tasks.quartic(5, dim=100_000, shifts=shifts)
+    assert repr(task) == "quartic(num_workers=5, dim=100000, shifts=float32[5,100000])"
+    with pytest.raises(TypeError, match="is not remembered"):
+        pickle.dumps(task)
+    with jax.checking_leaks():
+        jax.jit(lambda tau, x: byzjax.aggregate(agg.clipping(tau), x))(1.0, X)
+
+
+def test_runs_that_record_the_same_and_are_never_evaluated_share_a_program():
+    def of(rounds):
+        method = methods.momentum_sgd(0.1, aggregator=agg.mean())
+        options = {"byzantine": jnp.arange(5) == 4, "key": jax.random.key(0), "record": metrics.record("loss")}
+        return byzjax.run(tasks.quartic(5, 1), method, attacks.none(), num_rounds=rounds, progress=False, **options)
+
+    of(10)
+    before = len(_chunk)
+    assert of(300).history["loss"].shape == (300,)
+    assert len(_chunk) == before
 
 
 def test_rules_are_aggregators_of_optax():

@@ -13,11 +13,12 @@ import optax
 from byzjax.aggregators._builders import mixed_coordinate_rule, mixing_rule, trusting_rule
 from byzjax.base import Aggregator, Coordinatewise, Mixing, PreAggregator, Scaling, Trust, Weights
 from byzjax.checks import num_workers_of
+from byzjax.programs.captured import read_outside
 from byzjax.programs.compiled import Compiled
 from byzjax.rng import check_key
 from byzjax.stacked import Geometry, matmul
 from byzjax.types import Params, Stacked
-from byzjax.values import value
+from byzjax.values import plain, value
 
 Link = Aggregator | PreAggregator
 
@@ -146,7 +147,10 @@ def aggregate(rule: Link, updates: Stacked, *, key: jax.Array | None = None, ret
         raise ValueError(f"aggregate: rule is {rule!r}, not an Aggregator or PreAggregator; call its factory first.")
     updates = jax.tree.map(jnp.asarray, updates)
     num_workers_of(updates)
-    result, trust = _aggregate(updates, key, rule=rule)
+    if rule._call is not None and rule._call.traced:  # a program that is kept would keep the trace alive
+        result, trust = _aggregate.__wrapped__(updates, key, rule=rule)  # type: ignore[attr-defined]
+    else:
+        result, trust = _aggregate(updates, key, rule=rule, outside="" if plain(rule) else read_outside(rule))
     if not return_weights:
         return result
     weights = trust.weights if isinstance(rule, Aggregator) else trust.mixing

@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from byzjax.base import Task
 from byzjax.configs.grid_config import AXES, GridConfig, describe
 from byzjax.configs.run_config import RunConfig
 from byzjax.configs.specs import nearest
@@ -24,6 +23,7 @@ from byzjax.sweeps import batch_size, tracing
 from byzjax.sweeps.grid import grid_points, grid_values
 from byzjax.sweeps.progress import SweepProgress
 from byzjax.sweeps.sweep import sweep
+from byzjax.task import Task
 
 if TYPE_CHECKING:
     import xarray

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from byzjax import attacks, methods, results, tasks
-from byzjax.base import Attack, Method, Task
+from byzjax.base import Attack, Method
 from byzjax.checks.masks import as_mask
 from byzjax.checks.traced import concrete
 from byzjax.configs import specs
@@ -21,6 +21,7 @@ from byzjax.simulation.checkpoint import Checkpoint
 from byzjax.simulation.progress import Advance, Progress
 from byzjax.simulation.run import run
 from byzjax.simulation.simulate import Result, simulate
+from byzjax.task import Task
 
 if TYPE_CHECKING:
     import xarray

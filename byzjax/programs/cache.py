@@ -45,7 +45,7 @@ def enable_compilation_cache(folder: str | os.PathLike[str] | None = None) -> Pa
     try:
         path = expanded(folder, "enable_compilation_cache") / _compiler()
         path.mkdir(parents=True, exist_ok=True)
-        drop_oldest(path, _MOST_BYTES)
+        drop_oldest(path.parent, _MOST_BYTES)  # JAX would want filelock for a bound of its own
     except (OSError, ValueError):  # no home, no room: compile, as without a cache
         return None
     jax.config.update("jax_compilation_cache_dir", str(path))
@@ -66,10 +66,14 @@ def _compiler() -> str:
 
 
 def drop_oldest(path: Path, most_bytes: int) -> None:
-    """Keep so many bytes of a folder's files; those that were not read for longest go."""
-    files = sorted(((file.stat().st_atime, file.stat().st_size, file) for file in path.iterdir()), reverse=True)
+    """Keep so many bytes of the files in a folder; those that were not read for longest go. Others may do so, too."""
+    files = []
+    for file in path.rglob("*"):
+        with contextlib.suppress(OSError):
+            if file.is_file():
+                files.append((file.stat().st_atime, file.stat().st_size, file))
     size = 0
-    for _, num_bytes, file in files:
+    for _, num_bytes, file in sorted(files, reverse=True):
         size += num_bytes
         if size > most_bytes:
             file.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import sys
@@ -63,7 +64,8 @@ def read_outside(*functions: Any) -> str:
     """A digest of the code, numbers, texts and arrays that functions can be seen to read beside their arguments.
 
     Seen are globals and closures by name, defaults, `functools.partial`, attributes of the user's own objects, classes
-    and modules, and what functions that are found in this way read in turn. Of containers with more than 10,000
+    and modules, which functions and objects of libraries are meant, and what functions that are found in this way read
+    in turn. Of containers with more than 10,000
     elements, and of arrays beyond 1 MiB, only the type and the size are.
 
     >>> scale = {"by": 1.0}
@@ -97,6 +99,7 @@ def read_outside(*functions: Any) -> str:
 def _parts(value: Any) -> Iterator[Any]:
     if isinstance(value, tuple | list):
         yield from value
+        yield from vars(value).items() if hasattr(value, "__dict__") else ()  # as of a link, with its kernel
     elif isinstance(value, set | frozenset):
         yield from sorted(value, key=repr)
     elif isinstance(value, Mapping):
@@ -108,7 +111,7 @@ def _parts(value: Any) -> Iterator[Any]:
     elif isinstance(value, types.MethodType):
         yield from (value.__func__, value.__self__)
     elif isinstance(value, types.FunctionType):
-        yield from (value.__defaults__, value.__kwdefaults__)
+        yield from (value.__module__, value.__qualname__, value.__defaults__, value.__kwdefaults__)
         yield from (cell.cell_contents for cell in value.__closure__ or () if _is_filled(cell))
         if not _of_a_library(value.__globals__.get("__name__")):
             yield value.__code__
@@ -124,10 +127,17 @@ def _parts(value: Any) -> Iterator[Any]:
     elif isinstance(value, SameObject):
         yield value._value
     elif isinstance(value, type):
+        yield from (value.__module__, value.__qualname__)
         yield from _attributes(value)
-    elif _of_a_library(type(value).__module__):
-        yield getattr(value, "__wrapped__", None)  # as of jax.jit
-    elif not isinstance(value, types.ModuleType):
+    elif isinstance(value, types.ModuleType):
+        yield value.__name__
+    elif _of_a_library(type(value).__module__) and hasattr(value, "__wrapped__"):
+        yield value.__wrapped__  # as of jax.jit
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type) and _of_a_library(type(value).__module__):
+        yield from (type(value), *(getattr(value, field.name) for field in dataclasses.fields(value)))  # a task, say
+    elif _is_installed(type(value).__module__):
+        yield from (type(value), repr(value))  # jnp.float32, a ufunc, a range, a deque, …
+    else:
         if callable(value):
             yield type(value).__call__
         yield from (type(value), getattr(value, "__dict__", None))
@@ -170,11 +180,25 @@ def _is_filled(cell: types.CellType) -> bool:
 def _globals(function: types.FunctionType) -> Iterator[Any]:
     names = set(_names(function.__code__))
     for name in sorted(names & function.__globals__.keys()):
-        value = function.__globals__[name]
-        if not isinstance(value, types.ModuleType):
-            yield value
-        elif not _of_a_library(value.__name__):
-            yield from (getattr(value, part) for part in sorted(names) if hasattr(value, part))
+        yield from _read_of(function.__globals__[name], names, set())
+
+
+def _read_of(value: Any, names: set[str], seen: set[int]) -> Iterator[Any]:
+    """What a name in a function's code may mean: of a module, what else is named there, be it in a module of it."""
+    if not isinstance(value, types.ModuleType):
+        yield value
+        return
+    yield value.__name__
+    if id(value) in seen:
+        return
+    seen.add(id(value))
+    for part in sorted(names):
+        if hasattr(value, part):
+            found = getattr(value, part)
+            if _of_a_library(value.__name__) and not isinstance(found, types.ModuleType):
+                yield (value.__name__, part)  # of a library what a name means does not change
+            else:
+                yield from _read_of(found, names, seen)
 
 
 def _names(code: types.CodeType) -> Iterator[str]:

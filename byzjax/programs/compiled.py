@@ -46,17 +46,18 @@ class Compiled:
     def __len__(self) -> int:
         return len(self._jitted)
 
-    def __call__(self, *arrays: Any, **static: Any) -> Any:
-        return self._of(arrays, static)(*arrays)
+    def __call__(self, *arrays: Any, outside: str = "", **static: Any) -> Any:
+        """Call it; ``outside`` tells programs apart that read other things beside their arguments."""
+        return self._of(arrays, static, outside)(*arrays)
 
-    def lower(self, *arrays: Any, **static: Any) -> jax.stages.Lowered:
+    def lower(self, *arrays: Any, outside: str = "", **static: Any) -> jax.stages.Lowered:
         """As that of `jax.jit`."""
-        return self._of(arrays, static).lower(*arrays)
+        return self._of(arrays, static, outside).lower(*arrays)
 
-    def _of(self, arrays: Any, static: dict[str, Any]) -> jax.stages.Wrapped:
+    def _of(self, arrays: Any, static: dict[str, Any], outside: str) -> jax.stages.Wrapped:
         leaves, structure = jax.tree.flatten(arrays)
         kinds = [(getattr(leaf, "shape", ()), getattr(leaf, "dtype", type(leaf))) for leaf in leaves]
-        key = (structure, *kinds, *((name, hashable(static[name])) for name in sorted(static)))
+        key = (outside, structure, *kinds, *((name, hashable(static[name])) for name in sorted(static)))
         dropped = []
         with self._lock:
             jitted = self._jitted.pop(key, None)

@@ -13,11 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from byzjax._version import __version__
-from byzjax.base import Task
 from byzjax.programs.equations import calls_back, inner_programs, is_array, settings
 from byzjax.rng import implementation, key_data
 from byzjax.simulation.round import RoundState
 from byzjax.storage.digests import plain
+from byzjax.task import Task
 
 _ANYTHING = "a number or a part of its task, method, attack or recorder"
 

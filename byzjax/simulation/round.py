@@ -11,7 +11,7 @@ import optax
 from jax.sharding import Mesh
 
 from byzjax import stacked
-from byzjax.base import Attack, Method, Task, check_rule
+from byzjax.base import Attack, Method, check_rule
 from byzjax.checks import check_kind, check_mask
 from byzjax.checks.contracts import (
     ONE_ROW_OF_ALL,
@@ -27,6 +27,7 @@ from byzjax.checks.traced import concrete
 from byzjax.metrics import Record, RoundInfo, default_record, loss
 from byzjax.rng import init_key, order_key, round_keys
 from byzjax.sharding import Layout, check_mesh
+from byzjax.task import Task
 from byzjax.transforms import per_worker
 from byzjax.transforms._accumulating import accumulating, as_transformation, widened
 from byzjax.types import Params

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from byzjax.base import Attack, Method, Task
+from byzjax.base import Attack, Method
 from byzjax.metrics import Record, default_record
 from byzjax.programs.captured import hashable, read_outside
 from byzjax.programs.compiled import Compiled
@@ -23,7 +23,8 @@ from byzjax.simulation.fingerprint import identify
 from byzjax.simulation.progress import Progress
 from byzjax.simulation.round import RoundState, check_byzantine, check_parts, init_state, make_round
 from byzjax.simulation.simulate import Result, _check_lengths, evaluate
-from byzjax.values import Template, lifted
+from byzjax.task import Task
+from byzjax.values import Template, lifted, plain
 
 
 def run(
@@ -81,8 +82,8 @@ def run(
         task, (key, byzantine) = place_task(task, mesh), layout.put_everywhere((key, byzantine))
     bar = progress if isinstance(progress, Progress) else Progress(shown=progress and jax.process_index() == 0)
 
-    parts, numbers = _compiled_for(method, attack)
-    outside = read_outside(task.init, task.sample, task.loss, task.evaluate, record, *_read_by(parts))
+    parts, numbers = _without_numbers(method, attack)
+    outside = read_outside(task.init, task.sample, task.loss, task.evaluate, record, *parts.readers())
     if method.initial is None:
         state = _init_state(task, key, numbers, parts=parts, mesh=mesh, outside=outside)
     else:  # arrays in the method: not a static argument
@@ -100,7 +101,7 @@ def run(
             bar.say(f"{name or task.name}: {_resumed(store, done, num_rounds)}")
         chunks = _chunks(done, num_rounds, eval_every)
         static = {"parts": parts, "record": hashable(record), "mesh": mesh, "outside": outside}
-        static |= {"most": eval_every or _per_chunk(num_rounds), "evaluates": any(evaluated for _, evaluated in chunks)}
+        static |= {"most": _most(num_rounds, eval_every), "evaluates": any(evaluated for _, evaluated in chunks)}
         advance = stack.enter_context(bar.task(name or task.name, num_rounds, done))
         for count, (length, evaluated) in enumerate(chunks, 1):
             state, history, evaluation = _chunk(task, state, byzantine, numbers, length, **static)
@@ -161,17 +162,17 @@ class _Parts(NamedTuple):
         )
         return method, attack
 
+    def readers(self) -> list[Any]:
+        """What of them may read something outside."""
+        parts = [one for part in self for one in (part.parts() if isinstance(part, Template) else [part])]
+        return [part for part in parts if not plain(part)]
 
-def _compiled_for(method: Method, attack: Attack) -> tuple[_Parts, tuple[list[float], list[float]]]:
+
+def _without_numbers(method: Method, attack: Attack) -> tuple[_Parts, tuple[list[float], list[float]]]:
     if method.initial is not None:
         method = method._replace(initial=None)
     (own_method, of_method), (own_attack, of_attack) = lifted(method), lifted(attack)
     return _Parts(hashable(own_method), hashable(own_attack)), (of_method, of_attack)
-
-
-def _read_by(parts: _Parts) -> list[Any]:
-    """What of the parts may read something outside."""
-    return [one for part in parts for one in (part.constants() if isinstance(part, Template) else [part])]
 
 
 def _some_rounds(
@@ -184,12 +185,10 @@ def _some_rounds(
     parts: _Parts,
     record: Record,
     mesh: Mesh | None,
-    outside: str = "",
     most: int,
     evaluates: bool,
 ) -> tuple[RoundState, dict[str, jax.Array], dict[str, jax.Array]]:
     """``count`` rounds, ``most`` at most, and an evaluation: one program for all chunks of a run, the last one too."""
-    del outside
     method, attack = parts.filled(numbers)
     # Jitted, it is traced once, for its shapes and for the loop.
     step = jax.jit(make_round(task, method, attack, byzantine=byzantine, record=record, mesh=mesh))
@@ -246,9 +245,8 @@ def _resumed(store: Store, done: int, num_rounds: int) -> str:
 
 @functools.partial(Compiled, most=192, quick=True)
 def _init_state(
-    task: Task, key: jax.Array, numbers: tuple[list[Any], list[Any]], *, parts: _Parts, mesh: Mesh | None, outside: str
+    task: Task, key: jax.Array, numbers: tuple[list[Any], list[Any]], *, parts: _Parts, mesh: Mesh | None
 ) -> RoundState:
-    del outside
     method, attack = parts.filled(numbers)
     return Layout(mesh, task.num_workers).resting(init_state(task, method, attack, key=key))
 
@@ -256,6 +254,13 @@ def _init_state(
 def _per_chunk(num_rounds: int) -> int:
     """Rounds per chunk of a run that is never evaluated: a fiftieth part of it."""
     return max(1, -(-num_rounds // 50))
+
+
+def _most(num_rounds: int, eval_every: int) -> int:
+    """Rounds that a program has room for: where nothing is evaluated, the same for runs of many lengths."""
+    if eval_every:
+        return min(eval_every, num_rounds)
+    return max(64, 1 << (_per_chunk(num_rounds) - 1).bit_length())
 
 
 def _chunks(done: int, num_rounds: int, eval_every: int) -> list[tuple[int, bool]]:

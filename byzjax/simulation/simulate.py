@@ -10,12 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from byzjax.base import Attack, Method, Task
+from byzjax.base import Attack, Method
 from byzjax.checks.contracts import check_measured, missing_unless
 from byzjax.metrics import Record, default_record
 from byzjax.rng import check_key
 from byzjax.sharding import Layout
 from byzjax.simulation.round import RoundState, init_state, make_round
+from byzjax.task import Task
 
 
 class Result(NamedTuple):

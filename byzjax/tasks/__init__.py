@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from byzjax.base import Task
+from byzjax.task import Task
 from byzjax.tasks import models
 from byzjax.tasks._classification import classification, mnist
 from byzjax.tasks._language import language_model, shakespeare, tiny_shakespeare

@@ -11,11 +11,11 @@ import numpy as np
 import optax
 
 from byzjax import data as datasets
-from byzjax.base import Task
 from byzjax.checks import check_choice, check_integer, check_kind, check_number
 from byzjax.checks.arrays import as_array
 from byzjax.checks.masks import Liars
 from byzjax.rng import drawable
+from byzjax.task import Task
 from byzjax.tasks._partitions import ByzantineData, Partition, partition
 from byzjax.tasks._sampling import Sampling, sampler
 from byzjax.tasks._workers import who_lies

@@ -12,12 +12,12 @@ import optax
 from jax.typing import DTypeLike
 
 from byzjax import data as datasets
-from byzjax.base import Task
 from byzjax.checks import check_choice, check_integer, check_kind
 from byzjax.checks.arrays import as_array
 from byzjax.checks.masks import Liars
 from byzjax.data.text import Text
 from byzjax.rng import check_key
+from byzjax.task import Task
 from byzjax.tasks._partitions import ByzantineBlocks, partition_blocks
 from byzjax.tasks._sampling import Sampling, sampler
 from byzjax.tasks._workers import who_lies

@@ -10,12 +10,12 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
-from byzjax.base import Task
 from byzjax.checks import check_integer, check_number
 from byzjax.checks.arrays import as_array
 from byzjax.checks.masks import Liars
 from byzjax.checks.traced import concrete
 from byzjax.rng import check_key
+from byzjax.task import Task
 from byzjax.tasks._workers import who_lies
 from byzjax.transforms._normalize import global_norm
 from byzjax.types import Numeric

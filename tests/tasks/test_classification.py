@@ -11,7 +11,6 @@ import pytest
 from flax import linen, nnx
 
 from byzjax import aggregators, attacks, data, methods, tasks
-from byzjax.base import Task
 from byzjax.checks import check_mask
 from byzjax.configs.run_config import RunConfig
 from byzjax.data import Dataset
@@ -20,6 +19,7 @@ from byzjax.sharding import make_mesh, place_task
 from byzjax.simulation.run import run
 from byzjax.simulation.simulate import simulate
 from byzjax.sweeps.sweep import sweep
+from byzjax.task import Task
 from byzjax.tasks.models import MODELS, Model, cnn, functional, mlp
 
 KEY = jax.random.key(2)

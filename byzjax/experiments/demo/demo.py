@@ -14,12 +14,12 @@ import jax.numpy as jnp
 
 from byzjax import attacks, methods, results
 from byzjax._version import __version__
-from byzjax.base import Task
 from byzjax.configs import specs
 from byzjax.configs.run_config import RunConfig, Stopwatch
 from byzjax.experiments.demo.program import Program
 from byzjax.simulation.progress import Progress
 from byzjax.storage.files import check_room, expanded, shortened
+from byzjax.task import Task
 
 if TYPE_CHECKING:
     import xarray

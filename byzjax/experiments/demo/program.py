@@ -9,10 +9,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from byzjax.base import Attack, Method, Task
+from byzjax.base import Attack, Method
 from byzjax.simulation.progress import Progress
 from byzjax.simulation.round import init_state
 from byzjax.simulation.simulate import Result, simulate
+from byzjax.task import Task
 
 
 def either(attacks: Sequence[Attack], which: jax.Array) -> Attack:

@@ -8,8 +8,9 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 
-from byzjax.base import Aggregator, Attack, Method, Task
+from byzjax.base import Aggregator, Attack, Method
 from byzjax.checks import check_number
+from byzjax.task import Task
 
 Variant = Literal["paper", "released"]
 VARIANTS: tuple[Variant, ...] = ("paper", "released")

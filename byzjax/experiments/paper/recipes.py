@@ -13,8 +13,9 @@ from byzjax import aggregators as agg
 from byzjax import methods
 from byzjax.aggregators._chain import chain
 from byzjax.aggregators._krum import Neighbors, Power
-from byzjax.base import Aggregator, Method, Task
+from byzjax.base import Aggregator, Method
 from byzjax.experiments.paper.experiment import Recipe
+from byzjax.task import Task
 from byzjax.types import Numeric
 
 _MASKS = 0x6D61736B

@@ -14,13 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from byzjax import aggregators, attacks, metrics, results
-from byzjax.base import Task
 from byzjax.experiments.paper.experiment import MEAN, NONE, Experiment
 from byzjax.experiments.paper.recipes import METHODS
 from byzjax.simulation.simulate import Result, simulate
 from byzjax.storage.files import expanded
 from byzjax.storage.leases import Leases
 from byzjax.sweeps.sweep import sweep
+from byzjax.task import Task
 
 if TYPE_CHECKING:
     import xarray

@@ -7,9 +7,9 @@ from typing import Any
 import jax
 
 from byzjax import attacks, tasks
-from byzjax.base import Task
 from byzjax.experiments.paper.experiment import Experiment, Metric, Tuning, Variant
 from byzjax.experiments.paper.recipes import algorithm_1, frozen_masks, rules
+from byzjax.task import Task
 
 N, B = 20, 3
 RECORD = ("loss", "aggregate_norm", "honest_norm", "aggregation_error", "attackers_kept", "worker_kept")
