@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from byzjax.base import Attack, Method
+from byzjax.programs.compiled import quick_options
 from byzjax.simulation.progress import Progress
 from byzjax.simulation.round import init_state
 from byzjax.simulation.simulate import Result, simulate
@@ -90,8 +91,9 @@ class Program:
                 state=state,
             )
 
-        self._begin = jax.jit(begin)
-        self._go_on = jax.jit(go_on, static_argnames=("length", "evaluated"))
+        options = quick_options()
+        self._begin = jax.jit(begin, compiler_options=options)
+        self._go_on = jax.jit(go_on, static_argnames=("length", "evaluated"), compiler_options=options)
 
     def run(
         self, *, attack: str, learning_rate: float, seed: int, num_rounds: int, progress: Progress, name: str
