@@ -35,8 +35,8 @@ def check_same(found, wanted, where, source=None):
     missing, unknown = sorted(wanted - set(found)), sorted(set(found) - wanted)
     twice = sorted({name for name in found if found.count(name) > 1})
     assert not missing, f"{where} lacks {', '.join(missing)}; add them."
-    fix = f"; add it to {source}, or remove it there" if source else ", which nothing is called; remove it"
-    assert not unknown, f"{where} has {', '.join(unknown)}{fix}."
+    fix = f"{source} lacks; add it there, or remove it here" if source else "nothing is called; remove it"
+    assert not unknown, f"{where} has {', '.join(unknown)}, which {fix}."
     assert not twice, f"{where} has {', '.join(twice)} more than once."
 
 
@@ -61,9 +61,12 @@ def test_every_task_is_public():
     assert set(tasks.REGISTRY) <= set(tasks.__all__), "__all__ of byzjax.tasks lacks a name of REGISTRY; add it."
 
 
-def test_the_table_of_the_readme_is_the_registry():
+def test_the_table_of_the_readme_has_all_rules():
     rules = re.findall(r"`agg\.(\w+)`", "".join(RULES_THERE.findall(README)))
     check_same(rules, aggregators.REGISTRY, "the table of README.md", registry_of(aggregators))
+
+
+def test_the_readme_lists_all_attacks():
     listed = ATTACKS_THERE.search(README).group(1).lower()
     found = ["_".join(name.split()) for name in listed.split(",")]
     check_same(found, attacks.REGISTRY, "README.md, in its list 'Attacks: …',", registry_of(attacks))
