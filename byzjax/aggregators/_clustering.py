@@ -18,7 +18,6 @@ from byzjax.aggregators._cluster_algorithms import (
     majority_cluster,
 )
 from byzjax.aggregators._norms import shortening
-from byzjax.aggregators._private_clipping import add_noise
 from byzjax.base import Aggregator, Trust, Weights
 from byzjax.checks import check_choice, check_number, num_workers_of
 from byzjax.checks.traced import concrete
@@ -26,6 +25,7 @@ from byzjax.promises import promises
 from byzjax.rng import check_key
 from byzjax.stacked.cosines import cosine_distances
 from byzjax.stacked.geometry import Geometry
+from byzjax.stacked.noise import add_noise
 from byzjax.stacked.order_statistics import median_of
 from byzjax.types import Numeric, Stacked
 from byzjax.values import value

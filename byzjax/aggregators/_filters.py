@@ -12,12 +12,12 @@ import jax
 import jax.numpy as jnp
 
 from byzjax import stacked
-from byzjax.aggregators._private_clipping import add_noise
 from byzjax.base import Aggregator, Trust
 from byzjax.checks import check_integer, check_number, nan_unless, num_workers_of
 from byzjax.checks.traced import concrete
 from byzjax.promises import promises
 from byzjax.rng import check_key
+from byzjax.stacked.noise import add_noise
 from byzjax.stacked.order_statistics import order_statistic
 from byzjax.types import Numeric, Params, Stacked
 from byzjax.values import value

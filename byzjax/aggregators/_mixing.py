@@ -141,7 +141,7 @@ def finite_guard(replace: Replacement = "mean") -> PreAggregator:
       replace: by the ``"mean"`` of the finite rows, so that ``chain(finite_guard(), mean())`` is their mean; or by
         ``"zero"``, as code bases do that write 0 for NaN.
 
-    Shapes: ``f32[n, d] -> f32[n, d]``.
+    Shapes: ``f32[n, d] -> f32[n, d]``. No paper.
 
     Raises:
       ValueError: ``replace`` is none of the two.

@@ -64,6 +64,8 @@ def clipping(max_norm: Numeric = 2.0) -> PreAggregator:
     Raises:
       ValueError: C not finite or not positive.
 
+    Static clipping in Allouah et al. 2025, whose own is `arc`; the same in ByzFL and ByzPy.
+
     >>> import byzjax
     >>> byzjax.aggregate(clipping(max_norm=5.0), jnp.array([[6.0, 8.0], [0.0, 1.0]])).tolist()
     [[3.0, 4.0], [0.0, 1.0]]

@@ -17,6 +17,7 @@ from byzjax.checks.traced import concrete
 from byzjax.promises import promises
 from byzjax.rng import check_key
 from byzjax.stacked import Geometry, Lengths
+from byzjax.stacked.noise import add_noise
 from byzjax.types import Numeric, Params, Stacked
 from byzjax.values import value
 
@@ -189,20 +190,3 @@ def adaptive_clipping(
         return clip(updates, state, key)[:2]
 
     return PreAggregator(init, update_with_trust=update_with_trust) if no_noise else PreAggregator(init, update)
-
-
-def add_noise(tree: Params, std: Numeric, key: jax.Array) -> Params:
-    """``tree + N(0, std² I)``, drawn in float32 or wider, each leaf in its own dtype.
-
-    >>> add_noise({"w": jnp.zeros(2)}, 0.0, jax.random.key(0))["w"].tolist()
-    [0.0, 0.0]
-    """
-    leaves, structure = jax.tree.flatten(tree)
-
-    def noisy(leaf: jax.Array, key: jax.Array) -> jax.Array:
-        wide = stacked.wide_dtype([leaf])
-        drawn = jax.random.normal(key, leaf.shape, wide) * jnp.asarray(std, wide)
-        return (leaf.astype(wide) + drawn).astype(leaf.dtype)
-
-    keys = jax.random.split(key, len(leaves))
-    return jax.tree.unflatten(structure, [noisy(leaf, k) for leaf, k in zip(leaves, keys, strict=True)])

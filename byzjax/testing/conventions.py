@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from byzjax.testing.references import REFERENCES
+
 
 class Convention(NamedTuple):
     """One set of options of a rule.
@@ -122,4 +124,10 @@ CONVENTIONS: dict[str, list[Convention]] = {
     "arc": [_default("ByzFL, ByzPy")],
     "adaptive_clipping": [_default("Flower's DPFedAvgAdaptive"), Convention("near 1", {"initial_norm": 1.0})],
     "finite_guard": [_default(), Convention("NSGDM quartic", {"replace": "zero"})],
+}
+# Whatever else has a reference is tried at its defaults; an alias has no options of its own.
+CONVENTIONS |= {
+    name: [_default()]
+    for name, reference in REFERENCES.items()
+    if name not in CONVENTIONS and name == reference.__name__
 }

@@ -22,6 +22,10 @@ def stack(seed=0):
     return jnp.asarray(np.random.default_rng(seed).normal(size=(N, D)) + 1, jnp.float32)
 
 
+def past_the_warm_up(case):
+    return 60 if case.options.get("variant") == "reverse" else 2
+
+
 def strike(attack, updates, *, grads=None, byzantine=BYZANTINE, key=KEY, state=None, steps=1):
     """The updates after ``steps`` calls on the same input."""
     state = attack.init(jax.tree.map(lambda leaf: leaf[0], updates), N) if state is None else state
@@ -90,14 +94,32 @@ def test_what_byzantine_workers_computed_is_not_read_by_adaptive_attacks(case):
     if not case.traits.adaptive:
         pytest.skip("not adaptive: it starts from the Byzantine workers' own vectors")
     x = stack().at[6:].set(jnp.nan)
-    steps = 60 if case.options.get("variant") == "reverse" else 2  # past the warm-up
-    assert jnp.isfinite(strike(case.make(), x, steps=steps)).all()
+    assert jnp.isfinite(strike(case.make(), x, steps=past_the_warm_up(case))).all()
+
+
+@every_attack
+def test_what_honest_workers_sent_is_read_by_adaptive_attacks_alone(case):
+    stacks = [stack(), stack().at[:6].set(stack(1)[:6])]
+    sent, other = (strike(case.make(), x, steps=past_the_warm_up(case))[6:] for x in stacks)
+    if case.traits.adaptive:
+        assert (sent != other).any(), f"{case.id} reads no honest row: drop adaptive=True from its promises"
+    else:
+        assert (sent == other).all(), f"{case.id} reads honest rows: it promises adaptive=True"
+
+
+@pytest.mark.parametrize("case", [case for case in attack_cases() if case.traits.noisy], ids=lambda case: case.id)
+def test_noisy_attacks_draw_by_their_key(case):
+    assert (strike(case.make(), stack()) != strike(case.make(), stack(), key=jax.random.key(4)))[6:].any()
+    with pytest.raises(ValueError, match=f"{case.name}.*needs a PRNG key"):
+        strike(case.make(), stack(), key=None)
 
 
 @every_attack
 def test_a_pytree_gives_what_its_matrix_gives(case):
     if case.options.get("variant") == "copy":
-        pytest.skip("draws its first direction leaf by leaf; test_attacks.py checks it against a reference")
+        pytest.skip("draws its first direction leaf by leaf; tests/attacks/test_mimic.py has its reference")
+    if case.traits.noisy:
+        pytest.skip("noisy: every leaf draws by a key of its own; its numbers are for a test in tests/attacks")
     x = stack()
     tree = {"a": x[:, :2], "b": x[:, 2:].reshape(N, 3, 1)}
     result = strike(case.make(), tree)
