@@ -27,6 +27,14 @@ RULE = "chain(nnm(f=1), geometric_median())"
 X = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
 
 
+@pytest.fixture(autouse=True)
+def room(monkeypatch):
+    """For all programs, so that they can be counted."""
+    for kept in (_aggregate, _chunk):
+        monkeypatch.setattr(kept, "most", 10_000)
+        monkeypatch.setattr("byzjax.programs.compiled._is_crowded", lambda: False)
+
+
 def made(text):
     return eval(text, {**vars(agg), **vars(attacks), **vars(methods), **vars(tasks)})
 
