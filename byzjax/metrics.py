@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -157,7 +158,8 @@ def record(*names: str) -> Record:
     return _Recorder(names, tuple(REGISTRY[name] for name in names))
 
 
-class _Recorder(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class _Recorder:
     """Equal for the same metrics, so that runs which record them share a program."""
 
     names: tuple[str, ...]
