@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @polite
 def demo(
     quick: Annotated[
-        bool, typer.Option("--quick", help="100 rounds instead of 1000: a minute instead of five.")
+        bool, typer.Option("--quick", help="100 rounds instead of 1000: half a minute instead of two.")
     ] = False,
     out: Annotated[
         Path, typer.Option(help="Folder of results, table and figures; finished runs in it are kept.")
