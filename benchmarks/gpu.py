@@ -248,6 +248,8 @@ def execute(step: Step, limit: float, log: Path) -> tuple[str, int | None]:
     with log.open("ab") as file:
         file.write(f"\n$ {' '.join(step.command)}\n".encode())
         file.flush()
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in what a shell runs in the background
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             child = subprocess.Popen(
                 step.command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=env, cwd=ROOT, process_group=0

@@ -17,6 +17,7 @@ from byzjax.programs.captured import read_outside
 from byzjax.programs.compiled import Compiled
 from byzjax.rng import check_key
 from byzjax.stacked import Geometry, matmul
+from byzjax.stacked.gram import is_kept_whole
 from byzjax.types import Params, Stacked
 from byzjax.values import plain, value
 
@@ -216,14 +217,17 @@ def _fused(run: list[tuple[int, Any]], links: Sequence[Link]) -> Link:
     """Mixings, and possibly a rule after them, in worker space: the matrices multiply, the data wait.
 
     Not where there are more workers than coordinates, and many: products of n × n matrices would cost more than data.
+    Nor where rows of a large stack are shortened: what is left of their distances would be lost against the rows' old
+    lengths.
     """
+    shortens = any(isinstance(kernel, Scaling) for _, kernel in run)
     fused = _in_worker_space(run)
     apart = _in_turn([_placed(position, links[position]) for position, _ in run])
     stateless = (optax.EmptyState(),) * (len(run) - 1)  # as all mixings are
 
     def update_with_trust(updates, state, params=None, **extra):
-        n = num_workers_of(updates)
-        if n < _MANY or n * n < sum(leaf.size for leaf in jax.tree.leaves(updates)):
+        n, size = num_workers_of(updates), sum(leaf.size for leaf in jax.tree.leaves(updates))
+        if (n < _MANY or n * n < size) and not (shortens and not is_kept_whole(n, size // n)):
             return fused.update_with_trust(updates, state, params, **extra)
         result, states, trust = apart(updates, (*stateless, state), params, **extra)
         return result, states[-1], trust

@@ -77,9 +77,14 @@ def measure(updates: Stacked, reference: Params | None = None, origin: bool = Tr
     if reference is not None:
         rows, _ = flatten(jax.tree.map(lambda leaf: leaf[None], reference))
         references = [row[0].astype(dtype) for row in rows]
-    if matrices[0].shape[0] ** 2 * sum(x.shape[1] for x in matrices) * number_of_parts() <= _EXACT:
+    if is_kept_whole(matrices[0].shape[0], sum(x.shape[1] for x in matrices) * number_of_parts()):
         return _measure_small(matrices, references, origin, dtype)
     return in_turn(functools.partial(_measure_large, origin=origin, dtype=dtype))(matrices, references)
+
+
+def is_kept_whole(num_workers: int, dim: int) -> bool:
+    """Whether a stack is so small that its points are kept, and every distance is that of a difference."""
+    return num_workers**2 * dim <= _EXACT
 
 
 def _measure_large(

@@ -11,6 +11,7 @@ import pytest
 import byzjax
 from byzjax import aggregators as agg
 from byzjax.stacked import order_statistics
+from byzjax.testing import REFERENCES
 
 chain_module = importlib.import_module("byzjax.aggregators._chain")  # the package has a function of that name
 
@@ -104,3 +105,14 @@ def test_noise_ends_what_can_be_told():
     rule = byzjax.chain(agg.dp_clipping(), agg.krum(1))
     with pytest.raises(ValueError, match="adds noise"):
         byzjax.aggregate(rule, stack(), key=KEY, return_weights=True)
+
+
+@pytest.mark.parametrize("share", [1e-4, 0.03, 1.0])
+def test_rows_of_a_large_stack_that_are_shortened_keep_their_distances(share):
+    rng = np.random.default_rng(0)
+    x = 1e5 * (rng.normal(size=2000) / 40 + rng.normal(size=(20, 2000)) / 1000).astype(np.float32)
+    x[17:] = 1e9 * rng.normal(size=(3, 2000))
+    bound = share * np.linalg.norm(x[0])
+    result = byzjax.aggregate(byzjax.chain(agg.clipping(float(bound)), agg.geometric_median()), x)
+    expected = REFERENCES["geometric_median"](REFERENCES["clipping"](x.astype(np.float64), bound))
+    assert np.linalg.norm(result - expected) <= 1e-5 * np.linalg.norm(expected)
