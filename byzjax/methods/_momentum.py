@@ -1,26 +1,19 @@
-"""Distributed optimisers: a transformation per worker, a robust rule, a transformation at the server.
-
-A method is data (`Method`). The same three parts, written as links of `byzjax.transforms` in an ``optax.chain``, are
-the same algorithm bit for bit.
-"""
+"""Momentum at every worker: the paper's baseline and Byz-NSGDM."""
 
 from __future__ import annotations
 
 import typing
-from collections.abc import Callable
 from typing import Literal
 
-import jax
-import jax.numpy as jnp
 import optax
 
 from byzjax.base import Aggregator, Method, check_rule
 from byzjax.checks import check_choice, check_number
+from byzjax.methods._schedules import Schedule, schedule
 from byzjax.transforms import normalize_by_global_norm
 from byzjax.types import Numeric, Stacked
 from byzjax.values import takes_as_argument, value
 
-Schedule = Callable[[jax.Array], jax.Array]
 Momentum = Literal["ema", "heavy_ball"]
 
 
@@ -56,8 +49,8 @@ def momentum_sgd(
     True
     """
     check = "momentum_sgd"
-    worker, initial = _worker_momentum(beta, momentum, initial_momentum, check)
-    server = optax.scale_by_learning_rate(_schedule(learning_rate, decay, check))
+    worker, initial = worker_momentum(beta, momentum, initial_momentum, check)
+    server = optax.scale_by_learning_rate(schedule(learning_rate, decay, check))
     return Method(worker, check_rule(aggregator, "aggregator", check), server, initial)
 
 
@@ -93,36 +86,17 @@ def byz_nsgdm(
     >>> method = byz_nsgdm(0.1, aggregator=byzjax.chain(agg.nnm(f=1), agg.geometric_median()))
     """
     check = "byz_nsgdm"
-    worker, initial = _worker_momentum(beta, momentum, initial_momentum, check)
+    worker, initial = worker_momentum(beta, momentum, initial_momentum, check)
     server = optax.chain(
-        normalize_by_global_norm(), optax.scale_by_learning_rate(_schedule(learning_rate, decay, check))
+        normalize_by_global_norm(), optax.scale_by_learning_rate(schedule(learning_rate, decay, check))
     )
     return Method(worker, check_rule(aggregator, "aggregator", check), server, initial)
 
 
-def sqrt_decay(learning_rate: Numeric) -> Schedule:
-    """The practical schedule of the paper, ``γ_k = γ₀/√k`` for k = 1, 2, …, as an optax schedule of k − 1.
-
-    >>> float(sqrt_decay(1.0)(3))
-    0.5
-    """
-    return lambda count: learning_rate / jnp.sqrt(jnp.asarray(count + 1, jnp.result_type(float)))
-
-
-def _worker_momentum(
+def worker_momentum(
     beta: Numeric, momentum: str, initial: Stacked | None, where: str
 ) -> tuple[optax.GradientTransformation, dict[str, Stacked] | None]:
     check_number(beta, "beta", where, least=0, below=1)
     if check_choice(momentum, typing.get_args(Momentum), "momentum", where) == "ema":
         return optax.ema(beta, debias=False), None if initial is None else {"ema": initial}  # type: ignore[arg-type]
     return optax.trace(beta), None if initial is None else {"trace": initial}  # type: ignore[arg-type]
-
-
-def _schedule(learning_rate: Numeric | Schedule, decay: bool, where: str) -> optax.ScalarOrSchedule:
-    if callable(learning_rate):
-        return learning_rate  # type: ignore[return-value]
-    check_number(learning_rate, "learning_rate", where, least=0, open_below=True)
-    return sqrt_decay(learning_rate) if decay else learning_rate  # type: ignore[return-value]
-
-
-REGISTRY: dict[str, Callable[..., Method]] = {"momentum_sgd": momentum_sgd, "byz_nsgdm": byz_nsgdm}
