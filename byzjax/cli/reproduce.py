@@ -12,7 +12,7 @@ from byzjax.checks import quoted
 from byzjax.cli.console import console, polite, warn
 
 if TYPE_CHECKING:
-    from byzjax.experiments.paper.experiment import Experiment
+    from byzjax.experiments.experiment import Experiment
 
 
 class Semantics(StrEnum):
@@ -62,8 +62,8 @@ def reproduce(
     Every finished chunk of runs is kept; the same command goes on where it was stopped. Then: byzjax report STORE.
     """
     from byzjax.experiments.paper import registry
-    from byzjax.experiments.paper.reproduce import path_of
-    from byzjax.experiments.paper.reproduce import reproduce as run
+    from byzjax.experiments.reproduce import path_of
+    from byzjax.experiments.reproduce import reproduce as run
 
     picked = {
         "attacks": tuple(attack or ()),
@@ -86,8 +86,8 @@ def reproduce(
 def _parts(experiments: list[Experiment], picked: dict[str, Any], quick: bool, references: bool) -> list[Experiment]:
     import dataclasses
 
+    from byzjax.experiments.experiment import reduced
     from byzjax.experiments.paper import registry
-    from byzjax.experiments.paper.experiment import reduced
 
     found, lacking = [], []
     for experiment in experiments:

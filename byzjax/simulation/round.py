@@ -142,7 +142,16 @@ def make_round(
         # Compiled away if nobody records them.
         honest_mean, deviations = stacked.mean_and_deviations(widened(updates), ~byzantine)
         info = RoundInfo(
-            losses, updates, aggregate, state.params, honest_mean, deviations, byzantine, state.finite, trust
+            losses,
+            updates,
+            aggregate,
+            state.params,
+            honest_mean,
+            deviations,
+            byzantine,
+            state.finite,
+            trust,
+            state.step,
         )
         step, server_state = server.update(
             aggregate, state.server, state.params, value=loss(info), grad=aggregate, value_fn=no_value_fn(_SERVER)

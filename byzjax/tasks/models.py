@@ -119,7 +119,7 @@ def mlp(sizes: Sequence[int] = (784, 128, 64, 10)) -> Model:
             for layer, (name, shape) in enumerate(layers.items())
         }
 
-    def apply(params: Params, x: jax.Array) -> jax.Array:
+    def apply(params: Any, x: jax.Array) -> jax.Array:
         x = x.reshape(x.shape[0], -1)
         for layer, name in enumerate(layers):
             x = x @ params[name]["kernel"] + params[name]["bias"][None]

@@ -12,10 +12,10 @@ from typer.testing import CliRunner
 from byzjax import aggregators as agg
 from byzjax import metrics, results, simulate
 from byzjax.cli.app import app
+from byzjax.experiments.experiment import MEAN, NONE, reduced
 from byzjax.experiments.paper import published, quartic, registry
-from byzjax.experiments.paper.experiment import MEAN, NONE, reduced
 from byzjax.experiments.paper.published import Place
-from byzjax.experiments.paper.reproduce import lane, parts, path_of, precision, reproduce
+from byzjax.experiments.reproduce import lane, parts, path_of, precision, reproduce
 from byzjax.rng import round_keys
 
 N, B, H = 20, 3, 17

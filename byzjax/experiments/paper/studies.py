@@ -1,4 +1,4 @@
-"""The experiments in a store: their data sets, as `byzjax.experiments.paper.reproduce` put them there."""
+"""The experiments in a store: their data sets, as `byzjax.experiments.reproduce` put them there."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from byzjax import results
-from byzjax.experiments.paper.experiment import VARIANTS, Metric
-from byzjax.experiments.paper.rate_choice import chosen
+from byzjax.experiments.experiment import VARIANTS, Metric
 from byzjax.experiments.paper.verdicts import is_reference
+from byzjax.experiments.rate_choice import chosen
 from byzjax.storage.files import expanded
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Study:
     """
 
     def __init__(self, dataset: xarray.Dataset) -> None:
-        """Args: dataset: of `byzjax.experiments.paper.reproduce.reproduce`."""
+        """Args: dataset: of `byzjax.experiments.reproduce.reproduce`."""
         self.dataset = dataset
         self.config: dict[str, Any] = results.config_of(dataset)
         self.name: str = self.config["experiment"]
