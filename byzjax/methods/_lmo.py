@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import typing
+from collections.abc import Mapping
 from typing import Literal
 
 from byzjax.base import Aggregator, Method
@@ -164,8 +165,8 @@ def byz_scion(
     *,
     aggregator: Aggregator,
     layers: Layers = "flax",
-    norms: dict[str, str] | None = None,
-    radii: str | dict[str, float] = "mlp",
+    norms: Mapping[str, str] | None = None,
+    radii: str | Mapping[str, Numeric] = "mlp",
     constrained: bool = False,
     dimension_numbers: DimensionNumbers = "flax",
     method: Orthogonaliser = "svd",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import typing
+from collections.abc import Sequence
 from typing import Any
 
 import optax
@@ -96,7 +97,7 @@ def byz_nsgdm(
 
 def momentum_method(
     where: str,
-    links: list[optax.GradientTransformation],
+    links: Sequence[optax.GradientTransformation],
     learning_rate: Numeric | Schedule,
     decay: bool,
     aggregator: Aggregator,

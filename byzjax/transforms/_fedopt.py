@@ -88,7 +88,7 @@ def scale_by_fedopt(
 
     def update(updates: Params, state: FedOptState, params: Params | None = None, **extra):
         del params, extra
-        count = optax.safe_increment(state.count)
+        count = jnp.asarray(optax.safe_increment(state.count))
         mu = jax.tree.map(
             lambda v, m: jnp.asarray(beta_1, m.dtype) * m + (1 - jnp.asarray(beta_1, m.dtype)) * v, updates, state.mu
         )
@@ -103,4 +103,4 @@ def scale_by_fedopt(
 
         return jax.tree.map(step, mu, nu), FedOptState(count, mu, nu)
 
-    return Link(init, update)
+    return Link(init, update)  # type: ignore[arg-type]

@@ -219,10 +219,11 @@ def dual_norm(
     ball = _ball(norm, per_leaf, vectors, dimension_numbers, "dual_norm")
     leaves = jax.tree.leaves(v)
     if ball.joint:
-        return global_norm(v) * ball.joint_factor(leaves) * _nan_unless_finite(leaves)
+        length = global_norm(v)
+        return length * ball.joint_factor(leaves) * _nan_unless_finite(leaves).astype(length.dtype)
     duals, power = ball.duals(v)
     total = duals.max() if ball.one_leaf_moves else duals.sum()
-    return total / power * _nan_unless_finite(leaves)
+    return total / power * _nan_unless_finite(leaves).astype(total.dtype)
 
 
 @value
@@ -298,7 +299,7 @@ def _longest(ball: _Ball, updates: Params, radius: Numeric, how: Orthogonalisati
 
 def _of_one_scale(leaves: list[jax.Array]) -> tuple[list[jax.Array], jax.Array]:
     """All times the power of two that brings the largest entry near 1, in one dtype; and that."""
-    dtype = jnp.result_type(jnp.float32, *(jnp.float64 for leaf in leaves if leaf.dtype == jnp.float64))
+    dtype = jnp.dtype(jnp.float64 if any(leaf.dtype == jnp.float64 for leaf in leaves) else jnp.float32)
     leaves = [leaf.astype(dtype) for leaf in leaves]
     power = power_of_two(jnp.stack([jnp.abs(x).max() for x in leaves if x.size] or [jnp.ones((), dtype)]).max())
     return [leaf * power for leaf in leaves], power

@@ -27,11 +27,13 @@ SCION_NORMS = {
     "tied": "scion_sign_tied",
     "bias": "rms",
 }
-# The README of github.com/LIONS-EPFL/scion: its "MLP", "nanoGPT with weight sharing" and "CNN".
+# The README of github.com/LIONS-EPFL/scion has the first three, as "MLP", "nanoGPT with weight sharing" and "CNN"; its
+# examples/shallow-nanogpt the last, for characters of Shakespeare without weight sharing.
 SCION_RADII = {
     "mlp": {"last": 2.0**10, "tied": 2.0**10, "others": 1.0},
     "gpt": {"last": 3000.0, "tied": 3000.0, "others": 50.0},
     "cnn": {"last": 128.0, "tied": 128.0, "others": 8.0},
+    "char_gpt": {"embedding": 1.0, "last": 10.0, "tied": 10.0, "others": 3.0},
 }
 
 
@@ -39,8 +41,8 @@ SCION_RADII = {
 def scale_by_scion(
     *,
     layers: Layers = "flax",
-    norms: dict[str, str] | None = None,
-    radii: str | dict[str, Numeric] = "mlp",
+    norms: Mapping[str, str] | None = None,
+    radii: str | Mapping[str, Numeric] = "mlp",
     constrained: bool = False,
     dimension_numbers: DimensionNumbers = "flax",
     method: Method = "svd",
@@ -70,7 +72,8 @@ def scale_by_scion(
       layers: the label of every leaf, a tree or a function of the parameters; ``"flax"`` for `flax_layers`.
       norms: label -> norm, one of `scale_by_lmo`'s, in addition to those above or in place of them.
       radii: label -> ρ, may be traced; ``"others"`` for labels that are not there. Or whose they recommend: ``"mlp"``,
-        1, and 1024 in the last layer; ``"gpt"``, 50 and 3000, for a head that is the embedding; ``"cnn"``, 8 and 128.
+        1, and 1024 in the last layer; ``"gpt"``, 50 and 3000, for a head that is the embedding; ``"cnn"``, 8 and 128;
+        ``"char_gpt"``, 1 of embeddings, 3, and 10 in the head, for characters of Shakespeare.
       constrained: see above. The authors' default; it wants weights that begin in their balls.
       dimension_numbers: as in `scale_by_lmo`.
       method, coefficients, steps: as in `scale_by_lmo`. The authors use Newton–Schulz in bfloat16.
@@ -106,14 +109,14 @@ def scale_by_scion(
         if label in lengths
     }
 
-    def labelled(params: Params) -> Params:
-        rule = flax_layers if isinstance(layers, str) and layers == "flax" else layers
+    def labelled(params: Params) -> Any:
+        rule: Any = flax_layers if isinstance(layers, str) and layers == "flax" else layers
         labels = rule(params) if callable(rule) else rule
         for label in jax.tree.leaves(labels):
             check_name(label, links, "a label of layers", "scale_by_scion")
         return labels
 
-    parts = optax.with_extra_args_support(optax.partition(links, labelled))
+    parts = optax.with_extra_args_support(optax.partition(links, labelled))  # type: ignore[arg-type]
 
     def update(updates: Params, state: Any, params: Params | None = None, **extra):
         steps, state = parts.update(updates, state, params, **extra)
@@ -130,7 +133,7 @@ def _lengths(radii: Any, known: Mapping[str, str]) -> dict[str, Any]:
     """The radius of every label that has one."""
     if isinstance(radii, str):
         radii = SCION_RADII[check_name(radii, SCION_RADII, "radii", "scale_by_scion")]
-    fix = "pass 'mlp', 'gpt', 'cnn', or {label: radius}."
+    fix = "pass 'mlp', 'gpt', 'cnn', 'char_gpt', or {label: radius}."
     check_kind(radii, Mapping, "radii", "scale_by_scion", fix=fix)  # type: ignore[type-abstract]
     for label, radius in radii.items():
         check_name(label, [*known, "others"], "a label of radii", "scale_by_scion")

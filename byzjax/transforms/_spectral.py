@@ -107,7 +107,7 @@ def _by_newton_schulz(x: jax.Array, how: Orthogonalisation) -> jax.Array:
     coefficients = tuple(how.coefficients)
     muon = optax.contrib.scale_by_muon(coefficients, len(coefficients), beta=0.0, nesterov=False)  # type: ignore[arg-type]
     with jax.numpy_dtype_promotion("standard"):  # its count is an integer
-        return jax.vmap(lambda one: muon.update(one, muon.init(one))[0])(x)
+        return jax.vmap(lambda one: muon.update(one, muon.init(one))[0])(x)  # type: ignore[return-value]
 
 
 _METHODS: dict[str, Callable[[jax.Array, Orthogonalisation], jax.Array]] = {
