@@ -167,10 +167,11 @@ def scale_by_lmo(
         arbitrary: units that get no gradient stay. ``"polar"``, by `jax.scipy.linalg.polar`, is exact but for such
         directions, in which it may move by up to 1; only rows and columns of zeros stay. ``"newton_schulz"`` is what
         Muon does.
-      coefficients: of Newton–Schulz. ``"classic"``, Muon's, leaves singular values of a Gaussian 64 × 128 matrix
-        between 0.68 and 1.13: ``⟨v, u⟩`` is 0.853 of the maximum, and more than the radius allows. ``"dion"`` leaves
-        them between 0.97 and 1.04, 0.996 of it: that is the LMO to half a percent. Or a triple, or one for each step.
-      steps: of Newton–Schulz; 5 by default.
+      coefficients: of Newton–Schulz, in multiplications alone. ``"classic"``, Muon's five steps, leaves singular values
+        of a Gaussian 64 × 128 matrix between 0.68 and 1.13: ``⟨v, u⟩`` is 0.853 of the maximum, and ‖u‖ more than the
+        radius. ``"dion"``, five steps, between 0.97 and 1.04, 0.996 of it. ``"polar_express"``, eight, makes all
+        ``σ ≥ ‖v‖_F/1000`` 1 to rounding, and smaller ones at most 1: that is the LMO. Or a triple, or a list.
+      steps: of Newton–Schulz with one triple or the classic one; 5 by default.
 
     Raises:
       ValueError: an unknown norm, method or coefficients; radius ≤ 0; a leaf that is no matrix without ``vectors``, or

@@ -10,15 +10,29 @@ import jax.numpy as jnp
 import jax.scipy.linalg
 import optax
 
-from byzjax.checks import check_choice, check_integer, check_kind
+from byzjax.checks import check_choice, check_integer, check_kind, shown
 from byzjax.transforms._normalize import near_one
 
 Method = Literal["svd", "polar", "newton_schulz"]
-Coefficients = Literal["classic", "dion"] | Sequence[float] | Sequence[Sequence[float]]
+Coefficients = Literal["classic", "dion", "polar_express"] | Sequence[float] | Sequence[Sequence[float]]
 
-# Quintic steps X ← a X + b (XXᵀ)X + c (XXᵀ)²X.
-COEFFICIENTS: dict[str, tuple[tuple[float, float, float], ...]] = {
+Triple = tuple[float, float, float]
+
+_POLAR_EXPRESS = (
+    (8.28721201814563, -23.595886519098837, 17.300387312530933),
+    (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
+    (3.9486908534822946, -2.908902115962949, 0.5518191394370137),
+    (3.3184196573706015, -2.488488024314874, 0.51004894012372),
+    (2.300652019954817, -1.6689039845747493, 0.4188073119525673),
+    (1.891301407787398, -1.2679958271945868, 0.37680408948524835),
+    (1.8750014808534479, -1.2500016453999487, 0.3750001645474248),
+)
+# Quintic steps X ← a X + b (XXᵀ)X + c (XXᵀ)²X, from ‖X‖_F = 1.
+COEFFICIENTS: dict[str, tuple[Triple, ...]] = {
     "classic": 5 * ((3.4445, -4.7750, 2.0315),),  # Jordan et al., Muon, 2024
+    # Amsel, Persson, Musco, Gower, The Polar Express, arXiv 2505.16932, for singular values from 0.001 to 1: shrunk by
+    # their safety factor 1.01, and the step that they converge to.
+    "polar_express": (*((a / 1.01, b / 1.01**3, c / 1.01**5) for a, b, c in _POLAR_EXPRESS), (1.875, -1.25, 0.375)),
     "dion": (  # Ahn et al., Dion, arXiv 2504.05295
         (4.0848, -6.8946, 2.9270),
         (3.9505, -6.3029, 2.6377),
@@ -38,7 +52,7 @@ class Orthogonalisation(NamedTuple):
     """
 
     method: Method = "svd"
-    coefficients: tuple[tuple[float, float, float], ...] = COEFFICIENTS["classic"]
+    coefficients: tuple[Triple, ...] = COEFFICIENTS["classic"]
 
 
 def orthogonalisation(method: str, coefficients: Coefficients, steps: int | None, where: str) -> Orthogonalisation:
@@ -47,11 +61,11 @@ def orthogonalisation(method: str, coefficients: Coefficients, steps: int | None
     Args:
       method: a name.
       coefficients: a name, one triple for all steps, or one for each.
-      steps: how many; by default 5 of one triple, else as many as there are triples. Of several triples the last.
+      steps: how many of one triple, 5 by default; of several, each is one step.
       where: the function that got it.
 
     Raises:
-      ValueError: an unknown name, no triples of numbers, or more steps than triples.
+      ValueError: an unknown name, no triples of numbers, or another number of steps than of triples.
     """
     check_choice(method, ("svd", "polar", "newton_schulz"), "method", where)
     if isinstance(coefficients, str):
@@ -59,7 +73,7 @@ def orthogonalisation(method: str, coefficients: Coefficients, steps: int | None
         several = COEFFICIENTS[coefficients]
         repeated = coefficients == "classic"
     else:
-        fix = "pass 'classic', 'dion', a triple (a, b, c), or a list of triples."
+        fix = "pass 'classic', 'dion', 'polar_express', a triple (a, b, c), or a list of triples."
         check_kind(coefficients, (tuple, list), "coefficients", where, fix=fix)
         repeated = bool(coefficients) and not any(isinstance(one, tuple | list) for one in coefficients)
         several = (tuple(coefficients),) if repeated else tuple(map(tuple, coefficients))  # type: ignore[arg-type]
@@ -69,9 +83,11 @@ def orthogonalisation(method: str, coefficients: Coefficients, steps: int | None
         steps = check_integer(steps, "steps", where, least=1)
     if repeated:
         several = (5 if steps is None else steps) * several[:1]
-    elif steps is not None and steps > len(several):
-        raise ValueError(f"{where}: steps = {steps} is more than the {len(several)} triples of coefficients.")
-    return Orthogonalisation(method, several[-steps:] if steps else several)  # type: ignore[arg-type]
+    elif steps is not None and steps != len(several):
+        raise ValueError(
+            f"{where}: steps = {steps}, but coefficients = {shown(coefficients)} are of {len(several)} steps; omit it."
+        )
+    return Orthogonalisation(method, several)  # type: ignore[arg-type]
 
 
 def orthogonal(x: jax.Array, how: Orthogonalisation) -> jax.Array:
