@@ -7,10 +7,10 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import jax.scipy.linalg
 import optax
 
 from byzjax.checks import check_choice, check_integer, check_kind, shown
+from byzjax.stacked import eigen
 from byzjax.transforms._normalize import near_one
 
 Method = Literal["svd", "polar", "newton_schulz"]
@@ -99,7 +99,7 @@ def orthogonal(x: jax.Array, how: Orthogonalisation) -> jax.Array:
 
 def _by_svd(x: jax.Array, how: Orthogonalisation) -> jax.Array:
     del how
-    u, values, vt = jnp.linalg.svd(x, full_matrices=False)
+    u, values, vt = jax.vmap(eigen.svd)(x)
     # Of singular values that are zero but for rounding, vectors are arbitrary.
     rounding = max(x.shape[1:]) * float(jnp.finfo(x.dtype).eps)
     kept = values > rounding * values[:, :1]
@@ -113,7 +113,7 @@ def _by_polar(x: jax.Array, how: Orthogonalisation) -> jax.Array:
     rows, columns = (jnp.abs(tall).max(axis, keepdims=True) > 0 for axis in (2, 1))
     # It divides by the norm; of a matrix of zeros any other will do.
     safe = jnp.where(rows.any(1, keepdims=True), tall, jnp.eye(*tall.shape[1:], dtype=x.dtype)[None])
-    factor = jax.vmap(lambda one: jax.scipy.linalg.polar(one)[0])(safe)
+    factor = jax.vmap(eigen.polar_factor)(safe)
     # A dead unit stays: UVᵀ is 0 in rows and columns of zeros, which an iteration fills with rounding.
     factor = jnp.where(rows & columns, factor, 0.0)
     return factor.transpose(0, 2, 1) if wide else factor
@@ -136,12 +136,12 @@ _METHODS: dict[str, Callable[[jax.Array, Orthogonalisation], jax.Array]] = {
 def singular_values(x: jax.Array) -> jax.Array:
     """``[b, m, n] -> [b, min(m, n)]``, the largest first."""
     power, x = near_one(x, (1, 2))
-    return jnp.linalg.svd(x, compute_uv=False) / power[:, :, 0]
+    return jax.vmap(eigen.singular_values)(x) / power[:, :, 0]
 
 
 def largest_direction(x: jax.Array) -> jax.Array:
     """``u₁ v₁ᵀ`` of the matrix with the largest singular value, of several the first; 0 elsewhere. ``[b, m, n]``."""
     _, x = near_one(x)
-    u, values, vt = jnp.linalg.svd(x, full_matrices=False)
+    u, values, vt = jax.vmap(eigen.svd)(x)
     best = (jnp.arange(x.shape[0]) == jnp.argmax(values[:, 0])) & (values[:, 0] > 0)
     return jnp.where(best[:, None, None], u[:, :, :1] * vt[:, :1, :], 0.0)

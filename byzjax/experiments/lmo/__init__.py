@@ -1,0 +1,1 @@
+"""The study of server steps: one method, many norms, under attack."""
