@@ -29,7 +29,7 @@ from byzjax.rng import init_key, order_key, round_keys
 from byzjax.sharding import Layout, check_mesh
 from byzjax.task import Task
 from byzjax.transforms import per_worker
-from byzjax.transforms._accumulating import accumulating, as_transformation, widened
+from byzjax.transforms._accumulating import accumulating, checked_transformation, widened
 from byzjax.types import Params
 
 _SAME_STATE = "a state looks alike in all rounds, as init makes it."
@@ -201,7 +201,7 @@ def check_parts(task: Task, method: Method, attack: Attack, record: Record = def
     for name, part, kind in (("task", task, Task), ("method", method, Method), ("attack", attack, Attack)):
         check_kind(part, kind, name, "a run", fix="call its factory, and pass task, method, attack.")
     for name in ("worker", "server"):
-        as_transformation(getattr(method, name), name, "Method")
+        checked_transformation(getattr(method, name), name, "Method")
     check_rule(method.aggregator, "aggregator", "Method")
     for name, function in (*attack._asdict().items(), ("record", record)):
         fix = "pass a function, e.g. byzjax.metrics.record('loss')." if name == "record" else "pass a function."
@@ -209,7 +209,7 @@ def check_parts(task: Task, method: Method, attack: Attack, record: Record = def
 
 
 def _server(method: Method) -> optax.GradientTransformationExtraArgs:
-    return accumulating(as_transformation(method.server, "server", "Method"))
+    return accumulating(checked_transformation(method.server, "server", "Method"))
 
 
 def _poisoned(attack: Attack, batch: Any, byzantine: jax.Array, key: jax.Array, num_classes: int | None) -> Any:

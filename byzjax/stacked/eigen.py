@@ -165,7 +165,7 @@ def _svd(matrix: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
 
 
 def _singular_values(matrix: jax.Array) -> jax.Array:
-    return jnp.linalg.svd(matrix, compute_uv=False)
+    return jnp.linalg.svd(matrix, compute_uv=False)  # type: ignore[return-value]
 
 
 def _polar_factor(matrix: jax.Array) -> jax.Array:

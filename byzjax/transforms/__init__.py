@@ -4,6 +4,7 @@ from byzjax.transforms._clip import clip_by_global_norm
 from byzjax.transforms._fedopt import scale_by_fedopt
 from byzjax.transforms._lmo import dual_norm, normalize_by_global_norm, scale_by_lmo
 from byzjax.transforms._matrices import flax_layers, flax_matrices
+from byzjax.transforms._method import as_transformation
 from byzjax.transforms._momentum import momentum
 from byzjax.transforms._normalize import global_norm, normalized
 from byzjax.transforms._scion import scale_by_scion
@@ -19,10 +20,12 @@ REGISTRY = {
     "scale_by_scion": scale_by_scion,
     "clip_by_global_norm": clip_by_global_norm,
     "scale_by_fedopt": scale_by_fedopt,
+    "as_transformation": as_transformation,
 }
 
 __all__ = [
     "REGISTRY",
+    "as_transformation",
     "clip_by_global_norm",
     "dual_norm",
     "flax_layers",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import optax
 
@@ -40,14 +40,20 @@ ATTACKS: dict[str, Callable[[Any], Attack]] = {
 }
 
 
-def experiment(variant: Literal["mnist", "shakespeare"]) -> Experiment:
-    """The study on one of its tasks.
+# A minute or so of each part.
+QUICK: dict[str, Any] = {
+    "attacks": ("ALIE",),
+    "aggregators": (MEAN,),
+    "methods": ("Euclidean", "sign"),
+    "num_seeds": 2,
+    "num_rounds": 100,
+    "learning_rates": (1e-3, 1e-2),
+}
 
-    Args:
-      variant: ``"mnist"``, the MLP of section 6.2 on label-sorted shards, or ``"shakespeare"``, a small GPT on the
-        plays that ship with the package.
-    """
-    return _mnist() if variant == "mnist" else _shakespeare()
+
+def experiments() -> list[Experiment]:
+    """The study on MNIST, the MLP of section 6.2 on label-sorted shards, and on the plays that the package has."""
+    return [_mnist(), _shakespeare()]
 
 
 def _mnist() -> Experiment:

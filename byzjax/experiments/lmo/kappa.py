@@ -25,7 +25,7 @@ def kappa_of(step: optax.GradientTransformation, every: int) -> Record:
 
     def dual(v: Params) -> jax.Array:
         u, _ = step.update(v, step.init(v))
-        return optax.tree.vdot(v, u)
+        return optax.tree.vdot(v, u)  # type: ignore[return-value]
 
     def measured(info: RoundInfo) -> jax.Array:
         mean = info.honest_mean

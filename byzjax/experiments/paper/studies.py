@@ -82,6 +82,12 @@ class Study:
         return all(name in self.dataset and bool(np.isfinite(self.dataset[name]).any()) for name in variables)
 
 
+def found(store: str | Path) -> list[Path]:
+    """The data sets of the paper's experiments in a store."""
+    folder = expanded(store, "store")
+    return [path for name in NAMES for variant in VARIANTS if (path := folder / f"{name}-{variant}.nc").is_file()]
+
+
 def load(store: str | Path) -> list[Study]:
     """The studies in a store, quartic first, text before released code.
 
@@ -97,7 +103,7 @@ def load(store: str | Path) -> list[Study]:
         raise FileNotFoundError(f"{store} does not exist; byzjax reproduce makes a store.")
     if not store.is_dir():
         raise ValueError(f"{store} is not a folder; pass the store, which holds files like quartic-released.nc.")
-    paths = [path for name in NAMES for variant in VARIANTS if (path := store / f"{name}-{variant}.nc").is_file()]
+    paths = found(store)
     if not paths:
         raise ValueError(
             f"{store} holds no data set of an experiment, such as quartic-released.nc; byzjax reproduce makes them."

@@ -14,8 +14,8 @@ import numpy as np
 from byzjax.experiments.experiment import VARIANTS
 from byzjax.experiments.paper import published, studies, verdicts
 from byzjax.experiments.paper.report import figures, sections, table1
-from byzjax.experiments.paper.report.text import count, grid
 from byzjax.experiments.paper.studies import Study
+from byzjax.experiments.text import count, grid
 from byzjax.plotting import tables
 from byzjax.results.metric_names import is_test
 from byzjax.storage.files import expanded, writing
