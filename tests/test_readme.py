@@ -82,7 +82,7 @@ def test_a_loop_of_ones_own():
 
 
 def test_methods_and_schedules():
-    names = ran("docs/methods.md", (r"num_rounds=300, eval_every=100", "num_rounds=2, eval_every=2, progress=False"))
+    names = ran("docs/methods.md", (r"num_rounds=300,\s+eval_every=100", "num_rounds=2, eval_every=2, progress=False"))
     assert names["result"].history["finite"].all()
     assert names["theorem_1"] != names["anytime"]
 

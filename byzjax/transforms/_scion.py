@@ -65,8 +65,8 @@ def scale_by_scion(
     bias      rms                RMS ρ
     ========= ================== =============================================================
 
-    Constrained, ``x ← (1 − γ) x + γ lmo(v)``, which keeps each layer in its ball once it is there; that is weight decay
-    by γ. It needs ``params``.
+    A vector under a norm of matrices has the norm rms. Constrained, ``x ← (1 − γ) x + γ lmo(v)``, which keeps each
+    layer in its ball once it is there; that is weight decay by γ. It needs ``params``.
 
     Args:
       layers: the label of every leaf, a tree or a function of the parameters; ``"flax"`` for `flax_layers`.

@@ -375,21 +375,19 @@ def test_embeddings_of_scion():
 # As links
 
 
-def test_radius_by_vmap_and_in_a_scan():
+def test_radius_by_vmap():
     v = jnp.asarray(matrices()["random"], jnp.float32)
     radii = jnp.array([0.5, 2.0])
-    for norm, method in (("l2", "svd"), ("l1", "svd"), ("spectral", "svd"), ("spectral", "polar"), ("nuclear", "svd")):
-        many = jax.vmap(lambda radius: step(norm, v, radius=radius, method=method))(radii)  # noqa: B023
-        batch = jax.vmap(lambda scale: step(norm, scale * v, method=method))(radii)  # noqa: B023
-        for k, radius in enumerate((0.5, 2.0)):
-            np.testing.assert_allclose(many[k], step(norm, v, radius=radius, method=method), rtol=1e-6, atol=1e-6)
-            np.testing.assert_allclose(batch[k], step(norm, v, method=method), rtol=1e-5, atol=1e-5)
+    for norm, method in (("l1", "svd"), ("spectral", "svd"), ("spectral", "polar")):
+        both = jax.jit(jax.vmap(lambda radius: step(norm, radius * v, radius=radius, method=method)))(radii)  # noqa: B023
+        one = step(norm, v, method=method)
+        np.testing.assert_allclose(both, radii[:, None, None] * one[None], rtol=1e-5, atol=1e-5)
 
 
 def test_sharded_parameters():
     mesh = jax.make_mesh((8,), ("x",), axis_types=(jax.sharding.AxisType.Explicit,))
     v = jnp.asarray(matrices((16, 8))["random"], jnp.float32)
-    for norm in ("l2", "l1", "spectral", "nuclear", "colnorm"):
+    for norm in ("l2", "l1", "spectral"):
         expected = step(norm, v)
         with jax.set_mesh(mesh):
             spread = jax.device_put(v, jax.NamedSharding(mesh, jax.P("x", None)))
