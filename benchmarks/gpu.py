@@ -184,6 +184,17 @@ def steps(out: Path, quick: bool, code_version: str | None = None, jobs: int | N
             "sharding, on eight virtual devices of the CPU", lacks=tested, env={"JAX_PLATFORMS": "cpu"},
         ),
         Step(
+            "h-lmo", seconds(60, 60), script("lmo", "--out", str(out / "h")),
+            "spectral steps at 4096 × 4096 by Newton–Schulz, polar and cuSOLVER's SVD",
+        ),
+        Step(
+            "h-lmo-study", seconds(1200, 240),
+            [
+                sys.executable, "-m", "byzjax", "reproduce", "lmo", "--store", str(out / "store"), *small, *version,
+            ],
+            "the study of server steps on MNIST and the small GPT", True, turn(180), lacks=stored,
+        ),
+        Step(
             "h-ablation-released", seconds(600, 200), cells("ablation", "released"),
             "Figure 1's momenta as released", True, turn(120), lacks=stored,
         ),

@@ -1,6 +1,7 @@
 """`benchmarks/gpu.py`: what it plans, what it skips, and that no step eats the budget."""
 
 import importlib.util
+import itertools
 import json
 import os
 import subprocess
@@ -55,7 +56,9 @@ def test_a_dry_run_prints_all_steps_and_keeps_to_the_budget(tmp_path, capsys):
 def test_what_steps_run_is_there(tmp_path, quick):
     for made in gpu.steps(tmp_path, quick):
         paths = [part for part in made.command if part.endswith(".py") or part.startswith("tests/")]
-        assert paths
+        modules = [name for flag, name in itertools.pairwise(made.command) if flag == "-m"]
+        assert paths or modules
+        assert all(map(importlib.util.find_spec, modules))
         assert all((gpu.ROOT / path).exists() for path in paths), made.command
 
 
