@@ -57,7 +57,7 @@ def logistic_regression(
 
     >>> task = logistic_regression(5, 1)
     >>> {name: round(float(value), 3) for name, value in task.evaluate(task.data, task.data["minimiser"]).items()}
-    {'gradient_norm': 0.0, 'objective': 0.411, 'suboptimality': 0.0, 'distance': 0.0}
+    {'gradient_norm': 0.0, 'objective': 0.499, 'suboptimality': 0.0, 'distance': 0.0}
     """
     check = "logistic_regression"
     liars = who_lies(num_workers, num_byzantine, byzantine, where=check)

@@ -151,7 +151,7 @@ def test_bad_input_is_named(factory, options, message):
 
 
 def test_wrappers_name_bad_input():
-    with pytest.raises(ValueError, match="method = .* call its factory"):
+    with pytest.raises(ValueError, match=r"method = .* call its factory"):
         methods.clipped_differences(methods.momentum_sgd)
     with pytest.raises(ValueError, match="scale = 0"):
         methods.clipped_differences(methods.momentum_sgd(**GOOD), scale=0)
