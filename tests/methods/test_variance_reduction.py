@@ -6,6 +6,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import byzjax
@@ -196,11 +197,25 @@ def from_history(tau, beta):
     return estimates, aggregate
 
 
+def with_momentum(inner, beta):
+    v = np.zeros((N, D))
+
+    def estimates(t, x, g):
+        v[:] = beta * v + (1 - beta) * inner(t, x, g)
+        return v
+
+    return estimates
+
+
 WITH = {"aggregator": RULE}
 MARINA = functools.partial(m.byz_vr_marina, GAMMA, **WITH, p=P)
 PAPERS = {
     "marina": (MARINA, lambda: [marina()]),
     "marina own": (lambda: MARINA(base="own"), lambda: [marina(own=True)]),
+    "marina own, then momentum": (
+        lambda: MARINA(base="own")._replace(worker=optax.ema(0.6, debias=False)),
+        lambda: [with_momentum(marina(own=True), 0.6)],
+    ),
     "marina random_k": (lambda: MARINA(compressor=0.5), lambda: [marina(k=2)]),
     "lsvrg": (lambda: m.byz_lsvrg(GAMMA, **WITH, p=P), lambda: [lsvrg()]),
     "lsvrg shared": (lambda: m.byz_lsvrg(GAMMA, **WITH, p=P, coin="shared"), lambda: [lsvrg(shared=True)]),
@@ -275,7 +290,6 @@ def norms(make, lanes=((False, 0.0), (True, 0.0)), rounds=500):
 LINEAR = {
     "marina": m.byz_vr_marina,
     "marina own": functools.partial(m.byz_vr_marina, base="own"),
-    "marina natural": functools.partial(m.byz_vr_marina, compressor=transforms.natural_compression()),
     "lsvrg": m.byz_lsvrg,
     "saga": functools.partial(m.byrd_saga, batch_size=2),
     "ef21": functools.partial(m.byz_ef21, compressor=0.4),
