@@ -13,7 +13,7 @@ import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -31,9 +31,9 @@ RESULTS = Path(__file__).parent / "results"
 ATTACKS = {"none": attacks.none(), "bit flip": attacks.bit_flip(), "ALIE": attacks.alie(1.0)}
 
 
-def clipped_marina(rate: float, *, aggregator: Any, scale: float) -> Method:
+def marina_pp(rate: float, *, aggregator: Any, scale: float, full: Literal["whole", "clipped"] = "whole") -> Method:
     """Byz-VR-MARINA with clipped differences."""
-    return m.clipped_differences(m.byz_vr_marina(rate, aggregator=aggregator, p=P), scale=scale)
+    return m.clipped_differences(m.byz_vr_marina(rate, aggregator=aggregator, p=P), scale=scale, full=full)
 
 
 # And the gradients of single examples that a worker computes in a round, on average.
@@ -53,8 +53,9 @@ METHODS: dict[str, tuple[Callable[..., Method], float]] = {
     "Byz-EF21-SGDM, top 25 %": (functools.partial(m.byz_ef21, beta=0.9, **FEEDBACK), 1),
     "Byz-DM21, top 25 %": (functools.partial(m.byz_dm21, **FEEDBACK), 1),
     "Byz-VR-DM21, top 25 %": (functools.partial(m.byz_dm21, variance_reduced=True, **FEEDBACK), 2),
-    "Byz-VR-MARINA, clipped, λ = 1": (functools.partial(clipped_marina, scale=1.0), MARINA_COST),
-    "Byz-VR-MARINA, clipped, λ = 20": (functools.partial(clipped_marina, scale=20.0), MARINA_COST),
+    "Byz-VR-MARINA-PP, λ = 1": (functools.partial(marina_pp, scale=1.0), MARINA_COST),
+    "… full gradients clipped, too": (functools.partial(marina_pp, scale=1.0, full="clipped"), MARINA_COST),
+    "… and λ = 20": (functools.partial(marina_pp, scale=20.0, full="clipped"), MARINA_COST),
 }
 
 

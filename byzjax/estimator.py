@@ -74,7 +74,8 @@ class Estimator(Value, _EstimatorFields):
       init: ``(task, params) -> state``.
       estimate: ``(oracle, params, state, *, key) -> (losses, estimates, state)`` with losses f32[n] and estimates of
         leaves ``[n, *p]``; ``key`` is of this round and of estimators alone. The worker's transformation comes after
-        it, and attacks are given the estimates as ``grads``.
+        it, attacks are given the estimates as ``grads``, and the rule the state as ``estimator=``: server and workers
+        agree on coins. A field ``whole`` of it, bool[], says whether the estimates are full gradients.
       observe: ``(state, aggregate) -> state`` at the end of the round, with what the server broadcasts; by default
         nothing is learned from that.
       finite_sum: whether the oracle is asked for full gradients or examples, which not every task has.

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import typing
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from byzjax.base import Aggregator, Method, Trust
-from byzjax.checks import check_kind, check_number
+from byzjax.checks import check_choice, check_kind, check_number
 from byzjax.stacked import per_row
 from byzjax.transforms import global_norm
 from byzjax.transforms._accumulating import widened
 from byzjax.types import Numeric, Params, Stacked
 from byzjax.values import value
+
+Full = Literal["whole", "clipped"]
 
 
 class ClippedDifferencesState(NamedTuple):
@@ -26,24 +29,27 @@ class ClippedDifferencesState(NamedTuple):
 
 
 @value
-def clipped_differences(method: Method, *, scale: Numeric = 1.0) -> Method:
+def clipped_differences(method: Method, *, scale: Numeric = 1.0, full: Full = "whole") -> Method:
     """Any method, with its rule on clipped differences to the last aggregate.
 
     ``g = g⁻ + A(clip_τ(g_1 − g⁻), …, clip_τ(g_n − g⁻))`` with ``τ = λ‖x − x⁻‖`` and ``clip_τ(v) = v min(1, τ/‖v‖)``;
     g⁻ and x⁻ are the aggregate and the model of the round before. In the first round ``g = A(g_1, …, g_n)``.
 
-    No worker's part is longer than λ times the model's last step, however many lie. This is equation (10) of the paper,
-    its heuristic for any method. Around `byz_vr_marina` it differs from the paper's Algorithm 1 in rounds of full
-    gradients, which are not clipped there. Partial participation, for which the paper needs it, is no part of byzjax.
+    No worker's part is longer than λ times the model's last step, however many lie. Around `byz_vr_marina` this is the
+    paper's Algorithm 1, Byz-VR-MARINA-PP, with all workers in every round; around others its heuristic, equation (10).
+    Sampling some of the workers, for which the paper needs clipping, is no part of byzjax.
 
     Args:
       method: its rule is replaced. A factory with its arguments, e.g. ``byz_vr_marina(0.1, aggregator=median())``.
       scale: λ > 0, may be traced. The theory of Byz-VR-MARINA-PP has 2 L for L-smooth losses.
+      full: where the method's estimator says that all sent full gradients, ``"whole"`` takes ``g = A(g_1, …, g_n)``
+        (Algorithm 1); ``"clipped"`` clips their differences, too (the letter of equation (10)), and may stop the model
+        for good: as g shrinks so does the step, and with it how far g may turn.
 
     State: the rule's own, and 2 d numbers.
 
     Raises:
-      ValueError: no method, or a λ that is not > 0.
+      ValueError: no method, a λ that is not > 0, or an unknown ``full``.
 
     Malinovsky, Richtárik, Horváth, Gorbunov. Byzantine robustness and partial participation can be achieved at once:
     just clip gradient differences. NeurIPS 2024.
@@ -55,10 +61,11 @@ def clipped_differences(method: Method, *, scale: Numeric = 1.0) -> Method:
     check = "clipped_differences"
     check_kind(method, Method, "method", check, fix="call its factory, e.g. momentum_sgd(0.1, aggregator=median()).")
     check_number(scale, "scale", check, least=0, open_below=True)
-    return method._replace(aggregator=_clipping(method.aggregator, scale))
+    whole = check_choice(full, typing.get_args(Full), "full", check) == "whole"
+    return method._replace(aggregator=_clipping(method.aggregator, scale, whole))
 
 
-def _clipping(rule: Aggregator, scale: Numeric) -> Aggregator:
+def _clipping(rule: Aggregator, scale: Numeric, leave_whole: bool) -> Aggregator:
     def init(params: Params) -> ClippedDifferencesState:
         zero = jax.tree.map(jnp.zeros_like, widened(params))
         return ClippedDifferencesState(rule.init(params), zero, params, jnp.zeros((), bool))
@@ -69,13 +76,17 @@ def _clipping(rule: Aggregator, scale: Numeric) -> Aggregator:
                 "clipped_differences: needs params, by which it clips; call update(updates, state, params)."
             )
         moved = global_norm(jax.tree.map(jnp.subtract, widened(params), widened(state.params)))
-        bound = jnp.where(state.begun, jnp.asarray(scale, moved.dtype) * moved, jnp.inf)
-        apart = jax.tree.map(lambda row, last: row - last[None], widened(updates), state.aggregate)
+        as_sent = ~state.begun
+        if leave_whole:
+            as_sent |= getattr(extra.get("estimator"), "whole", False)
+        bound = jnp.where(as_sent, jnp.inf, jnp.asarray(scale, moved.dtype) * moved)
+        last = jax.tree.map(lambda g: jnp.where(as_sent, 0.0, g), state.aggregate)
+        apart = jax.tree.map(lambda row, g: row - g[None], widened(updates), last)
         lengths = jax.vmap(global_norm)(apart)
         factors = jnp.where(lengths > bound, bound / jnp.where(lengths > 0, lengths, 1.0), 1.0)
         clipped = jax.tree.map(lambda row: row * per_row(factors.astype(row.dtype), row), apart)
         step, inner, trust = rule.update_with_trust(clipped, state.rule, params, **extra)
-        aggregate = jax.tree.map(jnp.add, state.aggregate, step)
+        aggregate = jax.tree.map(jnp.add, last, step)
         state = ClippedDifferencesState(inner, aggregate, params, jnp.ones((), bool))
         return jax.tree.map(lambda g, row: g.astype(row.dtype), aggregate, updates), state, _of_rows(trust, factors)
 

@@ -27,6 +27,7 @@ class MarinaState(NamedTuple):
 
     params: Params  # leaves [*p], x of the round before
     base: Any  # what differences are added to: leaves [*p], or [n, *p] where it is each worker's own
+    whole: jax.Array  # bool[], whether the estimates are full gradients
 
 
 @takes_as_argument("learning_rate")
@@ -77,7 +78,7 @@ def byz_vr_marina(
 
     def init(task: Task, params: Params) -> MarinaState:
         zeros = jax.tree.map(jnp.zeros_like, widened(params))
-        return MarinaState(params, no_memory(params, task.num_workers) if own else zeros)
+        return MarinaState(params, no_memory(params, task.num_workers) if own else zeros, jnp.zeros((), bool))
 
     def estimate(oracle: Oracle, params: Params, state: MarinaState, *, key: jax.Array):
         coin, draw = jax.random.split(key)
@@ -91,7 +92,7 @@ def byz_vr_marina(
 
         whole = jax.random.bernoulli(coin, p) | (oracle.step == 0)
         losses, estimates = jax.lax.cond(whole, lambda: oracle.full(params), difference)
-        return losses, estimates, MarinaState(params, estimates if own else state.base)
+        return losses, estimates, MarinaState(params, estimates if own else state.base, whole)
 
     def observe(state: MarinaState, aggregate: Params) -> MarinaState:
         return state._replace(base=widened(aggregate))

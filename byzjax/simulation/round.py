@@ -128,8 +128,8 @@ def make_round(
         grads = jax.tree.map(lambda estimate, p: estimate.astype(p.dtype), grads, state.params)
         return *layout.workers((losses, grads)), estimator_state
 
-    def query(updates, state: RoundState, key: jax.Array):
-        return method.aggregator.update(updates, state.aggregator, state.params, key=key)[0]
+    def query(updates, state: RoundState, key: jax.Array, said: dict[str, Any]):
+        return method.aggregator.update(updates, state.aggregator, state.params, key=key, **said)[0]
 
     def round_(state: RoundState) -> tuple[RoundState, dict[str, jax.Array]]:
         keys = round_keys(state.key, state.step)
@@ -144,6 +144,7 @@ def make_round(
         updates, worker_state = layout.workers(
             workers.update(grads, state.worker, state.params, value=losses, grad=grads, value_fn=no_value_fn(_WORKER))
         )
+        said = {} if method.estimator is None else {"estimator": estimator_state}
         sent = layout.exchanged(updates)
         updates, attack_state = _attacked(
             attack,
@@ -152,10 +153,10 @@ def make_round(
             byzantine=byzantine,
             key=keys.attack,
             grads=grads,
-            aggregate=lambda stack: query(stack, state, keys.aggregator),
+            aggregate=lambda stack: query(stack, state, keys.aggregator, said),
         )
         aggregate, aggregator_state, trust = method.aggregator.update_with_trust(
-            updates, state.aggregator, state.params, key=keys.aggregator
+            updates, state.aggregator, state.params, key=keys.aggregator, **said
         )
         check_like(aggregate, state.params, "the aggregate", "aggregator", fix=ONE_ROW_OF_ALL)
         check_like(aggregator_state, state.aggregator, "the state", "aggregator", fix=_SAME_STATE)
