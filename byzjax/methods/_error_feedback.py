@@ -157,7 +157,8 @@ def _estimator(
         sent = jax.tree.map(jnp.add, state.sent, compressed(squeeze, change, key))
         if whole:
             sent = jax.tree.map(lambda start, later: jnp.where(first, start, later), target, sent)
-        return losses, sent, ErrorFeedbackState(tuple(followed), sent, params if recursive else ())
+        kept, sent = oracle.workers((tuple(followed), sent))
+        return losses, sent, ErrorFeedbackState(kept, sent, params if recursive else ())
 
     return Estimator(init, estimate, finite_sum=momenta == 0)
 

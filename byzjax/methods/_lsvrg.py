@@ -85,6 +85,7 @@ def byz_lsvrg(
         _, there = oracle.batch(anchors, own=True)
         estimates = jax.tree.map(lambda a, b, c: a - b + c, here, there, full)
         coins = jnp.broadcast_to(jax.random.bernoulli(key, p, () if shared else (n,)), (n,))
-        return losses, estimates, LsvrgState(stacked.replace_rows(anchors, coins, params), full, coins)
+        moved = oracle.workers(stacked.replace_rows(anchors, coins, params))
+        return losses, estimates, LsvrgState(moved, full, coins)
 
     return estimating(Estimator(init, estimate, finite_sum=True), learning_rate, aggregator, decay, check)
