@@ -23,10 +23,10 @@ from typing import NamedTuple
 import jax
 
 import byzjax
+from byzjax.experiments.experiment import MEAN, Experiment, reduced
 from byzjax.experiments.paper import published, registry
-from byzjax.experiments.paper.experiment import MEAN, Experiment, reduced
 from byzjax.experiments.paper.recipes import OURS
-from byzjax.experiments.paper.reproduce import reproduce
+from byzjax.experiments.reproduce import reproduce
 from byzjax.storage import digests
 
 SHARE = 0.9  # of the device's memory, for all processes together

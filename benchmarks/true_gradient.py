@@ -16,9 +16,9 @@ from pathlib import Path
 
 import byzjax.experiments.paper.mnist
 from byzjax import tasks
+from byzjax.experiments.experiment import reduced
 from byzjax.experiments.paper import studies
-from byzjax.experiments.paper.experiment import reduced
-from byzjax.experiments.paper.reproduce import reproduce
+from byzjax.experiments.reproduce import reproduce
 
 N, B = byzjax.experiments.paper.mnist.N, byzjax.experiments.paper.mnist.B
 

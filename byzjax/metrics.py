@@ -29,6 +29,7 @@ class RoundInfo(NamedTuple):
       byzantine: bool[n].
       finite: bool[], whether the parameters are finite after the step.
       trust: whom the rule trusted, as far as it can tell.
+      step: i32[], rounds done before this one; what is dear to measure need not be measured in all.
     """
 
     losses: jax.Array
@@ -40,6 +41,7 @@ class RoundInfo(NamedTuple):
     byzantine: jax.Array
     finite: jax.Array
     trust: Trust = Trust()
+    step: jax.Array | int = 0
 
 
 # After divergence what is recorded is NaN, and so integers and flags become floating; but for `RoundInfo.finite`.

@@ -9,13 +9,16 @@ import pytest
 
 import byzjax
 from byzjax import aggregators as agg
+from byzjax import methods
 from byzjax.configs import grid_config, grid_sweep
+from byzjax.transforms._lmo import NORMS
 from tests.environment import ROOT
 
 RUN_HERE = {
     "README.md",
     "docs/data.md",
     "docs/devices.md",
+    "docs/methods.md",
     "docs/own-loop.md",
     "docs/sweeps.md",
     "docs/variance-reduction.md",
@@ -94,6 +97,18 @@ def test_a_loop_of_ones_own():
     updates, _ = names["tx"].update(grads, names["tx"].init(params), params)
     np.testing.assert_allclose(jnp.linalg.norm(updates["w"]), 0.1, rtol=1e-5)
     np.testing.assert_allclose(names["weights"].sum(), 1.0, rtol=1e-5)
+
+
+def test_methods_and_schedules():
+    names = ran("docs/methods.md", (r"num_rounds=300,\s+eval_every=100", "num_rounds=2, eval_every=2, progress=False"))
+    assert names["result"].history["finite"].all()
+    assert names["theorem_1"] != names["anytime"]
+
+
+def test_every_method_and_norm_is_on_its_page():
+    page = (ROOT / "docs" / "methods.md").read_text()
+    for name in (*methods.REGISTRY, *NORMS):
+        assert f"`{name}`" in page, f"docs/methods.md lacks {name}; add it."
 
 
 def test_the_sweep_of_the_command_line_can_run(monkeypatch):

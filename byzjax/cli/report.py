@@ -22,12 +22,20 @@ def report(
     """Table 1, the paper's figures, and what the paper does not show, from the experiments in a store.
 
     Writes report.md, table1.md, table1.tex and figures as PNG and PDF. What the store lacks is said to be missing.
+    Where the store holds the study of server steps, lmo.md and its figures.
     """
+    from byzjax.experiments.lmo import report as lmo
+    from byzjax.experiments.paper import studies
     from byzjax.experiments.paper.report import report as reports
 
     folder = out or store / "report"
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--out {folder} is a file; name a folder.")
+    if lmo.found(store):
+        paths = lmo.report(store, folder)
+        console().print(f"Written: {paths[0]}, and {len(paths) - 1} files beside it", soft_wrap=True)
+        if not studies.found(store) and csv is None:
+            return
     if csv is not None:
         rows = reports.csv_rows(store)
         with writing(csv) as temporary:

@@ -1,4 +1,4 @@
-"""``byzjax reproduce``: the experiments of the paper, resumable."""
+"""``byzjax reproduce``: the experiments of the paper and byzjax's own, resumable."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from byzjax.checks import quoted
 from byzjax.cli.console import console, polite, warn
 
 if TYPE_CHECKING:
-    from byzjax.experiments.paper.experiment import Experiment
+    from byzjax.experiments.experiment import Experiment
 
 
 class Semantics(StrEnum):
@@ -27,7 +27,11 @@ class Semantics(StrEnum):
 def reproduce(
     name: Annotated[
         str,
-        typer.Argument(metavar="EXPERIMENT", help="quartic, mnist, shakespeare, ablation, or all.", show_default=False),
+        typer.Argument(
+            metavar="EXPERIMENT",
+            help="quartic, mnist, shakespeare, ablation, or all of them; or lmo.",
+            show_default=False,
+        ),
     ],
     variant: Annotated[
         Semantics, typer.Option(help="As the text says, as the authors' released code runs, or one after the other.")
@@ -59,11 +63,13 @@ def reproduce(
 ) -> None:
     """Run an experiment of the paper: every attack, rule, method, learning rate and seed of one part of Table 1.
 
+    Or byzjax's own study of server steps, lmo, on MNIST and on text, which has no variants.
+
     Every finished chunk of runs is kept; the same command goes on where it was stopped. Then: byzjax report STORE.
     """
-    from byzjax.experiments.paper import registry
-    from byzjax.experiments.paper.reproduce import path_of
-    from byzjax.experiments.paper.reproduce import reproduce as run
+    from byzjax.experiments import registry
+    from byzjax.experiments.reproduce import path_of
+    from byzjax.experiments.reproduce import reproduce as run
 
     picked = {
         "attacks": tuple(attack or ()),
@@ -86,8 +92,8 @@ def reproduce(
 def _parts(experiments: list[Experiment], picked: dict[str, Any], quick: bool, references: bool) -> list[Experiment]:
     import dataclasses
 
-    from byzjax.experiments.paper import registry
-    from byzjax.experiments.paper.experiment import reduced
+    from byzjax.experiments import registry
+    from byzjax.experiments.experiment import reduced
 
     found, lacking = [], []
     for experiment in experiments:

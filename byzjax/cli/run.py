@@ -20,7 +20,15 @@ if TYPE_CHECKING:
 
 
 # Rates that train both tasks under most rules; any other method starts at 0.1.
-_DEFAULT_RATES = {"byz_nsgdm": 0.1, "momentum_sgd": 0.01}
+_DEFAULT_RATES = {
+    "byz_nsgdm": 0.1,
+    "momentum_sgd": 0.01,
+    "byz_sign": 0.01,
+    "byz_scion": 0.02,
+    "byz_fedadam": 0.003,
+    "byz_fedyogi": 0.003,
+    "byz_fedadagrad": 0.01,
+}
 _ROOM, _ROOM_PER_ROUND = 1 << 20, 64  # bytes of a result and its figures
 _RATES = ", ".join(f"{rate:g} for {method}" for method, rate in _DEFAULT_RATES.items())
 

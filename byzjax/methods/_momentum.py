@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import typing
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any
 
 import optax
 
 from byzjax.base import Aggregator, Method, check_rule
 from byzjax.checks import check_choice, check_number
 from byzjax.methods._schedules import Schedule, schedule
+from byzjax.transforms import momentum as momentum_link
 from byzjax.transforms import normalize_by_global_norm
+from byzjax.transforms._momentum import Momentum
 from byzjax.types import Numeric, Stacked
 from byzjax.values import takes_as_argument, value
-
-Momentum = Literal["ema", "heavy_ball"]
 
 
 @takes_as_argument("learning_rate")
@@ -23,7 +24,7 @@ def momentum_sgd(
     learning_rate: Numeric | Schedule,
     *,
     aggregator: Aggregator,
-    beta: Numeric = 0.9,
+    beta: Numeric | Schedule = 0.9,
     decay: bool = False,
     momentum: Momentum = "ema",
     initial_momentum: Stacked | None = None,
@@ -35,7 +36,7 @@ def momentum_sgd(
     Args:
       learning_rate: γ₀ > 0, may be traced; or an optax schedule of the round counted from 0, used as it is.
       aggregator: the rule, e.g. ``byzjax.chain(nnm(f=3), geometric_median())``.
-      beta: β = 1 − η in [0, 1), may be traced. The paper uses 0.9.
+      beta: β = 1 − η in [0, 1), may be traced; or a schedule. The paper uses 0.9.
       decay: divide a number γ₀ by √k.
       momentum: ``"ema"`` is the formula above (the paper); ``"heavy_ball"`` is ``v ← β v + g`` (the released code),
         1/(1 − β) times as long.
@@ -48,10 +49,7 @@ def momentum_sgd(
     >>> momentum_sgd(0.1, aggregator=agg.median()).aggregator is not None
     True
     """
-    check = "momentum_sgd"
-    worker, initial = worker_momentum(beta, momentum, initial_momentum, check)
-    server = optax.scale_by_learning_rate(schedule(learning_rate, decay, check))
-    return Method(worker, check_rule(aggregator, "aggregator", check), server, initial)
+    return momentum_method("momentum_sgd", [], learning_rate, decay, aggregator, beta, momentum, initial_momentum)
 
 
 @takes_as_argument("learning_rate")
@@ -60,7 +58,7 @@ def byz_nsgdm(
     learning_rate: Numeric | Schedule,
     *,
     aggregator: Aggregator,
-    beta: Numeric = 0.9,
+    beta: Numeric | Schedule = 0.9,
     decay: bool = True,
     momentum: Momentum = "ema",
     initial_momentum: Stacked | None = None,
@@ -73,7 +71,7 @@ def byz_nsgdm(
     Args:
       learning_rate: γ₀ > 0, may be traced; or an optax schedule of the round counted from 0, used as it is.
       aggregator: the rule, e.g. ``byzjax.chain(nnm(f=3), geometric_median())``.
-      beta: β = 1 − η in [0, 1), may be traced. The paper uses 0.9.
+      beta: β = 1 − η in [0, 1), may be traced; or a schedule, such as `fixed_horizon_beta`. The paper uses 0.9.
       decay: divide a number γ₀ by √k, k = 1, 2, ….
       momentum: ``"ema"`` is Algorithm 1; ``"heavy_ball"`` is ``v ← β v + g``, as in the released code.
       initial_momentum: v⁰, leaves ``[n, *p]`` or broadcastable to it; zero by default.
@@ -85,18 +83,37 @@ def byz_nsgdm(
     >>> from byzjax import aggregators as agg
     >>> method = byz_nsgdm(0.1, aggregator=byzjax.chain(agg.nnm(f=1), agg.geometric_median()))
     """
-    check = "byz_nsgdm"
-    worker, initial = worker_momentum(beta, momentum, initial_momentum, check)
-    server = optax.chain(
-        normalize_by_global_norm(), optax.scale_by_learning_rate(schedule(learning_rate, decay, check))
+    return momentum_method(
+        "byz_nsgdm",
+        [normalize_by_global_norm()],
+        learning_rate,
+        decay,
+        aggregator,
+        beta,
+        momentum,
+        initial_momentum,
     )
-    return Method(worker, check_rule(aggregator, "aggregator", check), server, initial)
 
 
-def worker_momentum(
-    beta: Numeric, momentum: str, initial: Stacked | None, where: str
-) -> tuple[optax.GradientTransformation, dict[str, Stacked] | None]:
-    check_number(beta, "beta", where, least=0, below=1)
-    if check_choice(momentum, typing.get_args(Momentum), "momentum", where) == "ema":
-        return optax.ema(beta, debias=False), None if initial is None else {"ema": initial}  # type: ignore[arg-type]
-    return optax.trace(beta), None if initial is None else {"trace": initial}  # type: ignore[arg-type]
+def momentum_method(
+    where: str,
+    links: Sequence[optax.GradientTransformation],
+    learning_rate: Numeric | Schedule,
+    decay: bool,
+    aggregator: Aggregator,
+    beta: Numeric | Schedule,
+    momentum: str,
+    initial_momentum: Stacked | None,
+) -> Method:
+    """Momentum at the workers, a rule, and at the server links before the learning rate."""
+    if not callable(beta):
+        check_number(beta, "beta", where, least=0, below=1)
+    kind: Any = check_choice(momentum, typing.get_args(Momentum), "momentum", where)
+    field = "ema" if kind == "ema" else "trace"
+    rate = optax.scale_by_learning_rate(schedule(learning_rate, decay, where))
+    return Method(
+        momentum_link(beta, kind=kind),
+        check_rule(aggregator, "aggregator", where),
+        optax.chain(*links, rate) if links else rate,
+        None if initial_momentum is None else {field: initial_momentum},
+    )

@@ -76,11 +76,14 @@ class Compiled:
         return jitted
 
 
+QUICK: dict[str, Any] = {"xla_cpu_use_fusion_emitters": False}
+
+
 def quick_options() -> dict[str, Any] | None:
     """Options of XLA with which large programs compile in less time and run as fast; None for its own."""
     if jax.default_backend() != "cpu" or jaxlib.version.__version_info__ >= (0, 12):
         return None
-    return {"xla_cpu_use_fusion_emitters": False}
+    return dict(QUICK)
 
 
 def _is_crowded() -> bool:

@@ -31,7 +31,7 @@ from byzjax.sharding import Layout, check_mesh
 from byzjax.simulation.oracle import RoundOracle, check_estimator
 from byzjax.task import Task
 from byzjax.transforms import per_worker
-from byzjax.transforms._accumulating import accumulating, as_transformation, widened
+from byzjax.transforms._accumulating import accumulating, checked_transformation, widened
 from byzjax.types import Params
 
 _SAME_STATE = "a state looks alike in all rounds, as init makes it."
@@ -167,7 +167,16 @@ def make_round(
         # Compiled away if nobody records them.
         honest_mean, deviations = stacked.mean_and_deviations(widened(updates), ~byzantine)
         info = RoundInfo(
-            losses, updates, aggregate, state.params, honest_mean, deviations, byzantine, state.finite, trust
+            losses,
+            updates,
+            aggregate,
+            state.params,
+            honest_mean,
+            deviations,
+            byzantine,
+            state.finite,
+            trust,
+            state.step,
         )
         step, server_state = server.update(
             aggregate, state.server, state.params, value=loss(info), grad=aggregate, value_fn=no_value_fn(_SERVER)
@@ -218,7 +227,7 @@ def check_parts(task: Task, method: Method, attack: Attack, record: Record = def
     for name, part, kind in (("task", task, Task), ("method", method, Method), ("attack", attack, Attack)):
         check_kind(part, kind, name, "a run", fix="call its factory, and pass task, method, attack.")
     for name in ("worker", "server"):
-        as_transformation(getattr(method, name), name, "Method")
+        checked_transformation(getattr(method, name), name, "Method")
     check_rule(method.aggregator, "aggregator", "Method")
     check_estimator(task, method)
     for name, function in (*attack._asdict().items(), ("record", record)):
@@ -227,7 +236,7 @@ def check_parts(task: Task, method: Method, attack: Attack, record: Record = def
 
 
 def _server(method: Method) -> optax.GradientTransformationExtraArgs:
-    return accumulating(as_transformation(method.server, "server", "Method"))
+    return accumulating(checked_transformation(method.server, "server", "Method"))
 
 
 def _three(answer: Any) -> tuple[Any, Any, Any]:

@@ -1,4 +1,4 @@
-"""Eigenvalues and solutions of small symmetric systems that cannot hang."""
+"""Eigenvalues, singular values and solutions of small systems that cannot hang."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import jax.scipy.linalg
 
 from byzjax.stacked.control_flow import fori_loop, one_by_one, scan
 
@@ -48,6 +49,36 @@ def solve(matrix: jax.Array, right: jax.Array) -> jax.Array:
     [0.25, 0.0625]
     """
     return jax.lax.platform_dependent(matrix, right, cpu=_solution_in_turn, default=_solution)
+
+
+def svd(matrix: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """``U``, the singular values, the largest first, and ``Vᵀ``, reduced; on CPUs one after the other, see `eigh`.
+
+    Args:
+      matrix: ``f32[m, n]``.
+
+    >>> svd(jnp.array([[0.0, 2.0], [3.0, 0.0]]))[1].tolist()
+    [3.0, 2.0]
+    """
+    return jax.lax.platform_dependent(matrix, cpu=_svd_in_turn, default=_svd)
+
+
+def singular_values(matrix: jax.Array) -> jax.Array:
+    """The singular values alone, which are cheaper; see `svd`.
+
+    >>> singular_values(jnp.array([[0.0, 2.0], [3.0, 0.0]])).tolist()
+    [3.0, 2.0]
+    """
+    return jax.lax.platform_dependent(matrix, cpu=_singular_values_in_turn, default=_singular_values)
+
+
+def polar_factor(matrix: jax.Array) -> jax.Array:
+    """``U Vᵀ`` of ``U Σ Vᵀ`` with m ≥ n, by `jax.scipy.linalg.polar`; on CPUs one after the other, see `eigh`.
+
+    >>> polar_factor(jnp.diag(jnp.array([4.0, 16.0]))).tolist()
+    [[1.0, 0.0], [0.0, 1.0]]
+    """
+    return jax.lax.platform_dependent(matrix, cpu=_polar_in_turn, default=_polar_factor)
 
 
 def largest_ritz_value(apply: Callable[[jax.Array], jax.Array], start: jax.Array, steps: int) -> jax.Array:
@@ -126,3 +157,21 @@ def _solution(matrix: jax.Array, right: jax.Array) -> jax.Array:
 _vectors_in_turn = one_by_one(_vectors)
 _values_in_turn = one_by_one(_values)
 _solution_in_turn = one_by_one(_solution)
+
+
+def _svd(matrix: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    u, values, vt = jnp.linalg.svd(matrix, full_matrices=False)
+    return u, values, vt
+
+
+def _singular_values(matrix: jax.Array) -> jax.Array:
+    return jnp.linalg.svd(matrix, compute_uv=False)  # type: ignore[return-value]
+
+
+def _polar_factor(matrix: jax.Array) -> jax.Array:
+    return jax.scipy.linalg.polar(matrix)[0]
+
+
+_svd_in_turn = one_by_one(_svd)
+_singular_values_in_turn = one_by_one(_singular_values)
+_polar_in_turn = one_by_one(_polar_factor)

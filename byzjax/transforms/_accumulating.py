@@ -12,13 +12,13 @@ from byzjax.checks import check_kind
 from byzjax.types import Params
 
 
-def as_transformation(tx: Any, argument: str, where: str) -> optax.GradientTransformationExtraArgs:
+def checked_transformation(tx: Any, argument: str, where: str) -> optax.GradientTransformationExtraArgs:
     """An optax transformation that takes whatever it is passed by name; `optax.MultiSteps` as one.
 
     Raises:
       ValueError: it is something else.
 
-    >>> as_transformation("sgd", "server", "Method")
+    >>> checked_transformation("sgd", "server", "Method")
     Traceback (most recent call last):
     ValueError: Method: server = 'sgd' is a str, not a GradientTransformation; pass one of optax, e.g. optax.sgd(0.1).
     """

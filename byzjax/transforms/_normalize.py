@@ -1,12 +1,11 @@
-"""Normalisation of an aggregate to unit length."""
+"""The Euclidean length of a tree, and what it is where squares would under- or overflow."""
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-import optax
 
-from byzjax.types import Params
+from byzjax.types import Numeric, Params
 
 
 def global_norm(tree: Params) -> jax.Array:
@@ -19,37 +18,35 @@ def global_norm(tree: Params) -> jax.Array:
     return norm / shrink
 
 
-def normalized(tree: Params) -> Params:
-    """``x / ‖x‖`` over all leaves jointly; exactly 0 at 0, with NaN where x is not finite."""
+def normalized(tree: Params, length: Numeric = 1.0) -> Params:
+    """``length · x / ‖x‖`` over all leaves jointly; exactly 0 at 0, with NaN where x is not finite."""
     shrink, norm = _norm(tree)
 
     def scale(x: jax.Array) -> jax.Array:
-        kind = jnp.complex128 if norm.dtype == jnp.float64 else jnp.complex64
-        wide = kind if jnp.iscomplexobj(x) else norm.dtype
-        return (x.astype(wide) * shrink.astype(wide) / jnp.where(norm == 0, 1.0, norm).astype(wide)).astype(x.dtype)
+        wide = _wide(x, norm.dtype)
+        unit = x.astype(wide) * shrink.astype(wide) / jnp.where(norm == 0, 1.0, norm).astype(wide)
+        return (unit * jnp.asarray(length, norm.dtype).astype(wide)).astype(x.dtype)
 
     return jax.tree.map(scale, tree)
 
 
-def normalize_by_global_norm() -> optax.GradientTransformationExtraArgs:
-    """An optax link: ``u ← v / ‖v‖`` over all parameters jointly, line 6 of Algorithm 1.
+def clipped(tree: Params, length: Numeric) -> Params:
+    """``x min(1, length/‖x‖)`` over all leaves jointly: x itself, bit for bit, where it is no longer than that."""
+    shrink, norm = _norm(tree)
+    # In units in which the norm is near 1. Of a length that is far from that, 0 or ∞ is left, which compares alike.
+    short = norm <= jnp.asarray(length, norm.dtype) * shrink
+    return jax.tree.map(lambda x, shorter: jnp.where(short, x, shorter), tree, normalized(tree, length))
 
-    Complex parameters have the norm of their real and imaginary parts together, as in `optax.global_norm`. Exactly 0
-    at v = 0, and exact in relative terms for ‖v‖ from the smallest to the largest float32, where
-    ``optax.contrib`` variants divide 0 by 0 or add 1e-6, which is a different method when gradients are that small.
 
-    >>> tx = normalize_by_global_norm()
-    >>> tx.update(jnp.array([3e-25, 4e-25]), tx.init(jnp.zeros(2)))[0].round(3).tolist()
-    [0.6000000238418579, 0.800000011920929]
-    >>> tx.update(jnp.zeros(2), tx.init(jnp.zeros(2)))[0].tolist()
-    [0.0, 0.0]
+def near_one(x: jax.Array, axis: int | tuple[int, ...] | None = None) -> tuple[jax.Array, jax.Array]:
+    """A power of two that brings the largest entry along the axes near 1, and the array after multiplying by it.
+
+    The axes are kept. The power is exact; entries below 2⁻¹²⁶ of the largest are lost.
     """
-
-    def update(updates: Params, state, params=None, **extra):
-        del params, extra
-        return normalized(updates), state
-
-    return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
+    if not x.size:
+        return jnp.ones([1] * x.ndim, x.dtype), x
+    power = power_of_two(jnp.abs(x).max(axis, keepdims=True))
+    return power, x * power
 
 
 def _norm(tree: Params) -> tuple[jax.Array, jax.Array]:
@@ -62,7 +59,19 @@ def _norm(tree: Params) -> tuple[jax.Array, jax.Array]:
     dtype = jnp.dtype(jnp.float64 if any(part.dtype == jnp.float64 for part in parts) else jnp.float32)
     parts = [part.astype(dtype) for part in parts]
     largest = jnp.stack([jnp.abs(part).max() for part in parts]).max()
-    least = int(jnp.finfo(dtype).minexp)  # neither the power nor its inverse may be subnormal: those flush to 0
-    _, exponent = jnp.frexp(largest)
-    shrink = jnp.ldexp(jnp.ones((), dtype), jnp.clip(2 - exponent, least, -least))
+    shrink = power_of_two(largest)
     return shrink, jnp.sqrt(jnp.stack([jnp.square(part * shrink).sum() for part in parts]).sum())
+
+
+def power_of_two(largest: jax.Array) -> jax.Array:
+    """What brings numbers ≥ 0 near 1 without rounding."""
+    least = int(jnp.finfo(largest.dtype).minexp)  # neither it nor its inverse may be subnormal: those flush to 0
+    _, exponent = jnp.frexp(largest)
+    return jnp.ldexp(jnp.ones_like(largest), jnp.clip(2 - exponent, least, -least))
+
+
+def _wide(x: jax.Array, dtype: jnp.dtype) -> jnp.dtype:
+    """The dtype to compute in: complex where the array is."""
+    if not jnp.iscomplexobj(x):
+        return dtype
+    return jnp.dtype(jnp.complex128 if dtype == jnp.float64 else jnp.complex64)

@@ -18,7 +18,7 @@ from byzjax.checks import check_integer, check_kind, check_mask, num_workers_of,
 from byzjax.checks.contracts import ONE_ROW_OF_ALL, check_like, check_pair, described, no_value_fn, only_masked
 from byzjax.rng import check_key, drawable, worker_keys
 from byzjax.stacked.explicit_axes import on_auto_axes, typed
-from byzjax.transforms._accumulating import accumulating, as_transformation
+from byzjax.transforms._accumulating import accumulating, checked_transformation
 from byzjax.types import Params, Stacked
 
 
@@ -59,7 +59,7 @@ def per_worker(
     [[1.0], [2.0]]
     """
     n = check_integer(num_workers, "num_workers", "per_worker", least=1)
-    tx = accumulating(as_transformation(tx, "tx", "per_worker"), accumulator_dtype)
+    tx = accumulating(checked_transformation(tx, "tx", "per_worker"), accumulator_dtype)
 
     def init(params: Params):
         state = jax.vmap(lambda worker: worker_keys(tx.init(params), worker))(jnp.arange(n))

@@ -170,7 +170,7 @@ def test_deepsight_refuses_what_it_cannot_use(backdoored):
         rule = agg.deepsight(predict=wrong, input_shape=(28, 28), num_samples=10)
         with pytest.raises(ValueError, match=r"predict makes .* it must make logits \[10, P\]"):
             rule.update(updates, rule.init(params), params, key=KEY)
-    refused = jax.vmap(lambda m: byzjax.aggregate(agg.deepsight(min_cluster_size=m), jnp.ones((6, 3))))
+    refused = jax.jit(jax.vmap(lambda m: byzjax.aggregate(agg.deepsight(min_cluster_size=m), jnp.ones((6, 3)))))
     assert np.isnan(refused(jnp.array([1.0, -3.0]))).all()
 
 

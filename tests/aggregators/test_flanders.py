@@ -183,7 +183,7 @@ def test_flanders_refuses_what_it_cannot_use():
     ):
         with pytest.raises(ValueError, match=fault):
             agg.flanders(7, **{"f": 1, **options})
-    refused = jax.vmap(lambda p: byzjax.aggregate(agg.flanders(7, 1, row_penalty=p), jnp.ones((7, 2))))
+    refused = jax.jit(jax.vmap(lambda p: byzjax.aggregate(agg.flanders(7, 1, row_penalty=p), jnp.ones((7, 2)))))
     assert np.isnan(refused(jnp.array([-1.0, np.nan]))).all()
     for sub_dim in (2, 500):
         rule = agg.flanders(7, 1, sub_dim=sub_dim)

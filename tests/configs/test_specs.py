@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 import byzjax
-from byzjax import aggregators, attacks, methods, tasks
+from byzjax import aggregators, attacks, methods, results, tasks
 from byzjax.configs import specs
 from byzjax.configs.run_config import RunConfig
 
@@ -227,6 +227,30 @@ def test_every_registry_entry_can_be_said(part, name):
     call = RunConfig(**{part: text}).calls()[part][0]
     assert call.name == name
     assert list(call.arguments) == list(inspect.signature(call.factory).parameters)
+
+
+@pytest.mark.parametrize(
+    ("method", "made"),
+    [
+        ("byz_lmo(norm=spectral, vectors=l2, radius=2.0)", {"norm": "spectral", "vectors": "l2", "radius": 2.0}),
+        ("byz_muon(method=newton_schulz, coefficients=dion)", {"method": "newton_schulz", "coefficients": "dion"}),
+        ("byz_muon(coefficients=[[1.5, -0.5, 0.0]])", {"coefficients": [[1.5, -0.5, 0.0]]}),
+        ("byz_scion(radii={'last': 2.0, 'others': 1.0})", {"radii": {"last": 2.0, "others": 1.0}}),
+        ("byz_lmo(norm=2)", "byz_lmo: norm = 2 must be a text"),
+        ("byz_lmo(norm=spectrl)", "norm = 'spectrl' is unknown; nearest: spectral"),
+        ("byz_muon(method=qr)", "must be one of 'svd', 'polar', 'newton_schulz'"),
+    ],
+)
+def test_norms_can_be_said(method, made):
+    config = RunConfig(method=method)
+    if isinstance(made, dict):
+        rule = byzjax.chain(aggregators.nnm(3), aggregators.geometric_median())
+        name = method.partition("(")[0]
+        assert config.build().method == methods.REGISTRY[name](0.1, aggregator=rule, **made)
+        assert results.encode(config.as_dict())
+    else:
+        with pytest.raises(ValueError, match=made):
+            config.build()
 
 
 def test_the_configuration_says_everything_and_ignores_blanks():

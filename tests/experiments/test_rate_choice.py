@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from byzjax.experiments.paper.rate_choice import chosen
+from byzjax.experiments.rate_choice import chosen
 from tests.experiments.made_up import made_up, tiny
 
 

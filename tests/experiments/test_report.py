@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 from byzjax import results
 from byzjax.cli.app import app
 from byzjax.experiments.paper import studies
-from byzjax.experiments.paper.rate_choice import chosen
 from byzjax.experiments.paper.report import figures, plots, report, sections, table1
+from byzjax.experiments.rate_choice import chosen
 from tests.experiments.made_up import made_up, put, tiny
 
 

@@ -1,6 +1,7 @@
 """The paper's experiments: step by step like an independent NumPy, resumable, and refused where they do not fit."""
 
 import dataclasses
+import functools
 import sys
 
 import jax
@@ -12,10 +13,10 @@ from typer.testing import CliRunner
 from byzjax import aggregators as agg
 from byzjax import metrics, results, simulate
 from byzjax.cli.app import app
+from byzjax.experiments.experiment import MEAN, NONE, reduced
 from byzjax.experiments.paper import published, quartic, registry
-from byzjax.experiments.paper.experiment import MEAN, NONE, reduced
 from byzjax.experiments.paper.published import Place
-from byzjax.experiments.paper.reproduce import lane, parts, path_of, precision, reproduce
+from byzjax.experiments.reproduce import lane, parts, path_of, precision, reproduce
 from byzjax.rng import round_keys
 
 N, B, H = 20, 3, 17
@@ -198,6 +199,25 @@ def test_methods_may_have_grids_of_their_own(tmp_path):
     assert bool(np.isnan(dataset.aggregate_norm.sel(optimizer="Base", learning_rate=0.02)).all())
 
 
+def test_only_what_was_chosen_is_run_with_the_other_seeds(tmp_path):
+    """Who chooses a rate does not report it; and what is measured is the run at that rate."""
+    experiment = small(methods=("Base",), num_seeds=3, learning_rates=(0.002, 0.01))
+    tuning = experiment.tuning._replace(seeds=(experiment.seeds[0],), after=None)
+    experiment = dataclasses.replace(experiment, tuning=tuning, chosen_only=True)
+    options = {"progress": False, "batch_size": 1}
+    dataset = reproduce(experiment, tmp_path, **options).isel(optimizer=0, case=0)
+    first, *rest = experiment.seeds
+    assert dataset.tried.sel(seed=first).all()
+    best = float(dataset.aggregate_norm.isel(eval=-1).sel(seed=first).idxmin("learning_rate"))
+    assert dataset.tried.sel(seed=rest, learning_rate=best).all()
+    assert not dataset.tried.sel(seed=rest).drop_sel(learning_rate=best).any()
+    whole = reproduce(dataclasses.replace(experiment, chosen_only=False), tmp_path / "whole", **options)
+    whole = whole.isel(optimizer=0, case=0).sel(learning_rate=best, seed=rest).aggregate_norm
+    np.testing.assert_array_equal(dataset.sel(learning_rate=best, seed=rest).aggregate_norm, whole)
+    with pytest.raises(ValueError, match="chosen_only has no references"):
+        dataclasses.replace(experiment, references=True)
+
+
 def test_references_are_there():
     cases = registry.experiment("quartic", "paper").cases
     assert len(cases) == 9 + 4
@@ -282,7 +302,6 @@ def test_the_first_rounds_are_those_of_the_authors_code():
     ("name", "variant", "method", "attack", "aggregator"),
     [
         ("mnist", "paper", "Base", "LF", "Krum"),
-        ("shakespeare", "paper", "Decay", "Mimic", "CM"),
         ("shakespeare", "released", "Byz-NSGDM", "ALIE", "RFA"),
         ("ablation", "paper", "Byz-NSGDM", "BF", "RFA"),
     ],
@@ -300,6 +319,17 @@ def test_the_command_line_runs_pieces(tmp_path, name, variant, method, attack, a
     assert config["num_rounds"] <= 30
     assert bool(np.isfinite(dataset[config["metric"]["name"]]).all())
     assert 0 <= float(dataset["worker_kept"].min()) <= float(dataset["worker_kept"].max()) <= 1
+
+
+def test_the_language_model_of_the_text_can_be_run():
+    """Traced, not compiled: the piece of the released one runs above."""
+    experiment = registry.quick(registry.experiment("shakespeare", "paper"), attacks=("Mimic",), aggregators=("CM",))
+    task = experiment.task()
+    axes = {"learning_rate": jnp.float32(0.1), "seed": jnp.uint32(0)}
+    run = functools.partial(lane(experiment, task, "Byz-NSGDM"), case=("Mimic", "CM"))
+    result = jax.eval_shape(lambda axes: run(**axes), axes)
+    assert result.evals["test_perplexity"].shape == (experiment.num_rounds // experiment.eval_every,)
+    assert result.evals["worker_kept"].shape[1:] == (task.num_workers,)
 
 
 @pytest.mark.parametrize(

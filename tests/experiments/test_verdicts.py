@@ -5,7 +5,7 @@ import pytest
 
 from byzjax.experiments.paper import published, verdicts
 from byzjax.experiments.paper.published import Place
-from byzjax.experiments.paper.rate_choice import chosen
+from byzjax.experiments.rate_choice import chosen
 from tests.experiments.made_up import made_up
 
 

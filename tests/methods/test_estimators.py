@@ -157,3 +157,8 @@ def test_wrappers_name_bad_input():
         methods.clipped_differences(methods.momentum_sgd(**GOOD), scale=0)
     with pytest.raises(ValueError, match="tau = 0"):
         methods.learning_from_history(0.1, tau=0)
+
+
+def test_a_link_is_given_one_gradient_and_says_so():
+    with pytest.raises(ValueError, match="as_transformation: method has an estimator"):
+        transforms.as_transformation(methods.byz_lsvrg(**GOOD), N)

@@ -16,8 +16,9 @@ import byzjax
 from byzjax import aggregators, attacks, methods, plotting, results, tasks
 from byzjax.configs import grid_config
 from byzjax.data import cache, text
+from byzjax.experiments import reproduce
 from byzjax.experiments.demo import demo
-from byzjax.experiments.paper import reproduce, studies
+from byzjax.experiments.paper import studies
 from byzjax.simulation.checkpoint import Checkpoint
 from byzjax.storage import chunk_store, files
 from byzjax.storage.files import check_room, expanded, named, shortened

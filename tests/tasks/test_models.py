@@ -1,14 +1,18 @@
 """Models of images: the paper's and the released one's, dropout, and what is no model."""
 
+import itertools
+
+import chex
 import jax
 import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from byzjax import tasks
 from byzjax.data import Dataset
-from byzjax.tasks.models import MODELS, cnn, functional
+from byzjax.tasks.models import MODELS, cnn, functional, mlp
 
 KEY = jax.random.key(2)
 
@@ -22,6 +26,24 @@ def test_mnist_model_is_the_paper_s_mlp(mnist):
     params = mnist.init(KEY)
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 109_386
     assert all(isinstance(branch, dict) for branch in params.values())
+
+
+def test_the_mlp_is_that_of_flax():
+    """To the bit, in what it draws and in what it computes."""
+    sizes = (6, 5, 3)
+
+    class MLP(nnx.Module):
+        def __init__(self, rngs):
+            self.dense0, self.dense1 = (nnx.Linear(*shape, rngs=rngs) for shape in itertools.pairwise(sizes))
+
+        def __call__(self, x):
+            return self.dense1(jax.nn.relu(self.dense0(x)))
+
+    own, theirs = mlp(sizes), functional(MLP)
+    x = jnp.linspace(-1.0, 1.0, 24).reshape(4, 6)
+    chex.assert_trees_all_equal(own.init(KEY), theirs.init(KEY))
+    params = jax.tree.map(lambda leaf: leaf + 0.1, own.init(KEY))
+    assert (jax.jit(own.apply)(params, x) == jax.jit(theirs.apply)(params, x)).all()
 
 
 def tiny(shape=(6, 7), num_classes=3):

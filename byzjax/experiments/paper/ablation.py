@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from byzjax.experiments.experiment import Experiment, Variant, reduced
 from byzjax.experiments.paper import mnist
-from byzjax.experiments.paper.experiment import Experiment, Variant, reduced
 from byzjax.experiments.paper.recipes import OURS
 
 BETAS = (0.0, 0.3, 0.5, 0.7, 0.9, 0.95, 0.99)

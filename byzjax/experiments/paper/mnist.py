@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from byzjax import attacks, stacked, tasks
 from byzjax.base import Attack
-from byzjax.experiments.paper.experiment import Experiment, Metric, Tuning, Variant
+from byzjax.experiments.experiment import Experiment, Metric, Tuning, Variant
 from byzjax.experiments.paper.recipes import BASE, DECAY, OURS, algorithm_1, frozen_masks, rules
 from byzjax.rng import drawable
 from byzjax.types import Params, Stacked

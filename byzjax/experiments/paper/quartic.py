@@ -13,7 +13,7 @@ import optax
 
 from byzjax import attacks, methods, tasks
 from byzjax.base import Aggregator, Method
-from byzjax.experiments.paper.experiment import Experiment, Metric, Recipe, Tuning, Variant
+from byzjax.experiments.experiment import Experiment, Metric, Recipe, Tuning, Variant
 from byzjax.experiments.paper.recipes import BASE, DECAY, OURS, algorithm_1, rules
 from byzjax.task import Task
 from byzjax.transforms import normalize_by_global_norm

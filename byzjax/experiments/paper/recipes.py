@@ -14,7 +14,7 @@ from byzjax import methods
 from byzjax.aggregators._chain import chain
 from byzjax.aggregators._krum import Neighbors, Power
 from byzjax.base import Aggregator, Method
-from byzjax.experiments.paper.experiment import Recipe
+from byzjax.experiments.experiment import Recipe
 from byzjax.task import Task
 from byzjax.types import Numeric
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from byzjax.configs.specs import nearest
+from byzjax.experiments.experiment import VARIANTS, Experiment, Variant, reduced
 from byzjax.experiments.paper import ablation, mnist, quartic, shakespeare
-from byzjax.experiments.paper.experiment import VARIANTS, Experiment, Variant, reduced
 from byzjax.experiments.paper.recipes import BASE, OURS
 
 REGISTRY: dict[str, Callable[[Variant], Experiment]] = {
@@ -48,12 +48,13 @@ def quick(experiment: Experiment, **more: Any) -> Experiment:
       experiment: the whole.
       **more: what `reduced` takes, in place of the piece's own.
     """
-    part = reduced(experiment, **{**_QUICK[experiment.name, experiment.variant], **more})
-    references = part.references and (experiment.name, experiment.variant) not in _WITHOUT_REFERENCES
+    variant: Any = experiment.variant
+    part = reduced(experiment, **{**_QUICK[experiment.name, variant], **more})
+    references = part.references and (experiment.name, variant) not in _WITHOUT_REFERENCES
     part = dataclasses.replace(part, piece=True, references=references)
     if experiment.name != "shakespeare":
         return part
-    return dataclasses.replace(part, task=functools.partial(shakespeare.small, experiment.variant))
+    return dataclasses.replace(part, task=functools.partial(shakespeare.small, variant))
 
 
 def experiments(name: str, variant: str) -> list[Experiment]:

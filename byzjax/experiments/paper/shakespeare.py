@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from byzjax import attacks, tasks
-from byzjax.experiments.paper.experiment import Experiment, Metric, Tuning, Variant
+from byzjax.experiments.experiment import Experiment, Metric, Tuning, Variant
 from byzjax.experiments.paper.recipes import algorithm_1, frozen_masks, rules
 from byzjax.task import Task
 

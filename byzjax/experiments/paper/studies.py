@@ -1,4 +1,4 @@
-"""The experiments in a store: their data sets, as `byzjax.experiments.paper.reproduce` put them there."""
+"""The experiments in a store: their data sets, as `byzjax.experiments.reproduce` put them there."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from byzjax import results
-from byzjax.experiments.paper.experiment import VARIANTS, Metric
-from byzjax.experiments.paper.rate_choice import chosen
+from byzjax.experiments.experiment import VARIANTS, Metric
 from byzjax.experiments.paper.verdicts import is_reference
+from byzjax.experiments.rate_choice import chosen
 from byzjax.storage.files import expanded
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Study:
     """
 
     def __init__(self, dataset: xarray.Dataset) -> None:
-        """Args: dataset: of `byzjax.experiments.paper.reproduce.reproduce`."""
+        """Args: dataset: of `byzjax.experiments.reproduce.reproduce`."""
         self.dataset = dataset
         self.config: dict[str, Any] = results.config_of(dataset)
         self.name: str = self.config["experiment"]
@@ -82,6 +82,12 @@ class Study:
         return all(name in self.dataset and bool(np.isfinite(self.dataset[name]).any()) for name in variables)
 
 
+def found(store: str | Path) -> list[Path]:
+    """The data sets of the paper's experiments in a store."""
+    folder = expanded(store, "store")
+    return [path for name in NAMES for variant in VARIANTS if (path := folder / f"{name}-{variant}.nc").is_file()]
+
+
 def load(store: str | Path) -> list[Study]:
     """The studies in a store, quartic first, text before released code.
 
@@ -97,7 +103,7 @@ def load(store: str | Path) -> list[Study]:
         raise FileNotFoundError(f"{store} does not exist; byzjax reproduce makes a store.")
     if not store.is_dir():
         raise ValueError(f"{store} is not a folder; pass the store, which holds files like quartic-released.nc.")
-    paths = [path for name in NAMES for variant in VARIANTS if (path := store / f"{name}-{variant}.nc").is_file()]
+    paths = found(store)
     if not paths:
         raise ValueError(
             f"{store} holds no data set of an experiment, such as quartic-released.nc; byzjax reproduce makes them."

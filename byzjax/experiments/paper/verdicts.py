@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 
 from byzjax import results
+from byzjax.experiments.experiment import MEAN, NONE
 from byzjax.experiments.paper import published
-from byzjax.experiments.paper.experiment import MEAN, NONE
 from byzjax.experiments.paper.published import Cell, Place
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Row(NamedTuple):
       values: of the seeds that stayed finite.
       diverged: how many others there are.
       learning_rate: γ₀ as it was chosen; NaN where no rate could be.
-      at_edge: of the rates that were tried, see `byzjax.experiments.paper.rate_choice.chosen`.
+      at_edge: of the rates that were tried, see `byzjax.experiments.rate_choice.chosen`.
       cell: as published; None where nothing was.
       word: the verdict.
       compared: values at the published learning rate, where that was tried: the verdict is about the method, and not
@@ -106,7 +106,7 @@ def rows(dataset: xarray.Dataset, whole: xarray.Dataset | None = None) -> list[R
     """Every cell of an experiment's table, and those that were published and not run.
 
     Args:
-      dataset: that `byzjax.experiments.paper.rate_choice.chosen` made, without more axes than method, case, seed and
+      dataset: that `byzjax.experiments.rate_choice.chosen` made, without more axes than method, case, seed and
         eval.
       whole: what it was made from, with all rates.
     """
@@ -280,7 +280,7 @@ def rankings(dataset: xarray.Dataset) -> list[Ranking]:
     A method of which a run diverged ranks behind all others.
 
     Args:
-      dataset: that `byzjax.experiments.paper.rate_choice.chosen` made.
+      dataset: that `byzjax.experiments.rate_choice.chosen` made.
     """
     config = results.config_of(dataset)
     sign = 1.0 if config["metric"]["best"] == "max" else -1.0

@@ -10,8 +10,8 @@ import numpy as np
 from byzjax import plotting
 from byzjax.experiments.paper import published, verdicts
 from byzjax.experiments.paper.report import ablation_plot, plots
-from byzjax.experiments.paper.report.text import count
 from byzjax.experiments.paper.studies import Study
+from byzjax.experiments.text import count
 from byzjax.plotting.style import capitalized, long_name
 from byzjax.results.metric_names import is_share
 

@@ -1,7 +1,7 @@
 """The figures of the paper, and those that it does not have: panels of attacks × rules, a line per method.
 
-All take data sets of `byzjax.experiments.paper.reproduce`: with every learning rate (``dataset``), or at the chosen
-ones (``chosen``, see `byzjax.experiments.paper.rate_choice.chosen`).
+All take data sets of `byzjax.experiments.reproduce`: with every learning rate (``dataset``), or at the chosen
+ones (``chosen``, see `byzjax.experiments.rate_choice.chosen`).
 """
 
 from __future__ import annotations

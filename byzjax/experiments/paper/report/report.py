@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from byzjax.experiments.experiment import VARIANTS
 from byzjax.experiments.paper import published, studies, verdicts
-from byzjax.experiments.paper.experiment import VARIANTS
 from byzjax.experiments.paper.report import figures, sections, table1
-from byzjax.experiments.paper.report.text import count, grid
 from byzjax.experiments.paper.studies import Study
+from byzjax.experiments.text import count, grid
 from byzjax.plotting import tables
 from byzjax.results.metric_names import is_test
 from byzjax.storage.files import expanded, writing
@@ -50,7 +50,7 @@ def report(store: str | Path, out: str | Path) -> list[Path]:
     of one makes part of a report.
 
     Args:
-      store: with data sets of `byzjax.experiments.paper.reproduce.reproduce`.
+      store: with data sets of `byzjax.experiments.reproduce.reproduce`.
       out: a folder.
 
     Returns:

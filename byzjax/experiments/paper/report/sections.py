@@ -10,8 +10,8 @@ import xarray
 
 from byzjax.experiments.paper import published, verdicts
 from byzjax.experiments.paper.published import Place
-from byzjax.experiments.paper.report.text import case_names, count, grid, number, spread
 from byzjax.experiments.paper.studies import Study
+from byzjax.experiments.text import case_names, count, grid, number, spread
 from byzjax.plotting.style import capitalized, long_name
 from byzjax.results.metric_names import words
 

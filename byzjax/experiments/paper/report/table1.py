@@ -10,9 +10,9 @@ import xarray
 
 from byzjax.experiments.paper import published, verdicts
 from byzjax.experiments.paper.published import Place
-from byzjax.experiments.paper.report.text import count, grid, number
 from byzjax.experiments.paper.studies import Study
 from byzjax.experiments.paper.verdicts import Row
+from byzjax.experiments.text import count, grid, number
 from byzjax.plotting.summaries import summarize
 from byzjax.plotting.tables import Table
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
+import itertools
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -14,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from byzjax import aggregators, attacks, metrics, results
-from byzjax.experiments.paper.experiment import MEAN, NONE, Experiment
-from byzjax.experiments.paper.recipes import METHODS
+from byzjax.experiments.experiment import MEAN, NONE, Experiment
+from byzjax.experiments.rate_choice import chosen
 from byzjax.simulation.simulate import Result, simulate
 from byzjax.storage.files import expanded
 from byzjax.storage.leases import Leases
@@ -24,9 +27,6 @@ from byzjax.task import Task
 
 if TYPE_CHECKING:
     import xarray
-
-# As Table 1 orders them; the reference without attack comes first.
-ATTACKS, AGGREGATORS = (NONE, "BF", "LF", "Mimic", "ALIE"), ("RFA", "Krum", "CM")
 
 
 def reproduce(
@@ -61,30 +61,52 @@ def reproduce(
         config = {**experiment.described(), **_size_of(task)}
         path = path_of(experiment, store)
         _before(path, config)  # of another setting? Say so before the first run, not after the last
-        parts = [
-            sweep(
-                lane(experiment, task, method),
-                grid={
-                    "learning_rate": recipe.learning_rates,
-                    **experiment.lanes,
-                    "seed": experiment.seeds,
-                },
-                cells={"case": {f"{attack} / {rule}": (attack, rule) for attack, rule in experiment.cases}},
-                batch_size=batch_size,
-                store=store,
-                progress=progress,
-                config={**config, "method": method},
-                name=f"{experiment.name} ({experiment.variant}), {method}",
-                code_version=code_version,
-            )
-            for method, recipe in experiment.methods.items()
-        ]
-    dataset = _joined(experiment, config, parts)
+        options = {"batch_size": batch_size, "store": store, "progress": progress, "code_version": code_version}
+        swept = functools.partial(_swept, task=task, config=config, **options)
+        dataset = _at_chosen_rates(experiment, swept) if experiment.chosen_only else swept(experiment)
     with _alone(path):  # what other processes added since this one began is there, too
         before = _before(path, config)
         if before is not None:
-            dataset = _grown(dataset, before)
+            dataset = _grown(dataset, before, (NONE, *experiment.labels))
         results.save(dataset, path)
+    return dataset
+
+
+def _swept(experiment: Experiment, *, task: Task, config: dict[str, Any], **options: Any) -> xarray.Dataset:
+    """Every rate with every seed."""
+    parts = [
+        sweep(
+            lane(experiment, task, method),
+            grid={"learning_rate": recipe.learning_rates, **experiment.lanes, "seed": experiment.seeds},
+            cells={"case": {f"{attack} / {rule}": (attack, rule) for attack, rule in experiment.cases}},
+            config={**config, "method": method},
+            name=f"{experiment.name} ({experiment.variant}), {method}",
+            **options,
+        )
+        for method, recipe in experiment.methods.items()
+    ]
+    return _joined(experiment, config, parts)
+
+
+def _at_chosen_rates(experiment: Experiment, swept: Callable[[Experiment], xarray.Dataset]) -> xarray.Dataset:
+    """All rates with the seeds that choose, then the other seeds with what these chose, cell by cell."""
+    choose = experiment.tuning.seeds or experiment.seeds
+    rest = tuple(seed for seed in experiment.seeds if seed not in choose)
+    dataset = swept(dataclasses.replace(experiment, seeds=choose))
+    rates = chosen(dataset)["learning_rate"].transpose("optimizer", "case").values
+    for (i, method), (j, (attack, rule)) in itertools.product(
+        enumerate(experiment.methods), enumerate(experiment.cases)
+    ):
+        if not rest or np.isnan(rates[i, j]):  # every rate diverged
+            continue
+        cell = dataclasses.replace(
+            experiment,
+            attacks={attack: experiment.attacks[attack]},
+            aggregators={rule: experiment.aggregators[rule]},
+            methods={method: experiment.methods[method]._replace(learning_rates=(float(rates[i, j]),))},
+            seeds=rest,
+        )
+        dataset = _grown(swept(cell), dataset, experiment.labels)
     return dataset
 
 
@@ -111,7 +133,7 @@ def lane(experiment: Experiment, task: Task, method: str) -> Callable[..., Resul
             key=jax.random.key(seed),
             num_rounds=experiment.num_rounds,
             eval_every=every,
-            record=metrics.record(*_recordable(experiment, case[1])),
+            record=_recorder(experiment, method, case[1]),
         )
         evaluated = {name: values[every - 1 :: every] for name, values in result.history.items()}
         return Result(result.state, {}, {**result.evals, **evaluated}, result.eval_rounds)
@@ -131,9 +153,11 @@ def parts(experiment: Experiment, case: tuple[str, str], seed: jax.Array) -> tup
 _MIXED = ("attackers_kept", "worker_kept")
 
 
-def _recordable(experiment: Experiment, rule: str) -> tuple[str, ...]:
-    """Whom a mixing kept can only be told where there is one."""
-    return tuple(name for name in experiment.record if rule != MEAN or name not in _MIXED)
+def _recorder(experiment: Experiment, method: str, rule: str) -> metrics.Record:
+    """What is recorded of all methods, and what of one. Whom a mixing kept can only be told where there is one."""
+    common = metrics.record(*(name for name in experiment.record if rule != MEAN or name not in _MIXED))
+    own = experiment.methods[method].record
+    return common if own is None else lambda info: {**common(info), **own(info)}
 
 
 @contextlib.contextmanager
@@ -179,29 +203,28 @@ def _alone(path: Path) -> Iterator[None]:
         yield
 
 
-def _grown(dataset: xarray.Dataset, before: xarray.Dataset) -> xarray.Dataset:
-    """Both, in the order of the paper; where they overlap, the new one."""
+def _grown(dataset: xarray.Dataset, before: xarray.Dataset, labels: tuple[str, ...]) -> xarray.Dataset:
+    """Both, in the order of the labels; where they overlap, the new one."""
     both = dataset.combine_first(before)
     for name in ("diverged", "tried"):
         both[name] = both[name].fillna(False).astype(bool).assign_attrs(dataset[name].attrs)
-    methods = sorted(map(str, both["optimizer"].values), key=lambda label: _rank(label, METHODS))
-    both = both.sel(optimizer=methods, case=sorted(map(str, both["case"].values), key=_place))
+
+    def rank(label: str) -> int:
+        return labels.index(label) if label in labels else len(labels)
+
+    def place(case: str) -> tuple[int, ...]:
+        """References come last."""
+        attack, rule = case.split(" / ")
+        return int(rule == MEAN and MEAN not in labels), rank(attack), rank(rule)
+
+    methods, cases = (list(map(str, both[name].values)) for name in ("optimizer", "case"))
+    both = both.sel(optimizer=sorted(methods, key=rank), case=sorted(cases, key=place))
     attack, rule = zip(*(str(case).split(" / ") for case in both["case"].values), strict=True)
     both = both.assign_coords(attack=("case", list(attack)), aggregator=("case", list(rule)))
     seconds = {name: dataset.attrs[name] + before.attrs[name] for name in ("compile_seconds", "run_seconds")}
     counts = {"lanes": int(both["tried"].sum()), "diverged": int(both["diverged"].sum())}
     both.attrs = {**dataset.attrs, **seconds, **counts}
     return both
-
-
-def _place(case: str) -> tuple[int, ...]:
-    """As in the paper's table, and then the references."""
-    attack, rule = case.split(" / ")
-    return int(rule == MEAN), _rank(attack, ATTACKS), _rank(rule, AGGREGATORS)
-
-
-def _rank(label: str, known: tuple[str, ...]) -> int:
-    return known.index(label) if label in known else len(known)
 
 
 def _joined(experiment: Experiment, config: dict[str, Any], parts: list[xarray.Dataset]) -> xarray.Dataset:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from byzjax.experiments.paper.experiment import MEAN, NONE
+from byzjax.experiments.experiment import MEAN, NONE
 from byzjax.plotting.summaries import plus_minus
 
 

@@ -24,7 +24,7 @@ def chosen(dataset: xarray.Dataset) -> xarray.Dataset:
     way in places, and reports say so.
 
     Args:
-      dataset: of `byzjax.experiments.paper.reproduce.reproduce`.
+      dataset: of `byzjax.experiments.reproduce.reproduce`.
 
     Returns:
       The data set without the dimension ``learning_rate``, all seeds kept, with three coordinates over the remaining
@@ -68,7 +68,7 @@ def scores(dataset: xarray.Dataset) -> xarray.DataArray:
     """The score of every candidate, the lower the better; NaN for one that cannot be chosen.
 
     Args:
-      dataset: of `byzjax.experiments.paper.reproduce.reproduce`.
+      dataset: of `byzjax.experiments.reproduce.reproduce`.
 
     Raises:
       ValueError: the data set lacks what ``tuning`` needs.

@@ -10,6 +10,7 @@ import jax
 
 from byzjax.base import Aggregator, Attack, Method
 from byzjax.checks import check_number
+from byzjax.metrics import Record
 from byzjax.task import Task
 
 Variant = Literal["paper", "released"]
@@ -23,10 +24,12 @@ class Recipe(NamedTuple):
     Attributes:
       build: ``(learning_rate, aggregator, **lane) -> Method``; the learning rate is traced.
       learning_rates: γ₀, ascending.
+      record: what to record of this method's rounds besides what is recorded of all.
     """
 
     build: Callable[..., Method]
     learning_rates: tuple[float, ...]
+    record: Record | None = None
 
 
 class Metric(NamedTuple):
@@ -84,12 +87,14 @@ class Experiment:
       per_run: ``(task, seed) -> task``: what of the task's data belongs to a run.
       precision: of all numbers.
       references: also run without attack, and with the plain mean.
+      chosen_only: seeds that do not choose the rate are run at the chosen one alone.
       notes: what a reader has to know.
       piece: of something smaller than the paper's task; not to be compared with published numbers.
+      labels: of methods, attacks and rules, in the order of the table; a part of an experiment keeps the whole's.
     """
 
     name: str
-    variant: Variant
+    variant: str
     title: str
     task: Callable[[], Task]
     attacks: Mapping[str, Callable[[jax.Array], Attack]]
@@ -106,8 +111,16 @@ class Experiment:
     per_run: Callable[[Task, jax.Array], Task] = lambda task, seed: task
     precision: Literal["float32", "float64"] = "float32"
     references: bool = True
+    chosen_only: bool = False
     notes: tuple[str, ...] = ()
     piece: bool = False
+    labels: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        if self.references and self.chosen_only:
+            raise ValueError(f"{self.name}: chosen_only has no references; put them among the attacks and rules.")
+        if not self.labels:
+            object.__setattr__(self, "labels", (*self.methods, *self.attacks, *self.aggregators))
 
     @property
     def cases(self) -> tuple[tuple[str, str], ...]:

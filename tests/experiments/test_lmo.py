@@ -1,0 +1,90 @@
+"""The study of server steps: what it runs, κ̂ in the norm of a step, and its page."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import byzjax
+from byzjax import aggregators as agg
+from byzjax import attacks, methods, tasks, transforms
+from byzjax.cli.app import app
+from byzjax.experiments import registry
+from byzjax.experiments.experiment import Metric, Tuning, reduced
+from byzjax.experiments.lmo.kappa import kappa_of
+from byzjax.experiments.lmo.report import report
+from byzjax.experiments.reproduce import reproduce
+
+N, B = 7, 2
+
+
+def dual(norm, rows):
+    """Of vectors, in NumPy."""
+    return np.abs(rows).sum(-1) if norm == "linf" else np.linalg.norm(rows, axis=-1)
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_kappa_is_that_of_definition_1_in_the_dual_norm(norm):
+    """Against NumPy, from what was received in the rounds that are measured."""
+    measured = kappa_of(transforms.scale_by_lmo(norm), every=2)
+
+    def record(info):
+        return {**measured(info), "updates": info.updates, "aggregate": info.aggregate}
+
+    task, who = tasks.quartic(N, B, dim=3, noise_scale=0.5, shift_scale=0.5), jnp.arange(N) >= N - B
+    method, attack = methods.byz_nsgdm(0.1, aggregator=agg.median()), attacks.ipm(2.0)
+    history = byzjax.simulate(
+        task, method, attack, byzantine=who, key=jax.random.key(0), num_rounds=4, record=record
+    ).history
+    assert np.isnan(history["kappa"][::2]).all()
+    for t in (1, 3):
+        honest, aggregate = np.asarray(history["updates"][t][: N - B], np.float64), history["aggregate"][t]
+        mean = honest.mean(0)
+        expected = dual(norm, aggregate - mean) / dual(norm, honest - mean).mean()
+        np.testing.assert_allclose(history["kappa"][t], expected, rtol=1e-5)
+
+
+def test_every_part_can_be_traced():
+    """Shapes alone: all geometries, with the rules and the attacks in turn."""
+    for experiment in registry.experiments("lmo", "paper"):
+        task = experiment.task()
+        params = jax.eval_shape(task.init, jax.random.key(0))
+        for recipe in experiment.methods.values():
+            server = recipe.build(0.1, agg.median()).server
+            step, _ = jax.eval_shape(lambda v, server=server: server.update(v, server.init(v), v), params)
+            assert jax.tree.map(jnp.shape, step) == jax.tree.map(jnp.shape, params)
+        assert experiment.tuning.seeds is not None
+        assert set(experiment.tuning.seeds) < set(experiment.seeds)
+
+
+def test_the_page_says_what_was_run(tmp_path):
+    """A small stand-in with the study's methods, on the quartic."""
+    whole, _ = registry.experiments("lmo", "paper")
+    part = reduced(whole, methods=("Euclidean", "sign"), attacks=("none", "ALIE"), aggregators=("mean",))
+    part = dataclasses.replace(
+        reduced(part, learning_rates=(0.01, 0.1), num_seeds=3, num_rounds=100),
+        task=lambda: tasks.quartic(20, 3),
+        metric=Metric("objective", "objective", "min", digits=3),
+        tuning=Tuning("objective", "min", seeds=whole.tuning.seeds),
+    )
+    dataset = reproduce(part, tmp_path, progress=False, batch_size=1)
+    page, png, pdf = report(tmp_path, tmp_path / "out")
+    assert png.stat().st_size > 10_000
+    assert pdf.is_file()
+    text = page.read_text()
+    assert "mean ± standard deviation over 2 seeds" in text
+    assert "![objective of every step, rule and attack](lmo-mnist.png)" in text
+    rows = [line for line in text.splitlines() if line.startswith("| plain mean | ALIE |")]
+    assert len(rows) == 3  # the metric, the rates, κ̂
+    cell = dataset.sel(case="ALIE / mean", optimizer="Euclidean")
+    first, *rest = (int(seed) for seed in part.seeds)
+    rate = float(cell.objective.isel(eval=-1).sel(seed=first).idxmin("learning_rate"))
+    mean = float(cell.objective.isel(eval=-1).sel(seed=rest, learning_rate=rate).mean())
+    assert rows[0].split("|")[3].split("±")[0].strip() == f"{mean:.3f}"
+    assert rows[1].split("|")[3].split()[0] == f"{rate:g}"
+    done = CliRunner().invoke(app, ["report", str(tmp_path), "--out", str(tmp_path / "again")])
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "again" / "lmo.md").read_text() == text
