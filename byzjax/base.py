@@ -15,6 +15,7 @@ import optax
 
 from byzjax.checks import check_kind
 from byzjax.checks.contracts import check_pair
+from byzjax.estimator import Estimator
 from byzjax.rng import check_key as check_key
 from byzjax.stacked.explicit_axes import on_auto_axes, typed
 from byzjax.types import Batch, Numeric, Params, Stacked
@@ -223,6 +224,7 @@ class _MethodFields(NamedTuple):
     aggregator: Aggregator
     server: optax.GradientTransformation
     initial: dict[str, Stacked] | None = None
+    estimator: Estimator | None = None
 
 
 class Method(Value, _MethodFields):
@@ -238,6 +240,8 @@ class Method(Value, _MethodFields):
       server: a transformation of the aggregate; it contains the learning rate and its sign.
       initial: optional ``{state field: leaves [n, *p]}`` that replaces fields of the workers' initial states, as in
         ``{"ema": v0}`` for the initial momenta of Algorithm 1.
+      estimator: how workers estimate the gradients that their transformation is given; by default by the gradient of
+        the round's batch.
     """
 
 

@@ -27,6 +27,7 @@ class RoundKeys(NamedTuple):
 
 # A stream's number is part of what determines a result: append, never renumber.
 _STREAMS = {"data": 0, "model": 1, "attack": 2, "poison": 3, "aggregator": 4}
+_ESTIMATOR = 5  # a stream, too; drawn from in rounds with an estimator alone
 _INIT = 0xFFFFFFFF  # outside the range of steps, so that no round shares the key of the initial parameters
 _ORDER = 0xFFFFFFFE
 
@@ -44,6 +45,11 @@ def round_keys(key: jax.Array, step: jax.Array) -> RoundKeys:
     """
     base = jax.random.fold_in(drawable(key), step)
     return RoundKeys(**{name: jax.random.fold_in(base, number) for name, number in _STREAMS.items()})
+
+
+def estimator_key(key: jax.Array, step: jax.Array) -> jax.Array:
+    """What estimators draw from in one round, apart from the streams of `round_keys`."""
+    return jax.random.fold_in(jax.random.fold_in(drawable(key), step), _ESTIMATOR)
 
 
 def init_key(key: jax.Array) -> jax.Array:

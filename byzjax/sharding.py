@@ -160,6 +160,7 @@ class Layout(NamedTuple):
             worker=jax.tree.map(apart, state.worker),
             attack=jax.tree.map(apart, state.attack),
             aggregator=jax.tree.map(apart, state.aggregator),
+            estimator=jax.tree.map(apart, state.estimator),
         )
 
     def _constrain(self, tree: Any, spec: P) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -41,9 +41,14 @@ class Task(Value):
       byzantine: who lies, where the data depend on it: a run with another mask is refused. A mask bool[n] or numbers of
         workers, kept as a tuple of n flags. By default anybody may.
       num_classes: how many classes the labels of its batches have, for attacks on them.
+      examples: ``(data, index) -> batch`` with leaves ``[n, m, …]``: of worker i the examples ``index[i]``, i32[n, m],
+        of its own finite sum ``f_i = (1/N_i) Σ_j f_ij``; f_ij is the loss on a batch of example j alone. For methods
+        that ask for full gradients or single examples. By default there is no finite sum.
+      num_examples: N_i, n integers; with ``examples``.
 
     Raises:
-      ValueError: a function that is none, data that are no arrays, a count that is not an integer ≥ 1, a bad mask.
+      ValueError: a function that is none, data that are no arrays, a count that is not an integer ≥ 1, a bad mask, one
+        of ``examples`` and ``num_examples`` without the other.
     """
 
     data: Any
@@ -57,6 +62,8 @@ class Task(Value):
     by_round: bool = False
     byzantine: Any = None
     num_classes: int | None = None
+    examples: Callable[..., Batch] | None = None
+    num_examples: Any = None
     _origin = None  # what made its functions, where it was put together again
     _leaves = ()  # of the data that it was made with
 
@@ -71,7 +78,17 @@ class Task(Value):
             checked[argument] = None if value is None else check_integer(value, argument, where, least=1)
         if self.byzantine is not None:
             checked["byzantine"] = tuple(as_mask(self.byzantine, n, where).tolist())
+        if self.examples is not None or self.num_examples is not None:
+            checked["num_examples"] = self._checked_sizes(where)
         vars(self).update(checked, _leaves=tuple(jax.tree.leaves(checked["data"])))
+
+    def _checked_sizes(self, where: str) -> tuple[int, ...]:
+        check_kind(self.examples, Callable, "examples", where, fix="pass a function, with num_examples.")  # type: ignore[arg-type]
+        fix = "pass one size N_i ≥ 1 for each worker, with examples."
+        check_kind(self.num_examples, (Sequence, np.ndarray), "num_examples", where, fix=fix, wanted="a list")
+        if len(self.num_examples) != self.num_workers:
+            raise ValueError(f"{where}: num_examples has {len(self.num_examples)} entries; {fix}")
+        return tuple(check_integer(size, "num_examples", where, least=1) for size in self.num_examples)
 
     def __repr__(self) -> str:
         return f"Task({self.name}, num_workers={self.num_workers})" if self._call is None else super().__repr__()
@@ -86,7 +103,7 @@ class Task(Value):
     def _reads(self) -> str:
         """What the functions close over, as far as it is not data."""
         if "_digest" not in vars(self):
-            vars(self)["_digest"] = read_outside(self.init, self.sample, self.loss, self.evaluate)
+            vars(self)["_digest"] = read_outside(self.init, self.sample, self.loss, self.evaluate, self.examples)
         return vars(self)["_digest"]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Task:

@@ -17,6 +17,7 @@ storage
 programs
 stacked
 values
+estimator
 base task
 data
 transforms

@@ -14,7 +14,15 @@ from byzjax.configs import grid_config, grid_sweep
 from byzjax.transforms._lmo import NORMS
 from tests.environment import ROOT
 
-RUN_HERE = {"README.md", "docs/data.md", "docs/devices.md", "docs/methods.md", "docs/own-loop.md", "docs/sweeps.md"}
+RUN_HERE = {
+    "README.md",
+    "docs/data.md",
+    "docs/devices.md",
+    "docs/methods.md",
+    "docs/own-loop.md",
+    "docs/sweeps.md",
+    "docs/variance-reduction.md",
+}
 ELSEWHERE = {"CONTRIBUTING.md"}  # test_docs.py
 
 
@@ -56,6 +64,16 @@ def test_a_run_and_the_same_over_devices():
     names = ran("docs/devices.md", SHORT_MNIST)
     assert len(names["mesh"].devices.ravel()) == len(jax.devices())
     np.testing.assert_allclose(names["spread"].history["loss"], result.history["loss"], rtol=1e-4)
+
+
+def test_variance_reduction_and_an_estimator_of_ones_own():
+    shorter = (r"num_rounds=600,\s+eval_every=200", "num_rounds=400, eval_every=400, progress=False")
+    names = ran("docs/variance-reduction.md", shorter)
+    assert names["result"].evals["gradient_norm"] < 1e-4
+    options = {"byzantine": jnp.arange(20) >= 17, "key": jax.random.key(0), "num_rounds": 11}
+    lazy = byzjax.simulate(names["task"], names["lazy"], names["attacks"].none(), **options)
+    np.testing.assert_array_equal(lazy.history["loss"][1:10], lazy.history["loss"][0])
+    assert lazy.history["loss"][10] < lazy.history["loss"][0]
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ import pytest
 
 import byzjax
 from byzjax import aggregators as agg
-from byzjax import attacks, methods, metrics, tasks
+from byzjax import attacks, methods, metrics, tasks, transforms
 from byzjax.aggregators._chain import _aggregate
 from byzjax.base import Aggregator, Mixing, PreAggregator
 from byzjax.simulation.run import _chunk
@@ -36,7 +36,7 @@ def room(monkeypatch):
 
 
 def made(text):
-    return eval(text, {**vars(agg), **vars(attacks), **vars(methods), **vars(tasks)})
+    return eval(text, {**vars(agg), **vars(attacks), **vars(methods), **vars(tasks), **vars(transforms)})
 
 
 PRODUCTS = {
@@ -51,7 +51,10 @@ PRODUCTS = {
     "byz_scion": lambda: methods.byz_scion(0.1, aggregator=agg.median(), radii={"others": 2.0}, layers={"w": "last"}),
     "byz_clip": lambda: methods.byz_clip(0.1, aggregator=agg.median(), threshold=2.0),
     "byz_fedadam": lambda: methods.byz_fedadam(0.1, aggregator=agg.median(), tau=0.1),
+    "marina": lambda: methods.byz_vr_marina(0.1, aggregator=made(RULE), compressor=transforms.random_k(0.5)),
+    "clipped": lambda: methods.clipped_differences(methods.byz_ef21(0.1, aggregator=agg.median()), scale=2.0),
     "quartic": lambda: tasks.quartic(5, noise_scale=0.1),
+    "logistic_regression": lambda: tasks.logistic_regression(5, l2=0.5),
     "mnist": lambda: tasks.mnist(5, batch_size=8),
     "shakespeare": lambda: tasks.shakespeare(5),
 }
@@ -68,7 +71,7 @@ def test_what_is_made_twice_is_equal(name):
     assert copy.deepcopy(one) == one
     if "object at 0x" not in repr(one) and name not in ("mnist", "shakespeare"):
         assert repr(one) == repr(other)
-        assert eval(repr(one), {**vars(agg), **vars(attacks), **vars(methods), **vars(tasks)}) == one
+        assert made(repr(one)) == one
 
 
 def test_every_factory_of_a_registry_makes_values():

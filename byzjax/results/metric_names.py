@@ -8,7 +8,7 @@ from typing import Literal
 Best = Literal["max", "min"]
 
 _SHARES = frozenset(("accuracy", "accuracies"))
-_NUMBERS = ("norm", "objective", "distance", "error", "perplexity", "spread", "kappa")
+_NUMBERS = ("norm", "objective", "distance", "error", "perplexity", "spread", "kappa", "suboptimality")
 _SIZES = frozenset((*_NUMBERS, *(f"{word}s" for word in _NUMBERS), "loss", "losses", "perplexities"))
 _TURNED = frozenset(("neg", "negative", "minus", "inverse"))  # as in neg_loss, of which much is good
 _TEST = frozenset(("test", "tests", "testing", "testset", "testdata"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -25,8 +26,9 @@ from byzjax.checks.contracts import (
 from byzjax.checks.masks import check_built_for
 from byzjax.checks.traced import concrete
 from byzjax.metrics import Record, RoundInfo, default_record, loss
-from byzjax.rng import init_key, order_key, round_keys
+from byzjax.rng import estimator_key, init_key, order_key, round_keys
 from byzjax.sharding import Layout, check_mesh
+from byzjax.simulation.oracle import RoundOracle, check_estimator
 from byzjax.task import Task
 from byzjax.transforms import per_worker
 from byzjax.transforms._accumulating import accumulating, checked_transformation, widened
@@ -47,6 +49,7 @@ class RoundState(NamedTuple):
     attack: Any
     aggregator: Any
     server: Any
+    estimator: Any = ()  # () without one
 
 
 def init_state(task: Task, method: Method, attack: Attack, *, key: jax.Array) -> RoundState:
@@ -58,6 +61,7 @@ def init_state(task: Task, method: Method, attack: Attack, *, key: jax.Array) ->
       attack: its ``init`` sees the parameters and n.
       key: the run's key.
     """
+    check_estimator(task, method)
     params = task.init(init_key(key))
     workers = per_worker(method.worker, task.num_workers, initial=method.initial)
     return RoundState(
@@ -69,6 +73,7 @@ def init_state(task: Task, method: Method, attack: Attack, *, key: jax.Array) ->
         attack=attack.init(params, task.num_workers),
         aggregator=method.aggregator.init(params),
         server=_server(method).init(params),
+        estimator=() if method.estimator is None else method.estimator.init(task, params),
     )
 
 
@@ -110,19 +115,36 @@ def make_round(
     server = _server(method)
     value_and_grad = layout.map_workers(jax.value_and_grad(task.loss), task.worker_batch)
 
-    def query(updates, state: RoundState, key: jax.Array):
-        return method.aggregator.update(updates, state.aggregator, state.params, key=key)[0]
+    def estimated(state: RoundState, batch: Any, keys: jax.Array, poison: Callable[[Any], Any]):
+        """What workers estimate their gradients by: losses, gradients, and what they remember."""
+        if method.estimator is None:
+            return *layout.workers(value_and_grad(state.params, batch, keys)), ()
+        oracle = RoundOracle(task, layout, state.step, batch, poison, keys)
+        key = estimator_key(state.key, state.step)
+        answer = method.estimator.estimate(oracle, state.params, state.estimator, key=key)
+        losses, grads, estimator_state = _three(answer)
+        _check_estimates(losses, grads, state.params, n)
+        check_like(estimator_state, state.estimator, "the state", "Estimator.estimate", fix=_SAME_STATE)
+        grads = jax.tree.map(lambda estimate, p: estimate.astype(p.dtype), grads, state.params)
+        return *layout.workers((losses, grads)), estimator_state
+
+    def query(updates, state: RoundState, key: jax.Array, said: dict[str, Any]):
+        return method.aggregator.update(updates, state.aggregator, state.params, key=key, **said)[0]
 
     def round_(state: RoundState) -> tuple[RoundState, dict[str, jax.Array]]:
         keys = round_keys(state.key, state.step)
         drawn = (order_key(state.key), state.step) if task.by_round else (keys.data,)
         batch = task.sample(task.data, *drawn)
         _check_batch(batch, n)
-        batch = layout.workers(_poisoned(attack, layout.workers(batch), byzantine, keys.poison, task.num_classes))
-        losses, grads = layout.workers(value_and_grad(state.params, batch, jax.random.split(keys.model, n)))
+        poison = functools.partial(
+            _poisoned, attack, byzantine=byzantine, key=keys.poison, num_classes=task.num_classes
+        )
+        batch = layout.workers(poison(layout.workers(batch)))
+        losses, grads, estimator_state = estimated(state, batch, jax.random.split(keys.model, n), poison)
         updates, worker_state = layout.workers(
             workers.update(grads, state.worker, state.params, value=losses, grad=grads, value_fn=no_value_fn(_WORKER))
         )
+        said = {} if method.estimator is None else {"estimator": estimator_state}
         sent = layout.exchanged(updates)
         updates, attack_state = _attacked(
             attack,
@@ -131,14 +153,17 @@ def make_round(
             byzantine=byzantine,
             key=keys.attack,
             grads=grads,
-            aggregate=lambda stack: query(stack, state, keys.aggregator),
+            aggregate=lambda stack: query(stack, state, keys.aggregator, said),
         )
         aggregate, aggregator_state, trust = method.aggregator.update_with_trust(
-            updates, state.aggregator, state.params, key=keys.aggregator
+            updates, state.aggregator, state.params, key=keys.aggregator, **said
         )
         check_like(aggregate, state.params, "the aggregate", "aggregator", fix=ONE_ROW_OF_ALL)
         check_like(aggregator_state, state.aggregator, "the state", "aggregator", fix=_SAME_STATE)
         aggregate, losses = layout.everywhere(aggregate), layout.everywhere(losses)
+        if method.estimator is not None:
+            estimator_state = method.estimator.observe(estimator_state, aggregate)
+            check_like(estimator_state, state.estimator, "the state", "Estimator.observe", fix=_SAME_STATE)
         # Compiled away if nobody records them.
         honest_mean, deviations = stacked.mean_and_deviations(widened(updates), ~byzantine)
         info = RoundInfo(
@@ -173,6 +198,7 @@ def make_round(
                 attack=attack_state,
                 aggregator=aggregator_state,
                 server=server_state,
+                estimator=estimator_state,
             ),
             metrics,
         )
@@ -203,6 +229,7 @@ def check_parts(task: Task, method: Method, attack: Attack, record: Record = def
     for name in ("worker", "server"):
         checked_transformation(getattr(method, name), name, "Method")
     check_rule(method.aggregator, "aggregator", "Method")
+    check_estimator(task, method)
     for name, function in (*attack._asdict().items(), ("record", record)):
         fix = "pass a function, e.g. byzjax.metrics.record('loss')." if name == "record" else "pass a function."
         check_kind(function, Callable, name, "a run" if name == "record" else "Attack", fix=fix)  # type: ignore[arg-type]
@@ -212,7 +239,22 @@ def _server(method: Method) -> optax.GradientTransformationExtraArgs:
     return accumulating(checked_transformation(method.server, "server", "Method"))
 
 
-def _poisoned(attack: Attack, batch: Any, byzantine: jax.Array, key: jax.Array, num_classes: int | None) -> Any:
+def _three(answer: Any) -> tuple[Any, Any, Any]:
+    wanted = "return (losses, estimates, state)."
+    check_kind(answer, tuple, "what it returns", "Estimator.estimate", fix=wanted)
+    if len(answer) != 3:
+        raise ValueError(f"Estimator.estimate: what it returns has {len(answer)} parts; {wanted}")
+    return answer
+
+
+def _check_estimates(losses: Any, estimates: Any, params: Params, num_workers: int) -> None:
+    stack = jax.tree.map(lambda p: jax.ShapeDtypeStruct((num_workers, *jnp.shape(p)), jnp.result_type(p)), params)
+    fix = "every worker has a loss, and an estimate like the parameters."
+    check_like(losses, jax.ShapeDtypeStruct((num_workers,), jnp.float32), "the losses", "Estimator.estimate", fix=fix)
+    check_like(estimates, stack, "the estimates", "Estimator.estimate", fix=fix)
+
+
+def _poisoned(attack: Attack, batch: Any, *, byzantine: jax.Array, key: jax.Array, num_classes: int | None) -> Any:
     poisoned = attack.poisoned(batch, byzantine=byzantine, key=key, num_classes=num_classes)
     check_like(poisoned, batch, "the batch", "Attack.poison", fix="return the batch with other numbers.", dtypes=True)
     return only_masked(poisoned, batch, byzantine)

@@ -83,7 +83,7 @@ def run(
     bar = progress if isinstance(progress, Progress) else Progress(shown=progress and jax.process_index() == 0)
 
     parts, numbers = _without_numbers(method, attack)
-    outside = read_outside(task.init, task.sample, task.loss, task.evaluate, record, *parts.readers())
+    outside = read_outside(task.init, task.sample, task.loss, task.evaluate, task.examples, record, *parts.readers())
     if method.initial is None:
         state = _init_state(task, key, numbers, parts=parts, mesh=mesh, outside=outside)
     else:  # arrays in the method: not a static argument

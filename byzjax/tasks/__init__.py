@@ -6,10 +6,12 @@ from byzjax.task import Task
 from byzjax.tasks import models
 from byzjax.tasks._classification import classification, mnist
 from byzjax.tasks._language import language_model, shakespeare, tiny_shakespeare
+from byzjax.tasks._logistic import logistic_regression
 from byzjax.tasks._quartic import quartic
 
 REGISTRY: dict[str, Callable[..., Task]] = {
     "quartic": quartic,
+    "logistic_regression": logistic_regression,
     "mnist": mnist,
     "classification": classification,
     "shakespeare": shakespeare,
@@ -20,6 +22,7 @@ __all__ = [
     "REGISTRY",
     "classification",
     "language_model",
+    "logistic_regression",
     "mnist",
     "models",
     "quartic",

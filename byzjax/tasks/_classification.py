@@ -85,6 +85,8 @@ def mnist(
         the honest workers, each f_i the mean loss over all images of worker i, without dropout. Costs several times as
         much as the rest of the evaluation.
 
+    Finite sum: the images of a worker's shard; with a model that has dropout there is none.
+
     Evaluation: ``test_accuracy``, ``test_loss``, ``test_accuracy_per_class`` [10], and the same with ``val_``. The
     accuracy of a class without images is NaN.
 
@@ -199,10 +201,12 @@ def classification(
         scaled = (images.astype(jnp.float32) * jnp.float32(1 / 255) - mean) * jnp.float32(1 / std)
         return net.apply(params, scaled, **extra)
 
-    def sample(data: dict, key: jax.Array, step: Any = None) -> dict:
-        place = places.draw(data, key, step)
+    def examples(data: dict, place: jax.Array) -> dict:
         index = jnp.take_along_axis(data["table"], place, axis=1)
-        batch = {"image": data["images"][index], "label": data["labels"][index]}
+        return {"image": data["images"][index], "label": data["labels"][index]}
+
+    def sample(data: dict, key: jax.Array, step: Any = None) -> dict:
+        batch = examples(data, places.draw(data, key, step))
         if frozen:
             batch["dropout_key"] = jnp.broadcast_to(data["dropout_key"], (num_workers, *data["dropout_key"].shape))
         return batch
@@ -259,6 +263,8 @@ def classification(
         by_round=places.by_round,
         byzantine=liars,
         num_classes=dataset.num_classes,
+        examples=None if net.stochastic else examples,
+        num_examples=None if net.stochastic else sizes,
     )
 
 

@@ -183,6 +183,8 @@ def language_model(
       split_seed: of the draw of ``byzantine_data="iid"``.
       name: what reports call the task.
 
+    Finite sum: a worker's blocks, N_i of them, f_ij the mean cross-entropy of block j; with dropout there is none.
+
     Evaluation: ``val_loss``, ``val_perplexity`` = exp(val_loss), and the same with ``test_``.
 
     Raises:
@@ -234,9 +236,11 @@ def language_model(
         logits = net.apply(params, batch["token"], **drawn)
         return optax.softmax_cross_entropy_with_integer_labels(logits, batch["target"])
 
+    def examples(data: dict, place: jax.Array) -> dict:
+        return _shifted(data["blocks"][jnp.take_along_axis(data["table"], place, axis=1)])
+
     def sample(data: dict, key: jax.Array, step: Any = None) -> dict:
-        place = places.draw(data, key, step)[twin]
-        batch = _shifted(data["blocks"][jnp.take_along_axis(data["table"], place, axis=1)])
+        batch = examples(data, places.draw(data, key, step)[twin])
         if dropout == "frozen":
             masks = data["dropout_key"]
             batch["dropout_key"] = jnp.broadcast_to(masks[None], (num_workers, *masks.shape))
@@ -263,7 +267,21 @@ def language_model(
             start += count
         return scores
 
-    return Task(data, net.init, sample, loss, evaluate, num_workers, name, worker_batch, places.by_round, liars)
+    exact = not net.stochastic or (isinstance(model, str) and dropout_rate == 0)
+    return Task(
+        data,
+        net.init,
+        sample,
+        loss,
+        evaluate,
+        num_workers,
+        name,
+        worker_batch,
+        places.by_round,
+        liars,
+        examples=examples if exact else None,
+        num_examples=sizes if exact else None,
+    )
 
 
 def _checked(text: Any, where: str) -> Text:

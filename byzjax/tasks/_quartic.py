@@ -59,6 +59,8 @@ def quartic(
       radius: beyond ``‖x‖ = radius`` f grows like a quadratic, with the gradient ``4 x radius²``, so that the gradient
         is ``4 x min(‖x‖, radius)²`` everywhere; may be traced. The released code has 100; by default it never ends.
 
+    Finite sum: of one example, ``f_i(x) = ‖x‖⁴ + ⟨s_i, x⟩`` without noise.
+
     Evaluation: the *true* ``gradient_norm`` 4‖x‖³, ``objective`` ‖x‖⁴ and ``distance`` ‖x‖ to the optimum.
 
     Raises:
@@ -95,6 +97,9 @@ def quartic(
         noise = jax.random.normal(key, (num_workers, dim))
         return {"slope": data["noise_scale"] * noise + data["shifts"]}
 
+    def examples(data: dict, index: jax.Array) -> dict:
+        return {"slope": jnp.broadcast_to(data["shifts"][:, None], (*index.shape, dim))}
+
     def loss(x: jax.Array, batch: dict, key: jax.Array) -> jax.Array:
         del key
         return objective(jnp.vdot(x, x)) + jnp.vdot(batch["slope"], x)
@@ -113,7 +118,8 @@ def quartic(
         norm = 4 * distance * jnp.square(jnp.minimum(distance, jnp.asarray(radius, distance.dtype)))
         return {"gradient_norm": norm, "objective": objective(jnp.square(distance)), "distance": distance}
 
-    return Task(data, init, sample, loss, evaluate, num_workers, "quartic", byzantine=liars)
+    sums = {"examples": examples, "num_examples": (1,) * num_workers}
+    return Task(data, init, sample, loss, evaluate, num_workers, "quartic", byzantine=liars, **sums)
 
 
 def _checked(shifts: Any, shape: tuple[int, int]) -> jax.Array:

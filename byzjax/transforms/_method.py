@@ -31,7 +31,8 @@ def as_transformation(
       A link. ``update(grads, state, params, **extra)`` passes ``extra`` on to all three parts.
 
     Raises:
-      ValueError: no `Method`; whatever `per_worker` and `robust_aggregate` refuse, then and in ``update``.
+      ValueError: no `Method`, or one with an estimator, which needs more than one gradient; whatever `per_worker` and
+        `robust_aggregate` refuse, then and in ``update``.
 
     >>> import jax.numpy as jnp
     >>> from byzjax import aggregators as agg, methods
@@ -41,6 +42,11 @@ def as_transformation(
     """
     fix = "call a factory of byzjax.methods; a transformation of optax is one already."
     check_kind(method, Method, "method", "as_transformation", fix=fix)
+    if method.estimator is not None:
+        raise ValueError(
+            "as_transformation: method has an estimator, which asks for more than one gradient per worker; a link is "
+            "given one. Use byzjax.simulate."
+        )
     server: Any = accumulating(checked_transformation(method.server, "server", "Method"))
     return optax.with_extra_args_support(
         optax.chain(
