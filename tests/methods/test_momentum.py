@@ -1,6 +1,7 @@
 """Algorithm 1, step by step, against float64 NumPy; and the three doors to it agree bit for bit."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ import pytest
 import byzjax
 from byzjax import aggregators as agg
 from byzjax import attacks, methods, tasks, transforms
+from byzjax.programs.compiled import quick_options
 from byzjax.rng import round_keys
 from byzjax.testing import REFERENCES
 
@@ -133,7 +135,7 @@ def test_optax_chain_method_and_simulate_agree_bit_for_bit(task):
         optax.scale_by_learning_rate(methods.sqrt_decay(0.1)),
     )
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=quick_options())  # as runs are compiled
     def step(task, params, opt_state, t):
         keys = round_keys(KEY, t)
         batch = task.sample(task.data, keys.data)
@@ -147,7 +149,10 @@ def test_optax_chain_method_and_simulate_agree_bit_for_bit(task):
         transforms.robust_aggregate(method.aggregator),
         method.server,
     )
-    params = byzjax.init_state(task, method, attack, key=KEY).params
+    begin = jax.jit(
+        lambda task: byzjax.init_state(task, method, attack, key=KEY).params, compiler_options=quick_options()
+    )
+    params = begin(task)
     opt_state = chained.init(params)
     for t in range(rounds):
         params, opt_state = step(task, params, opt_state, t)
