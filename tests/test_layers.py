@@ -18,6 +18,7 @@ programs
 stacked
 values
 base task
+collectives
 data
 transforms
 tasks

@@ -1,0 +1,256 @@
+"""`robust_pmean`: what a rule returns on one device, wherever devices are, and never their gradients on one of them."""
+
+import functools
+import subprocess
+import sys
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+from jax.sharding import AxisType
+
+import byzjax
+from byzjax import aggregators as agg
+from byzjax import robust_pmean
+from byzjax.base import Aggregator, PreAggregator
+from byzjax.testing import rule_cases
+from byzjax.transforms import robust_aggregate
+from tests.environment import ROOT, environment
+from tests.helpers import in_their_default, starting_with
+from tests.test_sharding import assert_close, collectives, stacks
+
+N, P = 8, jax.P
+DATA, ALL = P("data"), P()
+KEY = jax.random.key(7)
+NNM_RFA = byzjax.chain(agg.nnm(1), agg.geometric_median())
+SHAPES = {"matrix": (3, 7), "vector": (40,), "number": ()}
+CASES = [*in_their_default(rule_cases()), starting_with("centered_clipping-start=median", rule_cases())]
+DRAWN = {"dp_clipping"}  # noise of another key for every share
+
+
+@functools.cache
+def mesh(*shape, kind="Auto"):
+    names = ("data", "model", "more")[: len(shape)]
+    return jax.make_mesh(shape, names, axis_types=(AxisType[kind],) * len(shape))
+
+
+def stack(seed=0, n=N, shapes=SHAPES):
+    return jax.tree.map(lambda leaf: leaf[0], stacks(n, shapes, seed))
+
+
+def first(tree):
+    return jax.tree.map(lambda leaf: leaf[0], tree)
+
+
+def inside(function, where=None, takes=DATA, gives=ALL, **options):
+    """A function of every device's own gradient, on the mesh."""
+    where = mesh(8) if where is None else where
+    return jax.shard_map(lambda tree: function(first(tree)), mesh=where, in_specs=(takes,), out_specs=gives, **options)
+
+
+def on_one_device(rule, x):
+    return byzjax.aggregate(rule, x, key=KEY)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.name != "deepsight"], ids=lambda case: case.id)
+def test_every_rule_is_the_same_as_on_one_device(case):
+    """As in test_sharding.py: two rounds, so that states count; eleven workers, seventeen coordinates."""
+    n, shapes = 11, {"a": (3, 5), "b": (2,)}
+    rule = case.make(2, n)
+    updates = stacks(n, shapes)
+    params = jax.tree.map(lambda x: jnp.zeros(x.shape[2:]), updates)
+    if isinstance(rule, PreAggregator):
+        rule = byzjax.chain(rule, agg.mean())
+
+    def rounds(link, updates):
+        def step(state, updates):
+            result, state = link.update(updates, state, params, key=KEY)
+            return state, result
+
+        state, results = jax.lax.scan(step, link.init(params), updates)
+        return results if case.name in DRAWN else (results, getattr(state, "rule", state))
+
+    link = robust_aggregate(rule, axis_name="data")
+    alone = jax.jit(lambda updates: rounds(rule, updates))(updates)
+    shared = jax.jit(jax.vmap(lambda own: rounds(link, own), in_axes=1, axis_name="data"))(updates)
+    if case.name in DRAWN:
+        assert jax.tree.map(jnp.shape, first(shared)) == jax.tree.map(jnp.shape, alone)
+        assert all((leaf == leaf[:1]).all() for leaf in jax.tree.leaves(shared))
+        return
+    assert_close(first(shared)[0], alone[0], tolerance=2e-6)
+
+
+@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+@pytest.mark.parametrize("rule", [agg.median(), NNM_RFA], ids=["median", "nnm+rfa"])
+def test_it_takes_the_place_of_pmean(kind, rule):
+    """The result leaves by ``out_specs=P()``, which the types of values have to allow."""
+    x = stack(shapes={**SHAPES, "wide": (3000,)})
+    where = mesh(8, kind=kind)
+    placed = jax.device_put(x, jax.NamedSharding(where, P("data")))
+    for reduce in (lambda own: jax.lax.pmean(own, "data"), lambda own: robust_pmean(own, "data", rule)):
+        out = jax.jit(inside(reduce, where))(placed)
+    assert_close(out, on_one_device(rule, x))
+
+
+def test_under_pmap_and_without_types():
+    x = stack()
+    expected = on_one_device(NNM_RFA, x)
+    assert_close(first(jax.pmap(lambda own: robust_pmean(own, "data", NNM_RFA), axis_name="data")(x)), expected)
+    assert_close(jax.jit(inside(lambda own: robust_pmean(own, "data", NNM_RFA), check_vma=False))(x), expected)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+def test_the_state_of_every_rule_keeps_its_type(case):
+    """Inside of `jax.lax.scan`, and out again, the same on all devices unless it holds every worker's gradient."""
+    rule, shapes = case.make(1, N), {"a": (3, 5), "b": (3000,)}
+    params = jax.tree.map(lambda x: jnp.zeros(x.shape[1:]), stack(shapes=shapes))
+    rule = byzjax.chain(rule, agg.median()) if isinstance(rule, PreAggregator) else rule
+    link = robust_aggregate(rule, key=KEY, axis_name="data")
+
+    def run(own):
+        def step(state, _):
+            return link.update(own, state, params)[::-1]
+
+        return jax.lax.scan(step, link.init(params), length=2)
+
+    if case.name == "deepsight":
+        with pytest.raises(ValueError, match="robust_pmean over 8 devices along 'data': deepsight: looks at whole"):
+            jax.eval_shape(inside(run), stack(shapes=shapes))
+        return
+    several = case.name in ("foolsgold", "fldetector", "byzantine_sgd", "safeguard")
+    state, results = jax.eval_shape(inside(run, gives=(P("data") if several else P(), P())), stack(shapes=shapes))
+    assert jax.tree.map(lambda leaf: leaf.shape, results) == {"a": (2, 3, 5), "b": (2, 3000)}
+    if not several:
+        chex.assert_trees_all_equal_shapes_and_dtypes(state, jax.eval_shape(link.init, params))
+
+
+LARGE = 80_000
+
+
+@pytest.mark.parametrize("rule", [agg.median(), agg.krum(1), NNM_RFA], ids=["median", "krum", "nnm+rfa"])
+def test_no_device_sees_the_gradients_of_others(rule):
+    x = {"w": jnp.zeros((N, LARGE)), "b": jnp.zeros((N, 8))}
+    program = jax.jit(inside(lambda own: robust_pmean(own, "data", rule))).lower(x).compile()
+    found = collectives(program.as_text())
+    largest = {
+        kind: max((size for _, operation, size in found if operation == kind), default=0)
+        for kind in ("all-to-all", "all-gather", "all-reduce")
+    }
+    assert largest["all-to-all"] == LARGE // N  # what a device hands to each other one
+    assert largest["all-gather"] == LARGE  # the result
+    points = N + (rule != agg.krum(1))
+    assert largest["all-reduce"] == (0 if rule == agg.median() else points**2)
+    memory = program.memory_analysis()
+    assert memory.temp_size_in_bytes < 3.5 * 4 * LARGE, "its share of all gradients, and copies on the way"
+
+
+def test_the_counting_can_fail():
+    def gathering(own):
+        return jax.lax.psum(agg.median().update(jax.lax.all_gather(own, "data"), ())[0], "data") / N
+
+    text = jax.jit(inside(gathering)).lower(jnp.zeros((N, LARGE))).compile().as_text()
+    assert max(size for _, operation, size in collectives(text) if operation == "all-gather") == N * LARGE
+
+
+def test_sixteen_bits_are_decided_upon_in_float32():
+    x = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), stack(shapes={"a": (700,), "b": (3, 5)}))
+    assert_close(jax.jit(inside(lambda own: robust_pmean(own, "data", NNM_RFA)))(x), on_one_device(NNM_RFA, x), 2**-8)
+
+
+def test_several_axes_are_one_and_a_group_of_devices_averages_first():
+    x, where = stack(), mesh(4, 2)
+    both = inside(lambda own: robust_pmean(own, ("data", "model"), NNM_RFA), where, P(("data", "model")))
+    assert_close(jax.jit(both)(x), on_one_device(NNM_RFA, x))
+
+    def together(own):
+        return robust_pmean(jax.lax.pmean(own, "model"), "data", NNM_RFA)
+
+    pairs = jax.tree.map(lambda leaf: leaf.reshape(4, 2, *leaf.shape[1:]).mean(1), x)
+    assert_close(jax.jit(inside(together, where, P(("data", "model"))))(x), on_one_device(NNM_RFA, pairs))
+
+
+@pytest.mark.parametrize("rule", [NNM_RFA, agg.dnc(1, sub_dim=20)], ids=["nnm+rfa", "dnc"])
+def test_axes_that_shard_parameters(rule):
+    """Lengths are those of whole gradients; a leaf that every device has whole counts once."""
+    x, where = stack(n=4, shapes={"cut": (6, 300), "whole": (50,)}), mesh(4, 2)
+    x = jax.tree.map(lambda leaf: leaf.at[3].mul(-30.0), x)
+    specs = {"cut": P("data", None, "model"), "whole": P("data")}
+    gives = {"cut": P(None, "model"), "whole": P()}
+    reduce = functools.partial(robust_pmean, axis_name="data", rule=rule, key=KEY)
+    manual = inside(functools.partial(reduce, parameter_axes="model"), where, specs, gives)
+    expected = on_one_device(rule, x)
+    if rule == NNM_RFA:
+        assert_close(jax.jit(manual)(x), expected)
+        placed = jax.tree.map(lambda leaf, spec: jax.device_put(leaf, jax.NamedSharding(where, spec)), x, specs)
+        left_to_the_compiler = inside(reduce, where, axis_names={"data"})
+        assert_close(jax.jit(left_to_the_compiler)(placed), expected)
+        return
+    honest = jax.tree.map(lambda leaf: leaf[:3].mean(0), x)  # which coordinates it samples is another draw
+    assert_close(jax.jit(manual)(x), honest)
+
+
+def test_an_optax_chain_that_remembers():
+    x = stack(shapes={"w": (30,)})
+    tx = optax.chain(robust_aggregate(agg.centered_clipping(tau=2.0), axis_name="data"), optax.trace(0.9))
+    alone = optax.chain(robust_aggregate(agg.centered_clipping(tau=2.0)), optax.trace(0.9))
+    params = {"w": jnp.zeros(30)}
+
+    def twice(tx, updates):
+        state = tx.init(params)
+        for _ in range(2):
+            out, state = tx.update(updates, state, params)
+        return out, state[1]
+
+    assert_close(jax.jit(inside(functools.partial(twice, tx)))(x), twice(alone, x))
+
+
+def test_what_is_refused():
+    x, rule = stack(), agg.median()
+    with pytest.raises(ValueError, match=r"robust_pmean: axis_name = 'data' is no axis here; call it inside jax."):
+        robust_pmean(first(x), "data", rule)
+    with pytest.raises(ValueError, match=r"robust_aggregate: foolsgold.* call init where the devices are"):
+        robust_aggregate(agg.foolsgold(N), axis_name="data").init(first(x))
+
+    def tried(function, takes=DATA):
+        jax.eval_shape(inside(function, takes=takes), x)
+
+    for reduce, message in {
+        lambda own: robust_pmean(own, "data", agg.krum(4)): "over 8 devices along 'data': krum: f = 4 of n = 8",
+        lambda own: robust_pmean(own, "data", agg.foolsgold(5)): "remembers earlier rounds; pass state=",
+        lambda own: robust_pmean(own, "data", agg.dnc(1)): "dnc: needs a PRNG key",
+        lambda own: robust_pmean(own, "data", agg.nnm(1)): "rule = nnm",
+        lambda own: robust_pmean(own, "data", Aggregator(rule.init, rule.update)): "not one of byzjax.aggregators",
+        lambda own: robust_pmean(own, "model", rule): "axis_name = 'model' is no axis",
+        lambda own: robust_pmean(own, "data", rule, parameter_axes="more"): "parameter_axes = 'more' is no axis",
+        lambda own: robust_pmean(jnp.arange(3), "data", rule): "dtype int32",
+        lambda own: robust_pmean(own, "data", agg.dnc(1), key=own_key()): "key differs along 'data'",
+        lambda own: robust_pmean(own, "data", agg.median(), params=own): "params.* differs along 'data'",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            tried(reduce)
+    with pytest.raises(ValueError, match=r"grads\['matrix'\] is the same on all devices along 'data', so jax.grad"):
+        tried(lambda own: robust_pmean(own, "data", rule), takes=P())
+
+
+def own_key():
+    return jax.random.fold_in(KEY, jax.lax.axis_index("data"))
+
+
+@pytest.mark.slow
+def test_the_example_trains_with_a_broken_device_and_fails_with_pmean():
+    """Shorter: the last loss that is printed, after 60 of its steps."""
+    script = ROOT / "examples" / "robust_data_parallel.py"
+    code = script.read_text().replace("150", "60")
+    assert len(script.read_text().splitlines()) <= 60
+
+    def last(*flags):
+        command = [sys.executable, "-c", code, *flags]
+        told = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
+        assert told.returncode == 0, told.stderr
+        return float(told.stdout.split()[-1])
+
+    robust, healthy, mean = last(), last("--healthy"), last("--pmean")
+    assert robust < healthy + 0.1
+    assert not mean < 3.0 < 4.1, mean
