@@ -89,7 +89,7 @@ def robust_pmean(
     >>> from byzjax import aggregators as agg
     >>> grads = jnp.array([[1.0], [2.0], [jnp.nan]])
     >>> jax.vmap(lambda g: robust_pmean(g, "data", agg.median()), axis_name="data")(grads).tolist()
-    [[1.5], [1.5], [1.5]]
+    [[2.0], [2.0], [2.0]]
     """
     check_shareable(rule, _NAME)
     axis, others = as_tuple(axis_name), as_tuple(parameter_axes)
@@ -144,7 +144,7 @@ def init_memory(
     except ValueError as error:
         raise ValueError(
             f"{where}: {rule!r} remembers every worker's gradient, of which each device keeps a share: call init where "
-            f"the devices are, inside jax.shard_map with out_specs=P({axis_name!r}) for the state, or inside jax.pmap."
+            "the devices are, inside jax.shard_map with out_specs from byzjax.transforms.state_specs, or in jax.pmap."
         ) from error
     leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(params)]
     shares = Shares(leaves, axis, others, apart=_judges_leaves(rule))

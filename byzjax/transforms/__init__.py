@@ -1,5 +1,6 @@
 """Ordinary optax links for stacked updates. `REGISTRY` maps every name to its factory."""
 
+from byzjax.transforms._devices import state_specs
 from byzjax.transforms._normalize import global_norm, normalize_by_global_norm, normalized
 from byzjax.transforms._workers import inject_attack, per_worker, robust_aggregate
 
@@ -18,6 +19,7 @@ __all__ = [
     "normalized",
     "per_worker",
     "robust_aggregate",
+    "state_specs",
 ]
 
 

@@ -157,7 +157,7 @@ def robust_aggregate(
 
     With an ``axis_name`` the workers are the devices along it, updates are each device's own, ``[*p]``, and the link is
     `byzjax.robust_pmean`. Its state is the same on all devices; but rules that remember every worker's gradient keep a
-    share of it on each, which varies over the axis, and `init` then belongs where `update` is.
+    share of it on each: `init` then belongs where `update` is, and `state_specs` says how it leaves.
 
     Args:
       rule: an `Aggregator`, e.g. ``byzjax.chain(nnm(f=3), geometric_median())``.

@@ -16,7 +16,7 @@ from byzjax import aggregators as agg
 from byzjax import robust_pmean
 from byzjax.base import Aggregator, PreAggregator
 from byzjax.testing import rule_cases
-from byzjax.transforms import robust_aggregate
+from byzjax.transforms import robust_aggregate, state_specs
 from tests.environment import ROOT, environment
 from tests.helpers import in_their_default, starting_with
 from tests.test_sharding import assert_close, collectives, stacks
@@ -101,13 +101,19 @@ def test_under_pmap_and_without_types():
     assert_close(jax.jit(inside(lambda own: robust_pmean(own, "data", NNM_RFA), check_vma=False))(x), expected)
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
-def test_the_state_of_every_rule_keeps_its_type(case):
-    """Inside of `jax.lax.scan`, and out again, the same on all devices unless it holds every worker's gradient."""
+STATES = [case for case in CASES if jax.tree.leaves(case.make(1, N).init(jnp.zeros(3)))]
+SEVERAL = {"foolsgold", "fldetector", "byzantine_sgd", "safeguard"}
+
+
+@pytest.mark.parametrize("case", STATES, ids=lambda case: case.id)
+def test_the_state_keeps_its_type(case):
+    """Inside of `jax.lax.scan`, and out again; only what holds every worker's gradient varies from device to device."""
     rule, shapes = case.make(1, N), {"a": (3, 5), "b": (3000,)}
-    params = jax.tree.map(lambda x: jnp.zeros(x.shape[1:]), stack(shapes=shapes))
-    rule = byzjax.chain(rule, agg.median()) if isinstance(rule, PreAggregator) else rule
-    link = robust_aggregate(rule, key=KEY, axis_name="data")
+    x = stack(shapes=shapes)
+    params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[1:]), x)
+    link = robust_aggregate(
+        byzjax.chain(rule, agg.median()) if isinstance(rule, PreAggregator) else rule, key=KEY, axis_name="data"
+    )
 
     def run(own):
         def step(state, _):
@@ -115,14 +121,13 @@ def test_the_state_of_every_rule_keeps_its_type(case):
 
         return jax.lax.scan(step, link.init(params), length=2)
 
-    if case.name == "deepsight":
-        with pytest.raises(ValueError, match="robust_pmean over 8 devices along 'data': deepsight: looks at whole"):
-            jax.eval_shape(inside(run), stack(shapes=shapes))
-        return
-    several = case.name in ("foolsgold", "fldetector", "byzantine_sgd", "safeguard")
-    state, results = jax.eval_shape(inside(run, gives=(P("data") if several else P(), P())), stack(shapes=shapes))
+    specs = state_specs(link, params, mesh(8))
+    state, results = jax.eval_shape(inside(run, gives=(specs, P())), x)
     assert jax.tree.map(lambda leaf: leaf.shape, results) == {"a": (2, 3, 5), "b": (2, 3000)}
-    if not several:
+    if case.name in SEVERAL:
+        assert DATA in jax.tree.leaves(specs)
+    else:
+        assert set(jax.tree.leaves(specs)) == {ALL}
         chex.assert_trees_all_equal_shapes_and_dtypes(state, jax.eval_shape(link.init, params))
 
 
@@ -219,6 +224,7 @@ def test_what_is_refused():
     for reduce, message in {
         lambda own: robust_pmean(own, "data", agg.krum(4)): "over 8 devices along 'data': krum: f = 4 of n = 8",
         lambda own: robust_pmean(own, "data", agg.foolsgold(5)): "remembers earlier rounds; pass state=",
+        lambda own: robust_pmean(own, "data", agg.deepsight()): "8 devices along 'data': deepsight: looks at whole",
         lambda own: robust_pmean(own, "data", agg.dnc(1)): "dnc: needs a PRNG key",
         lambda own: robust_pmean(own, "data", agg.nnm(1)): "rule = nnm",
         lambda own: robust_pmean(own, "data", Aggregator(rule.init, rule.update)): "not one of byzjax.aggregators",
@@ -240,17 +246,15 @@ def own_key():
 
 @pytest.mark.slow
 def test_the_example_trains_with_a_broken_device_and_fails_with_pmean():
-    """Shorter: the last loss that is printed, after 60 of its steps."""
-    script = ROOT / "examples" / "robust_data_parallel.py"
-    code = script.read_text().replace("150", "60")
-    assert len(script.read_text().splitlines()) <= 60
+    """Shorter; the last loss that is printed."""
+    code = (ROOT / "examples" / "robust_data_parallel.py").read_text()
+    assert len([line for line in code.splitlines() if line.strip()]) <= 60
 
     def last(*flags):
-        command = [sys.executable, "-c", code, *flags]
+        command = [sys.executable, "-c", code.replace("sys.argv, 100", "sys.argv, 30"), *flags]
         told = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
         assert told.returncode == 0, told.stderr
         return float(told.stdout.split()[-1])
 
-    robust, healthy, mean = last(), last("--healthy"), last("--pmean")
-    assert robust < healthy + 0.1
-    assert not mean < 3.0 < 4.1, mean
+    assert last() < 3.1
+    assert not last("--pmean") < 4.1  # ln 63, which knowing nothing gives
