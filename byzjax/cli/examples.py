@@ -42,6 +42,6 @@ def examples(
             raise ValueError(f"{copy} is there and is another file; choose another --out, or move it away.")
     for path, copy in zip(paths(), copies, strict=True):
         copy.write_bytes(path.read_bytes())
-    grid = next(copy for copy in copies if copy.suffix == ".toml")
+    grid = [copy for copy in copies if copy.suffix == ".toml"][-1]
     hint = f"byzjax sweep {quoted(str(grid))} --dry-run"
     console().print(f"Written: {len(copies)} files in {out}. Next: {hint}", soft_wrap=True)

@@ -7,8 +7,9 @@ from typing import Any, overload
 import jax
 import jax.numpy as jnp
 
-from byzjax.base import Aggregator, check_rule
+from byzjax.base import Aggregator, Coordinatewise, check_rule
 from byzjax.checks import shown
+from byzjax.collectives import _pieces
 from byzjax.collectives._axes import agreed, as_tuple, check_common, check_own, num_devices
 from byzjax.collectives._memory import Memory
 from byzjax.collectives._shares import Shares
@@ -111,15 +112,21 @@ def robust_pmean(
     if not leaves:
         return grads if state is None else (grads, state)
     before = rule.init(grads) if state is None else state
-    shares = Shares(leaves, axis, others, apart=_judges_leaves(rule))
-    rows = shares.rows(leaves)
+    large: dict[int, jax.Array] = {}
+    if isinstance(rule.kernel, Coordinatewise):
+        large = {k: leaf for k, leaf in enumerate(leaves) if leaf.size > _pieces.MOST}
+    rest = {k: leaf for k, leaf in enumerate(leaves) if k not in large}
+    shares = Shares(list(rest.values()), axis, others, apart=_judges_leaves(rule))
+    rows = shares.rows(list(rest.values()))
     at = None if params is None else shares.share(jax.tree.leaves(params))
     try:
+        done = {k: _pieces.reduced_in_pieces(rule.kernel.reduce, leaf, axis) for k, leaf in large.items()}  # type: ignore[union-attr]
         with shares.one_of_several():
             result, after = rule.update(rows, memory.to_shares(before, shares), at, key=key)
     except ValueError as error:
         raise ValueError(f"{_NAME} over {n} devices along {axis_name!r}: {error}") from error
-    reduced = jax.tree.unflatten(structure, shares.whole(jax.tree.leaves(result), leaves))
+    done |= dict(zip(rest, shares.whole(jax.tree.leaves(result), list(rest.values())), strict=True))
+    reduced = jax.tree.unflatten(structure, [done[k] for k in range(len(leaves))])
     if state is None:
         return reduced
     return reduced, memory.from_shares(after, before, shares, lambda tree: agreed(tree, (*others, *axis)))

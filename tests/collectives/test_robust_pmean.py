@@ -15,18 +15,25 @@ import byzjax
 from byzjax import aggregators as agg
 from byzjax import robust_pmean
 from byzjax.base import Aggregator, PreAggregator
-from byzjax.testing import rule_cases
+from byzjax.collectives import _pieces
 from byzjax.transforms import robust_aggregate, state_specs
 from tests.environment import ROOT, environment
-from tests.helpers import in_their_default, starting_with
-from tests.test_sharding import assert_close, collectives, stacks
+from tests.test_sharding import (
+    CASES,
+    ELEVEN,
+    TWO_ROUNDS,
+    assert_close,
+    collectives,
+    stacks,
+    two_rounds,
+    two_rounds_on_one_device,
+)
 
 N, P = 8, jax.P
 DATA, ALL = P("data"), P()
 KEY = jax.random.key(7)
 NNM_RFA = byzjax.chain(agg.nnm(1), agg.geometric_median())
 SHAPES = {"matrix": (3, 7), "vector": (40,), "number": ()}
-CASES = [*in_their_default(rule_cases()), starting_with("centered_clipping-start=median", rule_cases())]
 DRAWN = {"dp_clipping"}  # noise of another key for every share
 
 
@@ -56,30 +63,17 @@ def on_one_device(rule, x):
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.name != "deepsight"], ids=lambda case: case.id)
 def test_every_rule_is_the_same_as_on_one_device(case):
-    """As in test_sharding.py: two rounds, so that states count; eleven workers, seventeen coordinates."""
-    n, shapes = 11, {"a": (3, 5), "b": (2,)}
-    rule = case.make(2, n)
-    updates = stacks(n, shapes)
-    params = jax.tree.map(lambda x: jnp.zeros(x.shape[2:]), updates)
-    if isinstance(rule, PreAggregator):
-        rule = byzjax.chain(rule, agg.mean())
-
-    def rounds(link, updates):
-        def step(state, updates):
-            result, state = link.update(updates, state, params, key=KEY)
-            return state, result
-
-        state, results = jax.lax.scan(step, link.init(params), updates)
-        return results if case.name in DRAWN else (results, getattr(state, "rule", state))
-
+    """Two rounds, so that states count; seventeen coordinates, which eleven workers do not divide."""
+    rule = case.make(2, ELEVEN)
+    rule = byzjax.chain(rule, agg.mean()) if isinstance(rule, PreAggregator) else rule
     link = robust_aggregate(rule, axis_name="data")
-    alone = jax.jit(lambda updates: rounds(rule, updates))(updates)
-    shared = jax.jit(jax.vmap(lambda own: rounds(link, own), in_axes=1, axis_name="data"))(updates)
-    if case.name in DRAWN:
-        assert jax.tree.map(jnp.shape, first(shared)) == jax.tree.map(jnp.shape, alone)
-        assert all((leaf == leaf[:1]).all() for leaf in jax.tree.leaves(shared))
-        return
-    assert_close(first(shared)[0], alone[0], tolerance=2e-6)
+    run = jax.vmap(lambda own: two_rounds(link, own)[1], in_axes=1, axis_name="data")
+    shared, alone = jax.jit(run)(TWO_ROUNDS), two_rounds_on_one_device(rule)[1]
+    for one, other in zip(jax.tree.leaves(shared), jax.tree.leaves(alone), strict=True):
+        assert (one == one[:1]).all()
+        assert one.shape[1:] == other.shape
+    if case.name not in DRAWN:
+        assert_close(first(shared), alone, tolerance=2e-6)
 
 
 @pytest.mark.parametrize("kind", ["Auto", "Explicit"])
@@ -157,6 +151,16 @@ def test_the_counting_can_fail():
 
     text = jax.jit(inside(gathering)).lower(jnp.zeros((N, LARGE))).compile().as_text()
     assert max(size for _, operation, size in collectives(text) if operation == "all-gather") == N * LARGE
+
+
+@pytest.mark.parametrize("rule", [agg.median(), agg.trimmed_mean(1), NNM_RFA], ids=["median", "trimmed", "nnm+rfa"])
+def test_large_gradients_travel_in_pieces(rule, limit):
+    x, reduce = stack(shapes={"w": (2501,)}), inside(lambda own: robust_pmean(own, "data", rule))
+    expected = on_one_device(rule, x)
+    limit(_pieces, "MOST", 1000)
+    program = jax.jit(reduce).lower(x).compile()
+    assert max(size for _, operation, size in collectives(program.as_text()) if operation == "all-to-all") == 125
+    assert_close(program(x), expected)
 
 
 def test_sixteen_bits_are_decided_upon_in_float32():
