@@ -27,6 +27,7 @@ from byzjax import aggregators as agg  # noqa: E402
 
 DIMS = (100_000, 1_000_000, 10_000_000)
 LARGEST = 100_000_000  # compiled for its memory, not run
+COLUMNS = ("median_ms", "min_ms", "max_ms", "ratio", "alone_ms")
 P = jax.P
 
 
@@ -77,17 +78,27 @@ def arm(program, x) -> Arm:
     return Arm(lambda: jax.block_until_ready(program(x)))
 
 
+def alone(rule, x) -> Arm:
+    """The rule on the whole stack, on one device that has all cores to itself: the arithmetic without the devices."""
+    program = jax.jit(lambda x: rule.update(x, rule.init(x[0]))[0]).lower(x).compile()
+    return arm(program, x)
+
+
 def measure(dims: tuple[int, ...], largest: int, reps: int) -> list[dict[str, Any]]:
     rows = []
     for dim in dims:
         programs = {name: compiled(reduce, dim) for name, reduce in reductions().items()}
         spread = next(iter(programs.values()))[1]
-        x = jax.device_put(jax.random.normal(jax.random.key(0), (DEVICES, dim)), spread)
-        times = interleaved({name: arm(program, x) for name, (program, _) in programs.items()}, reps, often=5)
-        del x  # before the next one is drawn
+        x = jax.random.normal(jax.random.key(0), (DEVICES, dim))
+        placed = jax.device_put(x, spread)
+        arms = {name: arm(program, placed) for name, (program, _) in programs.items()}
+        times = interleaved(arms | {f"{name}, alone": alone(rule, x) for name, rule in rules().items()}, reps, often=5)
+        del x, placed, arms  # before the next ones are drawn
         for name, (program, _) in programs.items():
             ratio = times[name].median / times["pmean"].median
             row = {"dim": dim, "rule": name, **times[name].milliseconds(), "ratio": round(ratio, 2)}
+            if f"{name}, alone" in times:
+                row["alone_ms"] = times[f"{name}, alone"].milliseconds()["median_ms"]
             rows.append(row | memory(program, dim))
     for name, reduce in reductions().items():
         rows.append({"dim": largest, "rule": name, **memory(compiled(reduce, largest)[0], largest)})
@@ -101,15 +112,16 @@ def render(report: dict[str, Any]) -> str:
         "",
         f"{DEVICES} virtual devices on {about['cores']} cores of {about['cpu']}, load {about['load_before']} before; "
         f"JAX {report['versions']['jax']}, float32, f = 1. Milliseconds are medians (least to most); memory is what a "
-        "device needs beside its gradient, in gradients; result included.",
+        "device needs beside its gradient, in gradients; result included. Alone: the rule on the stack of all "
+        "gradients, on one device that has all cores.",
     ]
     for dim in dict.fromkeys(row["dim"] for row in report["rows"]):
         found = [row for row in report["rows"] if row["dim"] == dim]
         timed = "median_ms" in found[0]
-        header = ["rule", *(["ms", "from", "to", "× pmean"] if timed else []), "memory"]
+        header = ["rule", *(["ms", "from", "to", "× pmean", "alone"] if timed else []), "memory"]
         body = [
             [row["rule"]]
-            + ([Fixed(row[k]) for k in ("median_ms", "min_ms", "max_ms", "ratio")] if timed else [])
+            + ([Fixed(row[k]) if k in row else "–" for k in COLUMNS] if timed else [])
             + [Fixed(row["temporary"] + row["result"])]
             for row in found
         ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,12 +27,13 @@ def reduced_in_pieces(reduce: Callable[[jax.Array], jax.Array], leaf: jax.Array,
     d = flat.size
     width = min(MOST, d) // n * n
 
+    def reduced(rows: jax.Array) -> Any:
+        return stacked.coordinatewise(reduce, rows)
+
     def turn(k: jax.Array, result: jax.Array) -> jax.Array:
         start = jnp.minimum(k * width, d - width)  # the last piece may overlap the one before
         piece = jax.lax.dynamic_slice_in_dim(flat, start, width).reshape(n, -1)
         rows = jax.lax.all_to_all(piece, axis, 0, 0, tiled=True)
-        return jax.lax.dynamic_update_slice_in_dim(
-            result, gathered(stacked.coordinatewise(reduce, rows), axis), start, 0
-        )
+        return jax.lax.dynamic_update_slice_in_dim(result, gathered(reduced(rows), axis), start, 0)
 
     return fori_loop(0, -(-d // width), turn, jnp.zeros((d,), leaf.dtype)).reshape(leaf.shape)
