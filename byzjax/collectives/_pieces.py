@@ -13,6 +13,12 @@ from byzjax.stacked.control_flow import fori_loop
 from byzjax.stacked.coordinate_axis import gathered
 
 MOST = 1 << 24  # coordinates that travel at a time: what is under way is a copy
+CACHED = 1 << 20  # the same on a CPU, under rules on single coordinates: fresh memory costs more than what fills it
+
+
+def in_a_piece() -> int:
+    """Coordinates in a piece, under rules on single coordinates."""
+    return min(MOST, CACHED) if jax.default_backend() == "cpu" else MOST
 
 
 def reduced_in_pieces(reduce: Callable[[jax.Array], jax.Array], leaf: jax.Array, axis: tuple[str, ...]) -> jax.Array:
@@ -25,7 +31,7 @@ def reduced_in_pieces(reduce: Callable[[jax.Array], jax.Array], leaf: jax.Array,
     """
     n, flat = jax.lax.axis_size(axis), leaf.reshape(-1)
     d = flat.size
-    width = min(MOST, d) // n * n
+    width = min(in_a_piece(), d) // n * n
 
     def reduced(rows: jax.Array) -> Any:
         return stacked.coordinatewise(reduce, rows)

@@ -114,7 +114,7 @@ def robust_pmean(
     before = rule.init(grads) if state is None else state
     large: dict[int, jax.Array] = {}
     if isinstance(rule.kernel, Coordinatewise):
-        large = {k: leaf for k, leaf in enumerate(leaves) if leaf.size > _pieces.MOST}
+        large = {k: leaf for k, leaf in enumerate(leaves) if leaf.size > _pieces.in_a_piece()}
     rest = {k: leaf for k, leaf in enumerate(leaves) if k not in large}
     shares = Shares(list(rest.values()), axis, others, apart=_judges_leaves(rule))
     rows = shares.rows(list(rest.values()))
