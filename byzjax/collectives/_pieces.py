@@ -1,4 +1,4 @@
-"""Large gradients under rules on single coordinates: piece after piece, so that no more than one is under way."""
+"""Large gradients travel piece after piece: what is under way is a copy, and no more than one is."""
 
 from __future__ import annotations
 
@@ -12,34 +12,68 @@ from byzjax import stacked
 from byzjax.stacked.control_flow import fori_loop
 from byzjax.stacked.coordinate_axis import gathered
 
-MOST = 1 << 24  # coordinates that travel at a time: what is under way is a copy
-CACHED = 1 << 20  # the same on a CPU, under rules on single coordinates: fresh memory costs more than what fills it
+MOST = 1 << 24  # coordinates that travel at a time
+CACHED = 1 << 20  # the same on a CPU, where fresh memory costs more than what fills it
 
 
 def in_a_piece() -> int:
-    """Coordinates in a piece, under rules on single coordinates."""
+    """Coordinates in a piece."""
     return min(MOST, CACHED) if jax.default_backend() == "cpu" else MOST
 
 
+def exchanged_in_pieces(parts: jax.Array, axis: tuple[str, ...]) -> jax.Array:
+    """An all-to-all: row j goes to device j, and what came from device i is row i, ``[n, w]``."""
+    n, width = parts.shape
+
+    def exchanged(x: jax.Array) -> jax.Array:
+        return jax.lax.all_to_all(x, axis, 0, 0, tiled=True)
+
+    if parts.size <= in_a_piece():
+        return exchanged(parts)
+    return _in_turn(
+        lambda start, size: exchanged(jax.lax.dynamic_slice_in_dim(parts, start, size, axis=1)), n, width, parts.dtype
+    )
+
+
+def gathered_in_pieces(share: jax.Array, axis: tuple[str, ...]) -> jax.Array:
+    """The shares ``[w]`` of all devices, one after the other: ``[n w]``."""
+    n, width = jax.lax.axis_size(axis), share.shape[0]
+    if n * width <= in_a_piece():
+        return gathered(share, axis)
+
+    def turn(start: jax.Array, size: int) -> jax.Array:
+        return gathered(jax.lax.dynamic_slice_in_dim(share, start, size), axis).reshape(n, size)
+
+    return _in_turn(turn, n, width, share.dtype).reshape(-1)
+
+
 def reduced_in_pieces(reduce: Callable[[jax.Array], jax.Array], leaf: jax.Array, axis: tuple[str, ...]) -> jax.Array:
-    """A rule on single coordinates of one leaf ``[*p]`` of every device, as `byzjax.robust_pmean` has it.
+    """A rule on single coordinates of one leaf ``[*p]`` of every device, which never has a share of all of it.
 
     Args:
       reduce: ``[n, d] -> [d]``.
-      leaf: this device's.
+      leaf: this device's; not smaller than n.
       axis: of the devices.
     """
     n, flat = jax.lax.axis_size(axis), leaf.reshape(-1)
-    d = flat.size
-    width = min(in_a_piece(), d) // n * n
 
-    def reduced(rows: jax.Array) -> Any:
-        return stacked.coordinatewise(reduce, rows)
-
-    def turn(k: jax.Array, result: jax.Array) -> jax.Array:
-        start = jnp.minimum(k * width, d - width)  # the last piece may overlap the one before
-        piece = jax.lax.dynamic_slice_in_dim(flat, start, width).reshape(n, -1)
+    def turn(start: jax.Array, size: int) -> Any:
+        piece = jax.lax.dynamic_slice_in_dim(flat, start, size).reshape(n, size // n)
         rows = jax.lax.all_to_all(piece, axis, 0, 0, tiled=True)
-        return jax.lax.dynamic_update_slice_in_dim(result, gathered(reduced(rows), axis), start, 0)
+        reduced: Any = stacked.coordinatewise(reduce, rows)
+        return gathered(reduced, axis)[None]
 
-    return fori_loop(0, -(-d // width), turn, jnp.zeros((d,), leaf.dtype)).reshape(leaf.shape)
+    return _in_turn(turn, 1, flat.size, leaf.dtype, n).reshape(leaf.shape)
+
+
+def _in_turn(
+    turn: Callable[[jax.Array, int], jax.Array], rows: int, width: int, dtype: Any, multiple: int = 1
+) -> jax.Array:
+    """``[rows, width]`` from ``turn(start, size) -> [rows, size]``, whose last piece may overlap the one before."""
+    size = min(in_a_piece() // rows, width) // multiple * multiple
+
+    def place(k: jax.Array, done: jax.Array) -> jax.Array:
+        start = jnp.minimum(k * size, width - size)
+        return jax.lax.dynamic_update_slice_in_dim(done, turn(start, size), start, axis=1)
+
+    return fori_loop(0, -(-width // size), place, jnp.zeros((rows, width), dtype))

@@ -10,18 +10,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from byzjax.collectives import _pieces
 from byzjax.collectives._axes import num_devices
+from byzjax.collectives._pieces import exchanged_in_pieces, gathered_in_pieces
 from byzjax.stacked.blocks import SMALL_LEAF, wide_dtype
-from byzjax.stacked.coordinate_axis import Held, gathered, one_of_several
+from byzjax.stacked.coordinate_axis import Held, one_of_several
 from byzjax.stacked.device_axes import varying_axes
 
 
 class _Vector(NamedTuple):
-    """Leaves that travel as one vector, or a piece of a large one."""
+    """Leaves that travel as one vector."""
 
     members: tuple[int, ...]  # which leaves
-    start: int  # of the piece in its leaf
     size: int  # their coordinates on this device
     width: int  # coordinates of a share
     split: tuple[str, ...]  # axes along which every device has other coordinates of them: each gives away its own
@@ -52,12 +51,8 @@ class Shares:
             if leaf.size < least:
                 small.setdefault(_in(varying_axes(leaf), parameter_axes), []).append(k)
         self._vectors = [
-            vector
+            self._vector([leaves[k] for k in members], tuple(members), parameter_axes, wide_dtype(list(leaves)))
             for members in [*large, *small.values()]
-            for vector in self._cut(
-                self._vector([leaves[k] for k in members], tuple(members), parameter_axes, wide_dtype(list(leaves))),
-                apart,
-            )
         ]
 
     def _vector(
@@ -66,21 +61,8 @@ class Shares:
         split = _in(varying_axes(leaves[0]), parameter_axes)
         shared = tuple(name for name in parameter_axes if name not in split)
         size, dtype = sum(leaf.size for leaf in leaves), wide if len(leaves) > 1 else leaves[0].dtype
-        return _Vector(members, 0, size, self._width(size, shared), split, shared, dtype)
-
-    def _width(self, size: int, shared: tuple[str, ...]) -> int:
-        return max(-(-size // jax.lax.axis_size((*shared, *self._axis))), 1)
-
-    def _cut(self, vector: _Vector, apart: bool) -> list[_Vector]:
-        """A vector in pieces, where it is large and may be cut."""
-        if apart or vector.split or len(vector.members) > 1:
-            return [vector]
-        starts = range(0, max(vector.size, 1), _pieces.MOST)
-        sizes = [min(_pieces.MOST, vector.size - start) for start in starts]
-        return [
-            vector._replace(start=start, size=size, width=self._width(size, vector.shared))
-            for start, size in zip(starts, sizes, strict=True)
-        ]
+        width = max(-(-size // jax.lax.axis_size((*shared, *self._axis))), 1)
+        return _Vector(members, size, width, split, shared, dtype)
 
     def rows(self, leaves: Sequence[jax.Array]) -> list[jax.Array]:
         """The share of all workers' gradients that this device judges, matrices ``[n, w]``: one all-to-all."""
@@ -89,7 +71,7 @@ class Shares:
             x = self._padded(leaves, vector, vector.dtype)
             n = num_devices(self._axis, "axis_name", "robust_pmean")
             parts = self._mine(x.reshape(-1, n, vector.width), vector)
-            return jax.lax.all_to_all(parts, self._axis, 0, 0, tiled=True)
+            return exchanged_in_pieces(parts, self._axis)
 
         return [exchange(vector) for vector in self._vectors]
 
@@ -106,17 +88,14 @@ class Shares:
 
     def whole(self, shares: Sequence[jax.Array], like: Sequence[Any]) -> list[jax.Array]:
         """From the shares ``[w]`` of all devices leaves ``[*p]`` on each, in the dtypes of ``like``."""
-        flat: dict[int, jax.Array] = {}
+        found: dict[int, jax.Array] = {}
         for vector, share in zip(self._vectors, shares, strict=True):
-            x, first = gathered(share, (*vector.shared, *self._axis)), 0
+            x, start = gathered_in_pieces(share, (*vector.shared, *self._axis)), 0
             for k in vector.members:
-                d, size = math.prod(self._shapes[k]), min(vector.size, math.prod(self._shapes[k]))
-                piece = jax.lax.slice_in_dim(x, first, first + size).astype(like[k].dtype)
-                if size < d:
-                    before = flat.get(k, jnp.zeros((d,), piece.dtype))
-                    piece = jax.lax.dynamic_update_slice_in_dim(before, piece, vector.start, 0)
-                flat[k], first = piece, first + size
-        return [flat[k].reshape(self._shapes[k]) for k in range(len(flat))]
+                size = math.prod(self._shapes[k])
+                leaf = jax.lax.slice_in_dim(x, start, start + size)
+                found[k], start = leaf.reshape(self._shapes[k]).astype(like[k].dtype), start + size
+        return [found[k] for k in range(len(found))]
 
     @contextlib.contextmanager
     def one_of_several(self) -> Iterator[None]:
@@ -139,8 +118,6 @@ class Shares:
     def _padded(self, leaves: Sequence[jax.Array], vector: _Vector, dtype: Any) -> jax.Array:
         """A vector with zeros up to a multiple of the number of shares: equal in all rows, they change no distance."""
         flat = [leaves[k].reshape(-1).astype(dtype) for k in vector.members]
-        if vector.size < sum(x.size for x in flat):
-            flat = [jax.lax.slice_in_dim(flat[0], vector.start, vector.start + vector.size)]
         more = vector.width * jax.lax.axis_size((*vector.shared, *self._axis)) - vector.size
         if len(flat) == 1:
             return jnp.pad(flat[0], (0, more)) if more else flat[0]

@@ -159,7 +159,7 @@ def test_large_gradients_travel_in_pieces(rule, limit):
     expected = on_one_device(rule, x)
     limit(_pieces, "MOST", 1000)
     program = jax.jit(reduce).lower(x).compile()
-    assert max(size for _, operation, size in collectives(program.as_text()) if operation == "all-to-all") == 125
+    assert max(size for _, operation, size in collectives(program.as_text()) if operation == "all-to-all") <= 125
     assert_close(program(x), expected)
 
 
