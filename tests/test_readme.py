@@ -12,7 +12,14 @@ from byzjax import aggregators as agg
 from byzjax.configs import grid_config, grid_sweep
 from tests.environment import ROOT
 
-RUN_HERE = {"README.md", "docs/data.md", "docs/devices.md", "docs/own-loop.md", "docs/sweeps.md"}
+RUN_HERE = {
+    "README.md",
+    "docs/data.md",
+    "docs/devices.md",
+    "docs/own-loop.md",
+    "docs/robust-all-reduce.md",
+    "docs/sweeps.md",
+}
 ELSEWHERE = {"CONTRIBUTING.md"}  # test_docs.py
 
 
@@ -77,6 +84,14 @@ def test_a_loop_of_ones_own():
     updates, _ = names["tx"].update(grads, names["tx"].init(params), params)
     np.testing.assert_allclose(jnp.linalg.norm(updates["w"]), 0.1, rtol=1e-5)
     np.testing.assert_allclose(names["weights"].sum(), 1.0, rtol=1e-5)
+
+
+def test_a_robust_mean_over_devices():
+    names = ran("docs/robust-all-reduce.md")
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(8, 5)), jnp.float32)
+    w = names["step"](jnp.zeros((5,)), x, x.sum(1).at[3].set(1e30))
+    assert 0 < jnp.linalg.norm(w) < 1
+    assert jax.tree.leaves(names["state"].rule)[0].shape == (64, 2)
 
 
 def test_the_sweep_of_the_command_line_can_run(monkeypatch):

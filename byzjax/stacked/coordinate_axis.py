@@ -85,7 +85,7 @@ def gathered(x: jax.Array, axis: AxisName) -> jax.Array:
         return gather()
     try:
         return gather(to="invarying")
-    except TypeError:  # an older JAX, where sums alone have such a type
+    except (TypeError, ValueError):  # another JAX, where sums alone have such a type
         width = x.shape[-1]
         whole = jnp.zeros((*x.shape[:-1], width * jax.lax.axis_size(axis)), x.dtype)
         place = jax.lax.axis_index(axis) * width
