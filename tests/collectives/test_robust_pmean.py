@@ -1,6 +1,7 @@
 """`robust_pmean`: what a rule returns on one device, wherever devices are, and never their gradients on one of them."""
 
 import functools
+import re
 import subprocess
 import sys
 
@@ -171,6 +172,13 @@ def test_large_gradients_travel_in_pieces(rule, limit):
 def test_sixteen_bits_are_decided_upon_in_float32():
     x = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), stack(shapes={"a": (700,), "b": (3, 5)}))
     assert_close(jax.jit(inside(lambda own: robust_pmean(own, "data", NNM_RFA)))(x), on_one_device(NNM_RFA, x), 2**-8)
+
+
+def test_sixteen_bits_travel_as_such_in_large_leaves():
+    x = {"large": stack(shapes={"large": (70_000,)})["large"].astype(jnp.bfloat16)}
+    program = jax.jit(inside(lambda own: robust_pmean(own, "data", agg.mean()))).lower(x)
+    assert re.search(r"all_to_all.*: \(tensor<8x8750xbf16>\)", program.as_text())
+    assert_close(program.compile()(x), on_one_device(agg.mean(), x), 2**-8)
 
 
 def test_several_axes_are_one_and_a_group_of_devices_averages_first():
