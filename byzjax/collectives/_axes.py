@@ -24,7 +24,7 @@ def num_devices(axis: tuple[str, ...], argument: str, where: str) -> int:
     """
     try:
         return jax.lax.axis_size(axis)
-    except (NameError, KeyError):
+    except (NameError, KeyError, ValueError, TypeError):  # a number is a place to JAX
         raise ValueError(
             f"{where}: {argument} = {_shown(axis)} is no axis here; call it inside jax.shard_map over a mesh with that "
             f"axis, or under jax.pmap or jax.vmap with axis_name={_shown(axis)}."

@@ -23,16 +23,23 @@ def in_a_piece() -> int:
 
 def exchanged_in_pieces(parts: jax.Array, axis: tuple[str, ...]) -> jax.Array:
     """An all-to-all: row j goes to device j, and what came from device i is row i, ``[n, w]``."""
-    n, width = parts.shape
-
-    def exchanged(x: jax.Array) -> jax.Array:
-        return jax.lax.all_to_all(x, axis, 0, 0, tiled=True)
-
     if parts.size <= in_a_piece():
-        return exchanged(parts)
-    return _in_turn(
-        lambda start, size: exchanged(jax.lax.dynamic_slice_in_dim(parts, start, size, axis=1)), n, width, parts.dtype
-    )
+        return _exchanged(parts, axis)
+
+    def turn(start: jax.Array, size: int) -> jax.Array:
+        return _exchanged(jax.lax.dynamic_slice_in_dim(parts, start, size, axis=1), axis)
+
+    return _in_turn(turn, parts.shape[0], parts.shape[1], parts.dtype)
+
+
+def _exchanged(parts: jax.Array, axis: tuple[str, ...]) -> jax.Array:
+    if len(axis) == 1 or jax.sharding.get_abstract_mesh().manual_axes:
+        return jax.lax.all_to_all(parts, axis, 0, 0, tiled=True)
+    # Nested `jax.vmap` exchanges along one axis at a time.
+    x = parts.reshape(*(jax.lax.axis_size(name) for name in axis), -1)
+    for k, name in enumerate(axis):
+        x = jax.lax.all_to_all(x, name, k, k, tiled=True)
+    return x.reshape(parts.shape)
 
 
 def gathered_in_pieces(share: jax.Array, axis: tuple[str, ...]) -> jax.Array:
@@ -59,8 +66,7 @@ def reduced_in_pieces(reduce: Callable[[jax.Array], jax.Array], leaf: jax.Array,
 
     def turn(start: jax.Array, size: int) -> Any:
         piece = jax.lax.dynamic_slice_in_dim(flat, start, size).reshape(n, size // n)
-        rows = jax.lax.all_to_all(piece, axis, 0, 0, tiled=True)
-        reduced: Any = stacked.coordinatewise(reduce, rows)
+        reduced: Any = stacked.coordinatewise(reduce, _exchanged(piece, axis))
         return gathered(reduced, axis)[None]
 
     return _in_turn(turn, 1, flat.size, leaf.dtype, n).reshape(leaf.shape)

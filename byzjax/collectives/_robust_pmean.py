@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from byzjax.base import Aggregator, Coordinatewise, check_rule
 from byzjax.checks import shown
+from byzjax.checks.contracts import check_like
 from byzjax.collectives import _pieces
 from byzjax.collectives._axes import agreed, as_tuple, check_common, check_own, num_devices
 from byzjax.collectives._memory import Memory
@@ -118,6 +119,9 @@ def robust_pmean(
     rest = {k: leaf for k, leaf in enumerate(leaves) if k not in large}
     shares = Shares(list(rest.values()), axis, others, apart=_judges_leaves(rule))
     rows = shares.rows(list(rest.values()))
+    if state is not None:
+        expected = jax.eval_shape(lambda: memory.init(grads, shares, (*others, *axis)))
+        check_like(state, expected, "state", _NAME, fix="make it by rule.init(params), of this rule.")
     at = None if params is None else shares.share(jax.tree.leaves(params))
     try:
         done = {k: _pieces.reduced_in_pieces(rule.kernel.reduce, leaf, axis) for k, leaf in large.items()}  # type: ignore[union-attr]

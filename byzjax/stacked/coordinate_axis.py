@@ -80,6 +80,10 @@ def joined(parts: list[jax.Array]) -> jax.Array:
 
 def gathered(x: jax.Array, axis: AxisName) -> jax.Array:
     """Pieces of all devices along the last axis, in the order of the devices, and of a type that says: all alike."""
+    if isinstance(axis, tuple) and len(axis) > 1 and not jax.sharding.get_abstract_mesh().manual_axes:
+        for name in reversed(axis):  # nested `jax.vmap` gathers along one axis at a time
+            x = gathered(x, name)
+        return x
     gather = functools.partial(jax.lax.all_gather, x, axis, axis=x.ndim - 1, tiled=True)
     if not types_name_axes():
         return gather()

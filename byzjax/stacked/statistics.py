@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 
 import jax
@@ -118,7 +119,9 @@ def num_coordinates(updates: Stacked) -> int:
     8
     """
     part = held()
-    return sum(x.shape[1] for x in flatten(updates)[0]) if part is None else part.count
+    if part is not None:
+        return part.count
+    return sum(math.prod(jnp.shape(leaf)[1:]) for leaf in jax.tree.leaves(updates))
 
 
 def columns(updates: Stacked, chosen: jax.Array | None) -> jax.Array:

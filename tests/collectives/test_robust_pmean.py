@@ -183,6 +183,9 @@ def test_sixteen_bits_travel_as_such_in_large_leaves():
 
 def test_several_axes_are_one_and_a_group_of_devices_averages_first():
     x, where = stack(), mesh(4, 2)
+    nested = jax.vmap(jax.vmap(lambda own: robust_pmean(own, ("a", "b"), agg.median()), axis_name="b"), axis_name="a")
+    pairs = nested(jax.tree.map(lambda leaf: leaf.reshape(4, 2, *leaf.shape[1:]), x))
+    assert_close(first(first(pairs)), on_one_device(agg.median(), x))
     both = inside(lambda own: robust_pmean(own, ("data", "model"), NNM_RFA), where, P(("data", "model")))
     assert_close(jax.jit(both)(x), on_one_device(NNM_RFA, x))
 
@@ -242,6 +245,8 @@ def test_what_is_refused():
         lambda own: robust_pmean(own, "data", agg.krum(4)): "over 8 devices along 'data': krum: f = 4 of n = 8",
         lambda own: robust_pmean(own, "data", agg.foolsgold(5)): "remembers earlier rounds; pass state=",
         lambda own: robust_pmean(own, "data", agg.deepsight()): "8 devices along 'data': deepsight: looks at whole",
+        lambda own: robust_pmean(own, "data", agg.centered_clipping(), state=()): "state.* is not there where",
+        lambda own: robust_pmean(own, 3, rule): "axis_name = 3 is no axis",
         lambda own: robust_pmean(own, "data", agg.dnc(1)): "dnc: needs a PRNG key",
         lambda own: robust_pmean(own, "data", agg.nnm(1)): "rule = nnm",
         lambda own: robust_pmean(own, "data", Aggregator(rule.init, rule.update)): "not one of byzjax.aggregators",
