@@ -122,7 +122,10 @@ def robust_pmean(
     if state is not None:
         expected = jax.eval_shape(lambda: memory.init(grads, shares, (*others, *axis)))
         check_like(state, expected, "state", _NAME, fix="make it by rule.init(params), of this rule.")
-    at = None if params is None else shares.share(jax.tree.leaves(params))
+    at = None
+    if params is not None:
+        check_like(params, grads, "params", _NAME, fix="they have the shapes of grads.")
+        at = shares.share([leaf for k, leaf in enumerate(jax.tree.leaves(params)) if k in rest])
     try:
         done = {k: _pieces.reduced_in_pieces(rule.kernel.reduce, leaf, axis) for k, leaf in large.items()}  # type: ignore[union-attr]
         with shares.one_of_several():

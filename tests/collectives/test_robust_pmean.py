@@ -161,7 +161,9 @@ def test_the_counting_can_fail():
 
 @pytest.mark.parametrize("rule", [agg.median(), agg.trimmed_mean(1), NNM_RFA], ids=["median", "trimmed", "nnm+rfa"])
 def test_large_gradients_travel_in_pieces(rule, limit):
-    x, reduce = stack(shapes={"w": (2501,)}), inside(lambda own: robust_pmean(own, "data", rule))
+    x = stack(shapes={"v": (5,), "w": (2501,)})
+    params = first(jax.tree.map(jnp.zeros_like, x))
+    reduce = inside(lambda own: robust_pmean(own, "data", rule, params=params))
     expected = on_one_device(rule, x)
     limit(_pieces, "MOST", 1000)
     program = jax.jit(reduce).lower(x).compile()
