@@ -9,6 +9,7 @@ from byzjax import aggregators, attacks, data, methods, metrics, sharding, stack
 from byzjax._version import __version__ as __version__
 from byzjax.aggregators._chain import aggregate, chain
 from byzjax.base import Aggregator, Attack, Method, PreAggregator
+from byzjax.collectives import robust_pmean
 from byzjax.estimator import Estimator
 from byzjax.programs.cache import enable_compilation_cache
 from byzjax.selection import select
@@ -39,6 +40,7 @@ __all__ = [
     "make_round",
     "methods",
     "metrics",
+    "robust_pmean",
     "run",
     "select",
     "sharding",

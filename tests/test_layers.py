@@ -19,6 +19,7 @@ stacked
 values
 estimator
 base task
+collectives
 data
 transforms
 tasks

@@ -110,8 +110,10 @@ def test_wheel_has_the_package_and_its_data_and_nothing_else(archives):
         (scripts,) = (name for name in names if name.endswith("entry_points.txt"))
         assert "byzjax = byzjax.cli:main" in wheel.read(scripts).decode()
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "byzjax").rglob("*.py")}
-    examples = {f"byzjax/examples/{path.name}" for path in (ROOT / "examples").glob("*.toml")}
-    assert len(examples) == 3
+    examples = {
+        f"byzjax/examples/{path.name}" for path in (ROOT / "examples").iterdir() if path.suffix in (".toml", ".py")
+    }
+    assert len(examples) == 4
     assert modules | set(DATA) | examples <= names
     metadata = f"byzjax-{PROJECT['version']}.dist-info"
     assert {name.split("/")[0] for name in names} == {"byzjax", metadata}
@@ -141,4 +143,4 @@ print(json.dumps([byzjax.__file__, len(byzjax.data.load("mnist").train_images), 
     file, num_images, examples = json.loads(run_python(code, cwd=tmp_path).stdout)
     assert Path(file).is_relative_to(tmp_path)
     assert num_images == 60_000
-    assert examples == [str(tmp_path / "byzjax/examples")] * 3
+    assert examples == [str(tmp_path / "byzjax/examples")] * 4

@@ -20,6 +20,7 @@ RUN_HERE = {
     "docs/devices.md",
     "docs/methods.md",
     "docs/own-loop.md",
+    "docs/robust-all-reduce.md",
     "docs/sweeps.md",
     "docs/variance-reduction.md",
 }
@@ -109,6 +110,14 @@ def test_every_method_and_norm_is_on_its_page():
     page = (ROOT / "docs" / "methods.md").read_text()
     for name in (*methods.REGISTRY, *NORMS):
         assert f"`{name}`" in page, f"docs/methods.md lacks {name}; add it."
+
+
+def test_a_robust_mean_over_devices():
+    names = ran("docs/robust-all-reduce.md")
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(8, 5)), jnp.float32)
+    w = names["step"](jnp.zeros((5,)), x, x.sum(1).at[3].set(1e30))
+    assert 0 < jnp.linalg.norm(w) < 1
+    assert jax.tree.leaves(names["state"].rule)[0].shape == (64, 2)
 
 
 def test_the_sweep_of_the_command_line_can_run(monkeypatch):

@@ -13,6 +13,7 @@ from byzjax.base import Aggregator, Trust
 from byzjax.checks import check_integer, check_number, num_workers_of
 from byzjax.promises import promises
 from byzjax.stacked import order_statistics
+from byzjax.stacked.coordinate_axis import total
 from byzjax.stacked.order_statistics import nan_last, sort_workers
 from byzjax.types import Numeric, Params, Stacked
 from byzjax.values import value
@@ -81,6 +82,7 @@ def auror(*, gap: Numeric = 0.002, share: Numeric = 0.5, num_rounds: int = 10) -
 
         votes = sum(jax.tree.leaves(jax.tree.map(against, present, splits, indicative)), jnp.zeros((n,), jnp.int32))
         voters = sum((leaf.sum(dtype=jnp.int32) for leaf in jax.tree.leaves(indicative)), jnp.zeros((), jnp.int32))
+        votes, voters = total((votes, voters))
         most = jnp.asarray(share, dtype) * voters.astype(dtype) * (1.0 + _ROUNDED)
         good = finite & (votes.astype(dtype) <= most)
         good = jnp.where(good.any(), good, finite)

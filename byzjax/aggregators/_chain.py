@@ -16,7 +16,7 @@ from byzjax.checks import num_workers_of
 from byzjax.programs.captured import read_outside
 from byzjax.programs.compiled import Compiled
 from byzjax.rng import check_key
-from byzjax.stacked import Geometry, matmul
+from byzjax.stacked import Geometry, matmul, num_coordinates
 from byzjax.stacked.gram import is_kept_whole
 from byzjax.types import Params, Stacked
 from byzjax.values import plain, value
@@ -226,7 +226,8 @@ def _fused(run: list[tuple[int, Any]], links: Sequence[Link]) -> Link:
     stateless = (optax.EmptyState(),) * (len(run) - 1)  # as all mixings are
 
     def update_with_trust(updates, state, params=None, **extra):
-        n, size = num_workers_of(updates), sum(leaf.size for leaf in jax.tree.leaves(updates))
+        n = num_workers_of(updates)
+        size = n * num_coordinates(updates)
         if (n < _MANY or n * n < size) and not (shortens and not is_kept_whole(n, size // n)):
             return fused.update_with_trust(updates, state, params, **extra)
         result, states, trust = apart(updates, (*stateless, state), params, **extra)

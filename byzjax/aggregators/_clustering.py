@@ -121,11 +121,11 @@ def signguard(*, lower: Numeric = 0.1, upper: Numeric = 3.0) -> Aggregator:
 
     def update_with_trust(updates: Stacked, state, params=None, *, key: jax.Array | None = None, **extra):
         del params, key, extra
-        n = num_workers_of(updates)
+        num_workers_of(updates)
         lengths, frame = stacked.measure_lengths(updates, "origin")
         norms, finite = jnp.sqrt(lengths.squared_norms()), lengths.finite
         middle = median_of(norms, finite)
-        d = max(sum(leaf.size for leaf in jax.tree.leaves(updates)) // n, 1)
+        d = max(stacked.num_coordinates(updates), 1)
         up, down = (count.astype(norms.dtype) / d for count in stacked.sign_counts(updates))
         alike = larger_of_two_means(jnp.stack([up, 1.0 - up - down, down], axis=1), finite)
         ordinary = finite & (norms >= lower * middle) & (norms <= upper * middle)

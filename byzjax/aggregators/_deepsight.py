@@ -17,6 +17,7 @@ from byzjax.checks import check_integer, check_number, nan_unless, num_workers_o
 from byzjax.promises import promises
 from byzjax.rng import check_key
 from byzjax.stacked.control_flow import scan
+from byzjax.stacked.coordinate_axis import of_a_part
 from byzjax.stacked.cosines import cosine_distances, exponents, shifted
 from byzjax.stacked.order_statistics import median_of
 from byzjax.types import Numeric, Params, Stacked
@@ -106,6 +107,8 @@ def deepsight(
     def update_with_trust(updates: Stacked, state, params=None, *, key: jax.Array | None = None, **extra):
         del extra
         num_workers_of(updates)
+        if of_a_part():
+            raise ValueError(f"{name}: looks at whole output layers, and here every device has a part of each.")
         weights, bias = output_layer(updates, output)
         lengths, frame = stacked.measure_lengths(updates, "origin")
         finite = lengths.finite

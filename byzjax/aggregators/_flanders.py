@@ -91,14 +91,14 @@ def flanders(
 
     def init(params: Params) -> FlandersState:
         leaves = jax.tree.leaves(params)
-        d = sum(leaf.size for leaf in leaves)
+        d = stacked.num_coordinates([leaf[None] for leaf in leaves])
         coordinates = jnp.zeros((sub_dim if sub_dim < d else 0,), jnp.int32)
         history = jnp.zeros((window, num_workers, min(sub_dim, d)), stacked.wide_dtype(leaves))
         return FlandersState(coordinates, history, jnp.zeros((), jnp.int32))
 
     def draw(updates: Stacked, state: FlandersState, key: jax.Array | None) -> jax.Array | None:
         """Which coordinates count; None for all."""
-        d = sum(leaf.size for leaf in jax.tree.leaves(updates)) // num_workers
+        d = stacked.num_coordinates(updates)
         if state.history.shape != (window, num_workers, min(sub_dim, d)):
             raise ValueError(
                 f"{name}: the state has a window {list(state.history.shape)}, but these updates need "

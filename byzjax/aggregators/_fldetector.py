@@ -13,6 +13,7 @@ from byzjax.aggregators._builders import mean_of
 from byzjax.base import Aggregator, Trust
 from byzjax.checks import check_integer, num_workers_of
 from byzjax.promises import promises
+from byzjax.stacked.coordinate_axis import every, total
 from byzjax.stacked.cosines import exponents, shifted
 from byzjax.stacked.eigen import eigh
 from byzjax.types import Params, Stacked
@@ -178,7 +179,7 @@ def hessian_times(steps: Params, changes: Params, direction: Params) -> Params:
     weights = unit * solved
     times = jax.tree.map(lambda v, b: sigma * v - jnp.tensordot(weights, b, 1)[None], direction, both)
     times = jax.tree.map(lambda leaf: leaf[0], shifted(times, unit_of_changes + far))
-    sound = jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(times)]).all()
+    sound = every(jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(times)]).all())
     return jax.tree.map(lambda leaf: jnp.where(sound, leaf, 0.0), times)
 
 
@@ -188,7 +189,7 @@ def _products(a: Params, b: Params) -> jax.Array:
     def of_leaf(x: jax.Array, y: jax.Array) -> jax.Array:
         return stacked.matmul(x.reshape(len(x), -1), y.reshape(len(y), -1).T)
 
-    return sum(jax.tree.leaves(jax.tree.map(of_leaf, a, b)), jnp.zeros((), jax.tree.leaves(a)[0].dtype))
+    return total(sum(jax.tree.leaves(jax.tree.map(of_leaf, a, b)), jnp.zeros((), jax.tree.leaves(a)[0].dtype)))
 
 
 def well_predicted(scores: jax.Array, present: jax.Array) -> jax.Array:

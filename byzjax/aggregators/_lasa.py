@@ -15,6 +15,7 @@ from byzjax.aggregators._norms import shortening
 from byzjax.base import Aggregator
 from byzjax.checks import check_choice, check_number, nan_unless, num_workers_of
 from byzjax.promises import promises
+from byzjax.stacked.coordinate_axis import total
 from byzjax.stacked.order_statistics import median_of
 from byzjax.types import Numeric, Stacked
 from byzjax.values import value
@@ -73,13 +74,13 @@ def lasa(
 
     def update(updates: Stacked, state, params=None, *, key: jax.Array | None = None, **extra):
         del params, key, extra
-        n = num_workers_of(updates)
+        num_workers_of(updates)
         lengths, frame = stacked.measure_lengths(updates, "origin")
         finite = lengths.finite
         middle = median_of(jnp.sqrt(lengths.squared_norms()), finite)
         factors = shortening(lengths, middle)
         shortened = stacked.scale_rows(factors, updates, frame)
-        d = sum(leaf.size for leaf in jax.tree.leaves(updates)) // n
+        d = stacked.num_coordinates(updates)
         dropped = jnp.floor(jnp.asarray(sparsity, jnp.float32) * d).astype(jnp.int32)
         least = stacked.magnitude_of_rank(updates, d - dropped)
         largest = stacked.largest_coordinates(updates)
@@ -91,9 +92,10 @@ def lasa(
             support = stacked.per_row(finite, x) & (jnp.abs(x) >= stacked.per_row(least, x)) & (x != 0)
             # Every row in its own unit, so that no square leaves the range of numbers, and then all in one.
             own = jnp.where(support, x / stacked.per_row(jnp.where(largest > 0, largest, 1.0), x), 0.0)
-            norms = jnp.sqrt(jnp.square(own).sum(axes)) * (largest / jnp.where(most > 0, most, 1.0))
+            norms = jnp.sqrt(total(jnp.square(own).sum(axes))) * (largest / jnp.where(most > 0, most, 1.0))
             norms = norms * factors * frame.reach if sparse else norms
-            signs = jnp.where(support, jnp.sign(x), 0.0).sum(axes) / jnp.maximum(support.sum(axes).astype(x.dtype), 1.0)
+            balance, count = total((jnp.where(support, jnp.sign(x), 0.0).sum(axes), support.sum(axes)))
+            signs = balance / jnp.maximum(count.astype(x.dtype), 1.0)
             good = _ordinary(norms, norm_bound, finite) & _ordinary(signs, sign_bound, finite)
             good = jnp.where(good.any(), good, finite)
             share = stacked.per_row(mean_of(good, x.dtype), x)

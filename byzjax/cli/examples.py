@@ -1,4 +1,4 @@
-"""``byzjax examples``: the grids that come with the package."""
+"""``byzjax examples``: the grids and programs that come with the package."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def paths() -> list[Path]:
     """The files: in the package where it was installed, beside the package in a checkout."""
     folders = _PACKAGE / "examples", _PACKAGE.parent / "examples"
     folder = next((folder for folder in folders if folder.is_dir()), folders[0])
-    return sorted(folder.glob("*.toml"))
+    return sorted([*folder.glob("*.toml"), *folder.glob("*.py")])
 
 
 @polite
@@ -27,10 +27,10 @@ def examples(
         Path | None, typer.Option(help="Copy them into this folder.", show_default="none, only show them")
     ] = None,
 ) -> None:
-    """Grids for `byzjax sweep`, to run and to change."""
-    shown = table("grid", "what it is")
+    """Grids for `byzjax sweep`, and programs in Python, to run and to change."""
+    shown = table("file", "what it is")
     for path in paths():
-        shown.add_row(path.name, path.read_text(encoding="utf-8").splitlines()[0].lstrip("# "))
+        shown.add_row(path.name, path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ").strip('"'))
     console().print(shown)
     if out is None:
         console().print("Copy them with: byzjax examples --out examples")
@@ -42,5 +42,6 @@ def examples(
             raise ValueError(f"{copy} is there and is another file; choose another --out, or move it away.")
     for path, copy in zip(paths(), copies, strict=True):
         copy.write_bytes(path.read_bytes())
-    hint = f"byzjax sweep {quoted(str(copies[-1]))} --dry-run"
+    grid = [copy for copy in copies if copy.suffix == ".toml"][-1]
+    hint = f"byzjax sweep {quoted(str(grid))} --dry-run"
     console().print(f"Written: {len(copies)} files in {out}. Next: {hint}", soft_wrap=True)

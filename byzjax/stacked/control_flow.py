@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 
 from byzjax.stacked.coordinate_axis import of_a_part
+from byzjax.stacked.device_axes import Axes, types_name_axes, varying_axes, varying_over
 
 State = TypeVar("State")
-Axes = frozenset[str]
 
 
 def while_loop(holds: Callable[[State], jax.Array], turn: Callable[[State], State], state: State) -> State:
@@ -25,7 +25,7 @@ def while_loop(holds: Callable[[State], jax.Array], turn: Callable[[State], Stat
     12
     """
     axes = _axes_of_loop(lambda s: (holds(s), turn(s)), state)
-    return jax.lax.while_loop(holds, lambda s: _varying(turn(s), axes), _varying(state, axes))
+    return jax.lax.while_loop(holds, lambda s: varying_over(turn(s), axes), varying_over(state, axes))
 
 
 def fori_loop(first: Any, last: Any, turn: Callable[[Any, State], State], state: State) -> State:
@@ -35,7 +35,7 @@ def fori_loop(first: Any, last: Any, turn: Callable[[Any, State], State], state:
     3
     """
     axes = _axes_of_loop(lambda s: (last, turn(first, s)), state)
-    return jax.lax.fori_loop(first, last, lambda i, s: _varying(turn(i, s), axes), _varying(state, axes))
+    return jax.lax.fori_loop(first, last, lambda i, s: varying_over(turn(i, s), axes), varying_over(state, axes))
 
 
 def scan(turn: Callable[[State, Any], tuple[State, Any]], state: State, xs: Any = None, **options: Any) -> Any:
@@ -48,46 +48,23 @@ def scan(turn: Callable[[State, Any], tuple[State, Any]], state: State, xs: Any 
 
     def step(state: State, x: Any) -> tuple[State, Any]:
         state, y = turn(state, x)
-        return _varying(state, axes), y
+        return varying_over(state, axes), y
 
-    return jax.lax.scan(step, _varying(state, axes), xs, **options)
+    return jax.lax.scan(step, varying_over(state, axes), xs, **options)
 
 
 def varying_like(tree: Any, *others: Any) -> Any:
     """``tree`` varying over all axes of devices that any array in it or in ``others`` varies over."""
-    return _varying(tree, _axes((tree, others)))
+    return varying_over(tree, varying_axes((tree, others)))
 
 
 def _axes_of_loop(turn: Callable[[State], Any], state: State) -> Axes:
     """What a state varies over after a turn, which is traced once more for that."""
-    manual = jax.sharding.get_abstract_mesh().manual_axes
-    if not manual or not _axes(jax.lax.axis_index(manual[0])):  # not inside, or nobody keeps account
+    if not types_name_axes():
         return frozenset()
     seen: list[Axes] = []
-    jax.eval_shape(lambda s: seen.append(_axes((s, turn(s)))), state)
+    jax.eval_shape(lambda s: seen.append(varying_axes((s, turn(s)))), state)
     return seen[-1]
-
-
-def _axes(tree: Any) -> Axes:
-    """The axes of devices that arrays vary over; the attribute has had three names."""
-    found: set[str] = set()
-    for leaf in jax.tree.leaves(tree):
-        kind = jax.typeof(leaf)
-        manual = getattr(kind, "mat", None) or getattr(kind, "manual_axis_type", None)
-        found.update(getattr(kind, "vma", None) or getattr(manual, "varying", ()))
-    return frozenset(found)
-
-
-def _varying(tree: Any, axes: Axes) -> Any:
-    def cast(leaf: Any) -> Any:
-        missing = tuple(axes - _axes(leaf))
-        if not missing:
-            return leaf
-        if hasattr(jax.lax, "pcast"):
-            return jax.lax.pcast(leaf, missing, to="varying")
-        return jax.lax.pvary(leaf, missing)  # type: ignore[attr-defined]  # JAX 0.8
-
-    return jax.tree.map(cast, tree) if axes else tree
 
 
 Function = TypeVar("Function", bound=Callable[..., Any])

@@ -25,7 +25,7 @@ from byzjax.checks import num_workers_of
 from byzjax.stacked.blocks import flatten, fold_blocks, memory_numbers, place, wide_dtype
 from byzjax.stacked.close_pairs import measure_again
 from byzjax.stacked.control_flow import in_turn, only_if, while_loop
-from byzjax.stacked.coordinate_axis import every, greatest, joined, number_of_parts, total
+from byzjax.stacked.coordinate_axis import every, greatest, held, joined, number_of_parts, total
 from byzjax.stacked.coordinate_sharding import FRAME, PARAMS, PLAIN, STACK, over_coordinates
 from byzjax.stacked.geometry import (
     FAR,
@@ -83,8 +83,11 @@ def measure(updates: Stacked, reference: Params | None = None, origin: bool = Tr
 
 
 def is_kept_whole(num_workers: int, dim: int) -> bool:
-    """Whether a stack is so small that its points are kept, and every distance is that of a difference."""
-    return num_workers**2 * dim <= _EXACT
+    """Whether a stack is so small that its points are kept, and every distance is that of a difference.
+
+    Not where whole rules see parts: no device is to have all rows.
+    """
+    return held() is None and num_workers**2 * dim <= _EXACT
 
 
 def _measure_large(

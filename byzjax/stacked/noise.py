@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from byzjax.stacked.blocks import wide_dtype
+from byzjax.stacked.coordinate_axis import of_a_part, part_number
 from byzjax.types import Numeric, Params, Stacked
 
 
@@ -24,5 +25,7 @@ def add_noise(tree: Stacked | Params, std: Numeric, key: jax.Array) -> Stacked |
         drawn = jax.random.normal(key, leaf.shape, wide) * jnp.asarray(std, wide)
         return (leaf.astype(wide) + drawn).astype(leaf.dtype)
 
+    if of_a_part():
+        key = jax.random.fold_in(key, part_number())
     keys = jax.random.split(key, len(leaves))
     return jax.tree.unflatten(structure, [noisy(leaf, k) for leaf, k in zip(leaves, keys, strict=True)])

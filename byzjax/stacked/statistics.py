@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable
 
 import jax
@@ -11,7 +13,7 @@ from byzjax.checks import check_mask, num_workers_of
 from byzjax.stacked import order_statistics, sums
 from byzjax.stacked.blocks import cache_numbers, flatten, fold_blocks, map_blocks, memory_numbers, place, wide_dtype
 from byzjax.stacked.control_flow import fori_loop
-from byzjax.stacked.coordinate_axis import greatest, part_number, total
+from byzjax.stacked.coordinate_axis import greatest, held, part_number, total
 from byzjax.stacked.coordinate_sharding import COLUMNS, PARAMS, PLAIN, STACK, over_coordinates
 from byzjax.stacked.order_statistics import lowest
 from byzjax.stacked.sums import add, as_product, partial_products, product, weighted_sum
@@ -101,35 +103,64 @@ def sample_coordinates(updates: Stacked, count: int, key: jax.Array) -> jax.Arra
 
     Without replacement up to four million coordinates; beyond, where choosing would cost more than the rule, with.
     """
-    d = sum(x.shape[1] for x in flatten(updates)[0])
+    d = num_coordinates(updates)
     if count >= d:
-        return columns(updates, None)
+        return _side_by_side(updates)
     if d > 1 << 22:
-        return columns(updates, jax.random.randint(key, (count,), 0, d))
+        return _chosen(updates, jax.random.randint(key, (count,), 0, d))
     # The lowest of d random numbers, without sorting them.
-    return columns(updates, jnp.flatnonzero(lowest(jax.random.uniform(key, (d,)), count), size=count))
+    return _chosen(updates, jnp.flatnonzero(lowest(jax.random.uniform(key, (d,)), count), size=count))
+
+
+def num_coordinates(updates: Stacked) -> int:
+    """How many coordinates a row has, d.
+
+    >>> num_coordinates({"w": jnp.zeros((5, 2, 3)), "b": jnp.zeros((5, 2))})
+    8
+    """
+    part = held()
+    if part is not None:
+        return part.count
+    return sum(math.prod(jnp.shape(leaf)[1:]) for leaf in jax.tree.leaves(updates))
 
 
 def columns(updates: Stacked, chosen: jax.Array | None) -> jax.Array:
     """The chosen coordinates of every row, counted over all leaves in turn: ``[n, len(chosen)]``; None chooses all."""
+    part = held()
+    if part is not None:  # every device has those of its own, and zeros
+        return total(_chosen(updates, jnp.arange(part.count) if chosen is None else chosen))
+    return _side_by_side(updates) if chosen is None else _chosen(updates, chosen)
+
+
+def _side_by_side(updates: Stacked) -> jax.Array:
     matrices, _ = flatten(updates)
     dtype = wide_dtype(matrices)
-    if chosen is None:
-        return jnp.concatenate([x.astype(dtype) for x in matrices], axis=1)
-    return _columns(updates, chosen, [x.shape[1] for x in matrices], dtype)
+    return jnp.concatenate([x.astype(dtype) for x in matrices], axis=1)
+
+
+def _chosen(updates: Stacked, chosen: jax.Array) -> jax.Array:
+    matrices, _ = flatten(updates)
+    return _columns(updates, chosen, [x.shape[1] for x in matrices], wide_dtype(matrices))
 
 
 @over_coordinates(updates=STACK, returns=COLUMNS)
 def _columns(updates: Stacked, chosen: jax.Array, widths: list[int], dtype: jnp.dtype) -> jax.Array:
     """The chosen coordinates, in the order of `flatten`; zeros for those that are not here."""
-    parts, before = [], 0
-    for x, width in zip(flatten(updates)[0], widths, strict=True):
-        at = chosen - before - part_number() * x.shape[1]
-        here = (at >= 0) & (at < x.shape[1]) & (chosen < before + width)
-        columns = x[:, jnp.clip(at, 0, max(x.shape[1] - 1, 0))].astype(dtype)
-        parts.append(jnp.where(here[None], columns, 0.0))
-        before += width
-    return add(parts)
+    matrices, _ = flatten(updates)
+    if (part := held()) is not None:
+        first, stop = part.first, part.stop
+    else:
+        stop = tuple(itertools.accumulate(widths))
+        first = tuple(
+            end - width + part_number() * x.shape[1] for x, end, width in zip(matrices, stop, widths, strict=True)
+        )
+    columns = []
+    for x, start, end in zip(matrices, first, stop, strict=True):
+        at = chosen - start
+        here = (at >= 0) & (at < x.shape[1]) & (chosen < end)
+        found = x[:, jnp.clip(at, 0, max(x.shape[1] - 1, 0))].astype(dtype)
+        columns.append(jnp.where(here[None], found, 0.0))
+    return add(columns)
 
 
 def row_mean(x: jax.Array) -> jax.Array:

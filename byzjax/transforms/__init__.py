@@ -2,6 +2,7 @@
 
 from byzjax.transforms._clip import clip_by_global_norm
 from byzjax.transforms._compression import Compressor, natural_compression, random_k, top_k
+from byzjax.transforms._devices import state_specs
 from byzjax.transforms._fedopt import scale_by_fedopt
 from byzjax.transforms._lmo import dual_norm, normalize_by_global_norm, scale_by_lmo
 from byzjax.transforms._matrices import flax_layers, flax_matrices
@@ -47,6 +48,7 @@ __all__ = [
     "scale_by_fedopt",
     "scale_by_lmo",
     "scale_by_scion",
+    "state_specs",
     "top_k",
 ]
 

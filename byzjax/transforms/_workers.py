@@ -16,9 +16,12 @@ import optax
 from byzjax.base import Aggregator, Attack, check_rule, unchanged_batch, unchanged_updates
 from byzjax.checks import check_integer, check_kind, check_mask, num_workers_of, shown
 from byzjax.checks.contracts import ONE_ROW_OF_ALL, check_like, check_pair, described, no_value_fn, only_masked
+from byzjax.collectives import check_shareable, init_memory, robust_pmean
 from byzjax.rng import check_key, drawable, worker_keys
+from byzjax.stacked.coordinate_axis import AxisName
 from byzjax.stacked.explicit_axes import on_auto_axes, typed
 from byzjax.transforms._accumulating import accumulating, checked_transformation
+from byzjax.transforms._devices import InjectAttackState, on_each_device
 from byzjax.types import Params, Stacked
 
 
@@ -143,17 +146,29 @@ class RobustAggregateState(NamedTuple):
     count: jax.Array  # i32[]
 
 
-def robust_aggregate(rule: Aggregator, *, key: jax.Array | None = None) -> optax.GradientTransformationExtraArgs:
+def robust_aggregate(
+    rule: Aggregator,
+    *,
+    key: jax.Array | None = None,
+    axis_name: AxisName | None = None,
+    parameter_axes: AxisName = (),
+) -> optax.GradientTransformationExtraArgs:
     """The link where the worker axis ends: ``[n, *p] -> [*p]`` by a robust rule.
+
+    With an ``axis_name`` the workers are the devices along it, updates are each device's own, ``[*p]``, and the link is
+    `byzjax.robust_pmean`. Its state is the same on all devices; but rules that remember every worker's gradient keep a
+    share of it on each: `init` then belongs where `update` is, and `state_specs` says how it leaves.
 
     Args:
       rule: an `Aggregator`, e.g. ``byzjax.chain(nnm(f=3), geometric_median())``.
       key: for rules that draw (bucketing) in a loop without byzjax: update t uses ``fold_in(key, t)``. A ``key=…``
         passed to ``update`` is used instead, as `byzjax.simulate` does.
+      axis_name, parameter_axes: as in `byzjax.robust_pmean`; None for stacks ``[n, *p]``.
 
     Raises:
       ValueError: ``rule`` is not an `Aggregator`; updates that are no stack of the parameters' gradients, such as an
-        averaged one; a rule that returns other shapes than the parameters', which would broadcast.
+        averaged one; a rule that returns other shapes than the parameters', which would broadcast; with an
+        ``axis_name``, what `byzjax.robust_pmean` refuses.
 
     >>> from byzjax import aggregators as agg
     >>> tx = optax.chain(robust_aggregate(agg.median()), optax.scale(-1.0))
@@ -161,6 +176,8 @@ def robust_aggregate(rule: Aggregator, *, key: jax.Array | None = None) -> optax
     [-2.0]
     """
     check_rule(rule, "rule", "robust_aggregate")
+    if axis_name is not None:
+        check_shareable(rule, "robust_aggregate")
     stored = key
     if key is not None:
         check_key(key, "robust_aggregate")
@@ -170,12 +187,20 @@ def robust_aggregate(rule: Aggregator, *, key: jax.Array | None = None) -> optax
         shapes = described(params)
         if shapes and shapes not in seen:
             seen.append(shapes)
-        return RobustAggregateState(rule.init(params), stored, jnp.zeros((), jnp.int32))
+        if axis_name is None:
+            remembered = rule.init(params)
+        else:
+            remembered = init_memory(rule, params, axis_name, parameter_axes, "robust_aggregate")
+        return RobustAggregateState(remembered, stored, jnp.zeros((), jnp.int32))
 
     def update(updates: Stacked, state: RobustAggregateState, params=None, *, key: jax.Array | None = None, **extra):
-        _check_stack(updates, seen if params is None else [described(params)], "robust_aggregate")
         if key is None and state.key is not None:
             key = jax.random.fold_in(drawable(state.key), state.count)
+        if axis_name is not None:
+            options = {"key": key, "state": state.rule, "params": params, "parameter_axes": parameter_axes}
+            reduced, inner = robust_pmean(updates, axis_name, rule, **options)
+            return reduced, RobustAggregateState(inner, state.key, state.count + 1)
+        _check_stack(updates, seen if params is None else [described(params)], "robust_aggregate")
         answer = rule.update(updates, state.rule, params, key=key, **extra)
         aggregate, inner = check_pair(answer, "rule.update", wanted="(aggregate, state)")
         if described(aggregate) != described(updates, rows=True):
@@ -185,16 +210,13 @@ def robust_aggregate(rule: Aggregator, *, key: jax.Array | None = None) -> optax
     return optax.GradientTransformationExtraArgs(init, update)  # type: ignore[arg-type]
 
 
-class InjectAttackState(NamedTuple):
-    """The attack's own state, and what it needs to draw keys."""
-
-    attack: Any
-    key: jax.Array
-    count: jax.Array  # i32[]
-
-
 def inject_attack(
-    attack: Attack, byzantine: jax.Array, *, key: jax.Array, aggregate: Any = None
+    attack: Attack,
+    byzantine: jax.Array,
+    *,
+    key: jax.Array,
+    aggregate: Any = None,
+    axis_name: AxisName | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Rewrite the rows of Byzantine workers, to test any optax chain under attack.
 
@@ -205,9 +227,12 @@ def inject_attack(
       byzantine: bool[n].
       key: update t gives the attack ``fold_in(key, t)``.
       aggregate: the server's rule as a function of a stack, for attacks that query it.
+      axis_name: the workers are the devices along it, updates are each device's own, ``[*p]``, and so is the state of
+        an attack that remembers. Attacks that read what others sent have no place there.
 
     Raises:
-      ValueError: no `Attack`, one that only poisons data, no mask, or no key.
+      ValueError: no `Attack`, one that only poisons data, no mask, or no key; with an ``axis_name``, no such axis, one
+        of another size, or an attack that reads what others sent.
 
     An attack on raw gradients (``bit_flip(of="gradient")``) reads ``grads=…`` if it is passed to ``update``, else the
     updates that enter this link.
@@ -226,6 +251,8 @@ def inject_attack(
     num_workers = len(byzantine)
     byzantine = check_mask(byzantine, num_workers)
     check_key(key, "inject_attack")
+    if axis_name is not None:
+        return on_each_device(attack, byzantine, key, axis_name)
 
     def init(params: Params) -> InjectAttackState:
         return InjectAttackState(attack.init(params, num_workers), key, jnp.zeros((), jnp.int32))

@@ -1,0 +1,109 @@
+"""The axes of devices that a collective runs over, and what the types of values say about them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from byzjax.stacked.coordinate_axis import AxisName
+from byzjax.stacked.device_axes import types_name_axes, varying_axes, varying_over
+
+
+def as_tuple(axis: AxisName) -> tuple[str, ...]:
+    """One axis or several, as a tuple."""
+    return tuple(axis) if isinstance(axis, tuple | list) else (axis,)
+
+
+def num_devices(axis: tuple[str, ...], argument: str, where: str) -> int:
+    """How many devices there are along these axes.
+
+    Raises:
+      ValueError: there is no such axis.
+    """
+    try:
+        return jax.lax.axis_size(axis)
+    except (NameError, KeyError, ValueError, TypeError):  # a number is a place to JAX
+        raise ValueError(
+            f"{where}: {argument} = {_shown(axis)} is no axis here; call it inside jax.shard_map over a mesh with that "
+            f"axis, or under jax.pmap or jax.vmap with axis_name={_shown(axis)}."
+        ) from None
+
+
+def device_number(axis_name: AxisName, num_workers: int, where: str) -> jax.Array:
+    """Which of so many workers this device is, i32[].
+
+    Raises:
+      ValueError: no such axis, or one of another size.
+    """
+    axis = as_tuple(axis_name)
+    found = num_devices(axis, "axis_name", where)
+    if found != num_workers:
+        raise ValueError(
+            f"{where}: byzantine has {num_workers} entries, but there are {found} devices along {_shown(axis)}; give "
+            "each an entry."
+        )
+    return jax.lax.axis_index(axis)
+
+
+def own_copy(tree: Any, axis_name: AxisName, where: str) -> Any:
+    """What may become another thing on every device along an axis, of a type that says so.
+
+    Raises:
+      ValueError: no such axis.
+    """
+    axis = as_tuple(axis_name)
+    num_devices(axis, "axis_name", where)
+    return varying_over(tree, frozenset(axis)) if types_name_axes() else tree
+
+
+def check_own(tree: Any, axis: tuple[str, ...], argument: str, where: str) -> None:
+    """Reject values that are known to be the same on all devices, where each should have its own.
+
+    Raises:
+      ValueError: so says a leaf's type.
+    """
+    if not types_name_axes():
+        return
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        same = [name for name in axis if name not in varying_axes(leaf)]
+        if same:
+            raise ValueError(
+                f"{where}: {argument}{jax.tree_util.keystr(path)} is the same on all devices along {_shown(same)}, so "
+                "jax.grad has summed it over them already; take gradients of "
+                f"jax.lax.pcast(params, {_shown(same)}, to='varying'), each device's own copy."
+            )
+
+
+def check_common(tree: Any, axis: tuple[str, ...], argument: str, where: str) -> None:
+    """Reject values that differ from device to device, where all should have the same.
+
+    Raises:
+      ValueError: so says a leaf's type.
+    """
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        apart = [name for name in axis if name in varying_axes(leaf)]
+        if apart:
+            raise ValueError(
+                f"{where}: {argument}{jax.tree_util.keystr(path)} differs along {_shown(apart)} from device to device; "
+                "pass what is the same on all, as in_specs=P() hands it over."
+            )
+
+
+def agreed(tree: Any, axis: tuple[str, ...]) -> Any:
+    """What all devices have computed alike, of a type that says so: the first one's, where types ask."""
+
+    def one(leaf: jax.Array) -> jax.Array:
+        apart = tuple(name for name in axis if name in varying_axes(leaf))
+        if not apart:
+            return leaf
+        first = jax.lax.axis_index(apart) == 0
+        kind = jnp.int32 if leaf.dtype == jnp.bool_ else leaf.dtype
+        return jax.lax.psum(jnp.where(first, leaf.astype(kind), jnp.zeros((), kind)), apart).astype(leaf.dtype)
+
+    return jax.tree.map(one, tree)
+
+
+def _shown(axis: Any) -> str:
+    return repr(axis[0] if len(axis) == 1 else tuple(axis))

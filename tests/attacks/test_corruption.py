@@ -1,0 +1,74 @@
+"""Silent data corruption: one bit, one NaN, one old gradient at a time."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from byzjax import attacks
+from tests.attacks.strike import BYZANTINE, THREE, N, strike
+
+
+def flipped(bit, dtype, seed=0):
+    """What a stack of ones in two leaves becomes."""
+    stack = {"a": jnp.ones((N, 2), dtype), "b": jnp.ones((N, 2, 3), dtype)}
+    sent, _ = attacks.soft_error(bit).update(stack, (), None, byzantine=BYZANTINE, key=jax.random.key(seed))
+    return np.concatenate([np.asarray(sent["a"]), np.asarray(sent["b"]).reshape(N, 6)], axis=1)
+
+
+@pytest.mark.parametrize(
+    ("bit", "dtype", "value"),
+    [
+        (31, "float32", -1.0),
+        (30, "float32", np.inf),
+        (23, "float32", 0.5),
+        (0, "float32", 1 + 2.0**-23),
+        (15, "bfloat16", -1.0),
+        (6, "bfloat16", 1.5),
+    ],
+)
+def test_one_coordinate_has_another_bit(bit, dtype, value):
+    x = flipped(bit, dtype).astype(np.float32)
+    assert (x[:3] == 1).all()
+    assert ((x[3:] == 1).sum(1) == 7).all()
+    assert ((x[3:] == value).sum(1) == 1).all()
+
+
+def test_every_coordinate_and_every_bit_comes_up():
+    places, values = set(), set()
+    for seed in range(60):
+        x = flipped(None, "bfloat16", seed)[3:]
+        places |= set(np.argmax(x != 1, axis=1).tolist())
+        values |= {float(v) for v in x[x != 1].astype(np.float32)}
+    assert places == set(range(8))
+    assert len(values) >= 12  # of 16 bits, in 120 draws
+
+
+def test_a_bit_that_is_not_there_is_named():
+    with pytest.raises(ValueError, match="soft_error: bit = 16 of bfloat16 must be below 16"):
+        flipped(16, "bfloat16")
+    with pytest.raises(ValueError, match="bit = -1"):
+        attacks.soft_error(-1)
+
+
+def test_nan_and_zero():
+    assert np.isnan(strike(attacks.nan(), THREE)[0]).all()
+    assert (strike(attacks.zero(), THREE)[0] == 0).all()
+
+
+def test_stale_sends_what_was_due_before():
+    attack, stacks = attacks.stale(delay=2), [jnp.full((N, 1), float(t)) for t in range(5)]
+    state, sent = attack.init(jnp.zeros(1), N), []
+    for x in stacks:
+        out, state = attack.update(x, state, None, byzantine=BYZANTINE)
+        assert (out[:3] == x[:3]).all()
+        sent.append(out[3:, 0].tolist())
+    assert sent == [[0.0] * 2, [1.0] * 2, [0.0] * 2, [1.0] * 2, [2.0] * 2]
+    with pytest.raises(ValueError, match="delay = 0"):
+        attacks.stale(delay=0)
+
+
+def test_stale_remembers_16_bits_exactly():
+    attack, x = attacks.stale(), jnp.full((N, 1), 1.0078125, jnp.bfloat16)
+    _, state = attack.update(x, attack.init(jnp.zeros(1, jnp.bfloat16), N), None, byzantine=BYZANTINE)
+    assert (attack.update(x * 2, state, None, byzantine=BYZANTINE)[0][3:] == x[3:]).all()
