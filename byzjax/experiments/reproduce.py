@@ -60,10 +60,10 @@ def reproduce(
         task = experiment.task()
         config = {**experiment.described(), **_size_of(task)}
         path = path_of(experiment, store)
-        _before(path, config)  # of another setting? Say so before the first run, not after the last
+        before = _before(path, config)  # of another setting? Say so before the first run, not after the last
         options = {"batch_size": batch_size, "store": store, "progress": progress, "code_version": code_version}
         swept = functools.partial(_swept, task=task, config=config, **options)
-        dataset = _at_chosen_rates(experiment, swept) if experiment.chosen_only else swept(experiment)
+        dataset = _at_chosen_rates(experiment, swept, before) if experiment.chosen_only else swept(experiment)
     with _alone(path):  # what other processes added since this one began is there, too
         before = _before(path, config)
         if before is not None:
@@ -88,22 +88,32 @@ def _swept(experiment: Experiment, *, task: Task, config: dict[str, Any], **opti
     return _joined(experiment, config, parts)
 
 
-def _at_chosen_rates(experiment: Experiment, swept: Callable[[Experiment], xarray.Dataset]) -> xarray.Dataset:
-    """All rates with the seeds that choose, then the other seeds with what these chose, cell by cell."""
+def _at_chosen_rates(
+    experiment: Experiment, swept: Callable[[Experiment], xarray.Dataset], before: xarray.Dataset | None
+) -> xarray.Dataset:
+    """All rates with the seeds that choose, then the other seeds with what these chose, cell by cell.
+
+    Rates that the store holds already are candidates, too.
+    """
     choose = experiment.tuning.seeds or experiment.seeds
     rest = tuple(seed for seed in experiment.seeds if seed not in choose)
+    if not rest:
+        raise ValueError(
+            f"{experiment.name}: num_seeds = {len(experiment.seeds)} are all needed to choose the learning rate, and "
+            f"nobody is left to report it; use at least {len(choose) + 1}."
+        )
     dataset = swept(dataclasses.replace(experiment, seeds=choose))
-    rates = chosen(dataset)["learning_rate"].transpose("optimizer", "case").values
-    for (i, method), (j, (attack, rule)) in itertools.product(
-        enumerate(experiment.methods), enumerate(experiment.cases)
-    ):
-        if not rest or np.isnan(rates[i, j]):  # every rate diverged
+    known = dataset if before is None else _grown(dataset, before, experiment.labels)
+    rates = chosen(known)["learning_rate"]
+    for method, (attack, rule) in itertools.product(experiment.methods, experiment.cases):
+        rate = float(rates.sel(optimizer=method, case=f"{attack} / {rule}"))
+        if np.isnan(rate):  # every one diverged
             continue
         cell = dataclasses.replace(
             experiment,
             attacks={attack: experiment.attacks[attack]},
             aggregators={rule: experiment.aggregators[rule]},
-            methods={method: experiment.methods[method]._replace(learning_rates=(float(rates[i, j]),))},
+            methods={method: experiment.methods[method]._replace(learning_rates=(rate,))},
             seeds=rest,
         )
         dataset = _grown(swept(cell), dataset, experiment.labels)
@@ -205,7 +215,8 @@ def _alone(path: Path) -> Iterator[None]:
 
 def _grown(dataset: xarray.Dataset, before: xarray.Dataset, labels: tuple[str, ...]) -> xarray.Dataset:
     """Both, in the order of the labels; where they overlap, the new one."""
-    both = dataset.combine_first(before)
+    flags = {name: dataset[name].where(dataset["tried"]) for name in ("diverged", "tried")}  # of no run, nothing
+    both = dataset.assign(flags).combine_first(before)
     for name in ("diverged", "tried"):
         both[name] = both[name].fillna(False).astype(bool).assign_attrs(dataset[name].attrs)
 

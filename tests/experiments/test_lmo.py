@@ -1,6 +1,7 @@
 """The study of server steps: what it runs, κ̂ in the norm of a step, and its page."""
 
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from byzjax.experiments import registry
 from byzjax.experiments.experiment import Metric, Tuning, reduced
 from byzjax.experiments.lmo.kappa import kappa_of
 from byzjax.experiments.lmo.report import report
-from byzjax.experiments.reproduce import reproduce
+from byzjax.experiments.reproduce import lane, reproduce
 
 N, B = 7, 2
 
@@ -48,22 +49,31 @@ def test_kappa_is_that_of_definition_1_in_the_dual_norm(norm):
 
 
 def test_every_part_can_be_traced():
-    """Shapes alone: all geometries, with the rules and the attacks in turn."""
+    """Every geometry with its κ̂, every rule and every attack once on MNIST, Scion on text; without compiling."""
     for experiment in registry.experiments("lmo", "paper"):
-        task = experiment.task()
-        params = jax.eval_shape(task.init, jax.random.key(0))
-        for recipe in experiment.methods.values():
-            server = recipe.build(0.1, agg.median()).server
-            step, _ = jax.eval_shape(lambda v, server=server: server.update(v, server.init(v), v), params)
-            assert jax.tree.map(jnp.shape, step) == jax.tree.map(jnp.shape, params)
         assert experiment.tuning.seeds is not None
         assert set(experiment.tuning.seeds) < set(experiment.seeds)
+        task, axes = experiment.task(), {"learning_rate": jnp.float32(0.1), "seed": jnp.uint32(0)}
+        names = [*itertools.zip_longest(experiment.methods, experiment.attacks, experiment.aggregators)]
+        names = names if experiment.variant == "mnist" else names[-1:]  # the GPT takes seconds
+        first = next(iter(experiment.methods)), next(iter(experiment.attacks)), next(iter(experiment.aggregators))
+        for given in names:
+            method, *case = (one or other for one, other in zip(given, first, strict=True))
+            run = lane(experiment, task, method)
+            result = jax.eval_shape(lambda axes, run=run, case=case: run(case=tuple(case), **axes), axes)
+            assert {experiment.metric.name, experiment.tuning.by, "kappa"} <= set(result.evals)
+
+
+def test_who_chooses_cannot_be_all(tmp_path):
+    whole, _ = registry.experiments("lmo", "paper")
+    with pytest.raises(ValueError, match="num_seeds = 1 are all needed to choose"):
+        reproduce(reduced(whole, num_seeds=1), tmp_path)
 
 
 def test_the_page_says_what_was_run(tmp_path):
     """A small stand-in with the study's methods, on the quartic."""
     whole, _ = registry.experiments("lmo", "paper")
-    part = reduced(whole, methods=("Euclidean", "sign"), attacks=("none", "ALIE"), aggregators=("mean",))
+    part = reduced(whole, methods=("Euclidean", "sign"), attacks=("ALIE",), aggregators=("mean",))
     part = dataclasses.replace(
         reduced(part, learning_rates=(0.01, 0.1), num_seeds=3, num_rounds=100),
         task=lambda: tasks.quartic(20, 3),
@@ -85,6 +95,13 @@ def test_the_page_says_what_was_run(tmp_path):
     mean = float(cell.objective.isel(eval=-1).sel(seed=rest, learning_rate=rate).mean())
     assert rows[0].split("|")[3].split("±")[0].strip() == f"{mean:.3f}"
     assert rows[1].split("|")[3].split()[0] == f"{rate:g}"
+    more = dataclasses.replace(part, methods={"sign": part.methods["sign"]._replace(learning_rates=(0.03,))})
+    grown = reproduce(more, tmp_path, progress=False, batch_size=1).sel(optimizer="sign", case="ALIE / mean")
+    report(tmp_path, tmp_path / "grown")
+    best = float(grown.objective.isel(eval=-1).sel(seed=first).idxmin("learning_rate"))
+    assert grown.tried.sel(learning_rate=best).all()  # chosen among all that the store holds, and run there
+    assert "seeds, " not in (tmp_path / "grown" / "lmo.md").read_text()
+    text = (tmp_path / "grown" / "lmo.md").read_text()
     done = CliRunner().invoke(app, ["report", str(tmp_path), "--out", str(tmp_path / "again")])
     assert done.exit_code == 0, done.output
     assert (tmp_path / "again" / "lmo.md").read_text() == text

@@ -16,6 +16,7 @@ def kappa_of(step: optax.GradientTransformation, every: int) -> Record:
 
     ``κ̂ = ‖v − v̄_G‖_* / ((1/G) Σ_{i ∈ G} ‖v_i − v̄_G‖_*)``, v the aggregate. What an aggregate is off by costs a step of
     the unit ball at most ``2 ‖v − v̄_G‖_*`` of its descent, so that this is the κ which a proof in that norm would need.
+    NaN where all honest workers sent the same.
 
     Args:
       step: the exact LMO, a link without state such as `byzjax.transforms.scale_by_lmo`; ``‖v‖_* = ⟨v, step(v)⟩``.

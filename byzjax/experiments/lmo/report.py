@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,8 +63,14 @@ def section(whole: xarray.Dataset, part: xarray.Dataset, image: str) -> str:
     metric = Metric(**config["metric"])
     steps = [str(label) for label in part["optimizer"].values]
     seeds, rounds = part.sizes["seed"], config["num_rounds"]
-    last = (part[metric.name] * metric.factor).isel(eval=-1).where(~part["diverged"])
+    last, kappa = _last(part, metric), part["kappa"].where(part["tried"] & ~part["diverged"])
     heads = ["rule", "attack", *steps]
+
+    def result(at: dict[str, int]) -> str:
+        ran = part["tried"].isel(at).values
+        fewer = "" if ran.all() or not ran.any() else f", {count(int(ran.sum()), 'seed')}"
+        return spread(last.isel(at).values[ran], metric.digits) + fewer
+
     return "\n".join(
         [
             f"## {PARTS[config['variant']]}\n",
@@ -72,12 +79,12 @@ def section(whole: xarray.Dataset, part: xarray.Dataset, image: str) -> str:
             f"standard deviation over {count(seeds, 'seed')}; rates chosen on `{config['tuning']['by']}` with another "
             f"seed, anew for every cell, among {_rates(whole)}.\n",
             f"![{metric.title} of every step, rule and attack]({image})\n",
-            grid(heads, _rows(part, lambda at: spread(last.isel(at).values, metric.digits))),
+            grid(heads, _rows(part, result)),
             "The chosen γ₀; ↓ and ↑ at an end of the grid.\n",
             grid(heads, _rows(part, lambda at: _rate(part.isel(at)))),
             "κ̂ of Definition 1 in the dual norm of the step, mean over the evaluations of all seeds: how far the "
             "aggregate is from the honest mean, in units of the honest workers' mean distance from it.\n",
-            grid(heads, _rows(part, lambda at: number(float(part["kappa"].isel(at).mean()), 3))),
+            grid(heads, _rows(part, lambda at: number(float(kappa.isel(at).mean()), 3))),
             *(f"- {note}" for note in config["notes"]),
             "",
         ]
@@ -87,25 +94,31 @@ def section(whole: xarray.Dataset, part: xarray.Dataset, image: str) -> str:
 def figure(part: xarray.Dataset) -> Figure:
     """A panel for each rule: attacks across, a mark for each step."""
     metric = Metric(**results.config_of(part)["metric"])
-    values = (part[metric.name] * metric.factor).isel(eval=-1).where(~part["diverged"])
+    values = _last(part, metric)
     attacks, rules = (list(dict.fromkeys(map(str, part[name].values))) for name in ("attack", "aggregator"))
     drawn, axes = plotting.new_figure(
         2 if len(rules) > 2 else 1, min(len(rules), 2), width=10.0, height=7.0 if len(rules) > 2 else 4.2, sharey=True
     )
     steps = [str(label) for label in part["optimizer"].values]
+    any_lost = False
     for ax, rule in zip(axes.flat, rules, strict=False):
         for place, step in enumerate(steps):
-            x, middle, half = [], [], []
+            x, middle, half, lost = [], [], [], []
             for k, attack in enumerate(attacks):
                 at = {"optimizer": place, "case": _case(part, attack, rule)}
                 if at["case"] is None:
                     continue
-                cell = values.isel(at).values
+                cell = values.isel(at).values[part["tried"].isel(at).values]
+                kept = cell[np.isfinite(cell)]
                 x.append(k + 0.12 * (place - (len(steps) - 1) / 2))
-                middle.append(np.nanmean(cell) if np.isfinite(cell).any() else np.nan)
-                half.append(np.nanstd(cell) if np.isfinite(cell).any() else np.nan)
+                middle.append(kept.mean() if kept.size else np.nan)
+                half.append(kept.std() if kept.size else np.nan)
+                lost.append(kept.size < cell.size)
             color = _COLORS[place % len(_COLORS)]
             ax.errorbar(x, middle, half, fmt="o", color=color, label=step, capsize=2, markersize=5)
+            for at, value in itertools.compress(zip(x, middle, strict=True), lost):
+                ax.annotate("×", (at, value if np.isfinite(value) else 0.02), color=color, xycoords=_across(ax, value))
+                any_lost = True
         ax.set_xticks(range(len(attacks)), ["no attack" if name == "none" else name for name in attacks])
         ax.set_title("plain mean" if rule == MEAN else rule)
         if metric.best == "min":
@@ -113,8 +126,19 @@ def figure(part: xarray.Dataset) -> Figure:
     for row in axes:
         row[0].set_ylabel(metric.title)
     set_title(drawn, f"Server steps: {PARTS[results.config_of(part)['variant']]}")
-    small_print(drawn, [f"Mean ± standard deviation over {count(part.sizes['seed'], 'seed')}."], axes[0, 0])
+    over = f"Mean ± standard deviation over {count(part.sizes['seed'], 'seed')}."
+    small_print(drawn, [over, "×: a run diverged, and is left out." if any_lost else ""], axes[0, 0])
     return drawn
+
+
+def _last(part: xarray.Dataset, metric: Metric) -> xarray.DataArray:
+    """What a table prints, NaN where a run diverged."""
+    return (part[metric.name] * metric.factor).isel(eval=-1).where(~part["diverged"])
+
+
+def _across(ax: Any, value: float) -> Any:
+    """Coordinates of data, or the bottom of the panel where there is no value."""
+    return "data" if np.isfinite(value) else ax.get_xaxis_transform()
 
 
 def _rows(part: xarray.Dataset, cell: Any) -> list[list[str]]:
