@@ -12,7 +12,16 @@ import byzjax
 from byzjax import aggregators as agg
 from byzjax import attacks, methods, tasks
 from byzjax.cli.app import app
+from byzjax.programs.compiled import quick_options
 from byzjax.sweeps import executor
+
+# Programs.
+
+
+def compiled_as_runs_are(function):
+    """`jax.jit` with the options of `byzjax.run` and `byzjax.sweep`: other options may round otherwise."""
+    return jax.jit(function, compiler_options=quick_options())
+
 
 # Rules.
 

@@ -1,7 +1,6 @@
 """Algorithm 1, step by step, against float64 NumPy; and the three doors to it agree bit for bit."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +11,9 @@ import pytest
 import byzjax
 from byzjax import aggregators as agg
 from byzjax import attacks, methods, tasks, transforms
-from byzjax.programs.compiled import quick_options
 from byzjax.rng import round_keys
 from byzjax.testing import REFERENCES
+from tests.helpers import compiled_as_runs_are
 
 N, B, ROUNDS = 10, 2, 60
 BYZANTINE = np.arange(N) >= N - B
@@ -135,7 +134,7 @@ def test_optax_chain_method_and_simulate_agree_bit_for_bit(task):
         optax.scale_by_learning_rate(methods.sqrt_decay(0.1)),
     )
 
-    @functools.partial(jax.jit, compiler_options=quick_options())  # as runs are compiled
+    @compiled_as_runs_are
     def step(task, params, opt_state, t):
         keys = round_keys(KEY, t)
         batch = task.sample(task.data, keys.data)
@@ -149,9 +148,7 @@ def test_optax_chain_method_and_simulate_agree_bit_for_bit(task):
         transforms.robust_aggregate(method.aggregator),
         method.server,
     )
-    begin = jax.jit(
-        lambda task: byzjax.init_state(task, method, attack, key=KEY).params, compiler_options=quick_options()
-    )
+    begin = compiled_as_runs_are(lambda task: byzjax.init_state(task, method, attack, key=KEY).params)
     params = begin(task)
     opt_state = chained.init(params)
     for t in range(rounds):

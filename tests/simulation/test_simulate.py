@@ -14,6 +14,7 @@ from byzjax import aggregators as agg
 from byzjax import attacks, methods, metrics, tasks
 from byzjax.aggregators._chain import _aggregate
 from byzjax.simulation.run import _chunk, _init_state
+from tests.helpers import compiled_as_runs_are
 
 N, B = 10, 2
 MASK = jnp.arange(N) >= N - B
@@ -60,7 +61,8 @@ def test_how_often_one_looks_changes_nothing(eval_every):
 
 @pytest.mark.parametrize("eval_every", [0, 7])
 def test_run_gives_what_simulate_gives(eval_every):
-    pure = jax.jit(lambda task, key: go(byzjax.simulate, task=task, key=key, eval_every=eval_every))(TASK, KEY)
+    pure = compiled_as_runs_are(lambda task, key: go(byzjax.simulate, task=task, key=key, eval_every=eval_every))
+    pure = pure(TASK, KEY)
     assert_same_bits(pure, go(eval_every=eval_every))
 
 
@@ -76,7 +78,8 @@ def test_mnist_is_deterministic_and_independent_of_evaluations():
 def test_going_on_from_a_state_is_the_same_run():
     attack = attacks.ipm(2.0)
     half = go(num_rounds=10, attack=attack)
-    rest = jax.jit(lambda s: go(byzjax.simulate, num_rounds=14, attack=attack, key=None, state=s))(half.state)
+    rest = compiled_as_runs_are(lambda s: go(byzjax.simulate, num_rounds=14, attack=attack, key=None, state=s))
+    rest = rest(half.state)
     assert_same_bits(rest.state, go(num_rounds=24, attack=attack).state)
 
 

@@ -13,13 +13,13 @@ from byzjax import aggregators as agg
 from byzjax import attacks, methods, results, tasks
 from byzjax.selection import EdgeWarning
 from byzjax.sweeps import batch_size
-from tests.helpers import QUARTIC_GRID, chunks_in, quartic, sweep
+from tests.helpers import QUARTIC_GRID, chunks_in, compiled_as_runs_are, quartic, sweep
 
 # The numbers.
 
 
 def test_lanes_are_single_runs(swept):
-    single = jax.jit(quartic)
+    single = compiled_as_runs_are(quartic)
     for seed, rate, beta in itertools.product(*QUARTIC_GRID.values()):
         result = single(jnp.uint32(seed), jnp.float32(rate), jnp.float32(beta))
         lane = swept.sel(seed=seed, learning_rate=rate, beta=beta)
