@@ -10,6 +10,7 @@ import numpy as np
 
 from byzjax import plotting, results
 from byzjax.experiments.experiment import MEAN, Metric
+from byzjax.experiments.lmo.experiment import STEPS
 from byzjax.experiments.rate_choice import chosen
 from byzjax.experiments.text import count, grid, number, spread
 from byzjax.plotting.style import set_title, small_print
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PARTS = {"mnist": "MNIST", "shakespeare": "Small GPT"}
-_COLORS = ("#222222", "#d55e00", "#9ecae1", "#3182bd", "#08306b", "#009e73")
+_COLORS = dict(zip(STEPS, ("#222222", "#d55e00", "#9ecae1", "#3182bd", "#08306b", "#009e73"), strict=True))
 _EDGES = {"low": "↓", "high": "↑", "": ""}
 
 
@@ -114,7 +115,7 @@ def figure(part: xarray.Dataset) -> Figure:
                 middle.append(kept.mean() if kept.size else np.nan)
                 half.append(kept.std() if kept.size else np.nan)
                 lost.append(kept.size < cell.size)
-            color = _COLORS[place % len(_COLORS)]
+            color = _COLORS[step]
             ax.errorbar(x, middle, half, fmt="o", color=color, label=step, capsize=2, markersize=5)
             for at, value in itertools.compress(zip(x, middle, strict=True), lost):
                 ax.annotate("×", (at, value if np.isfinite(value) else 0.02), color=color, xycoords=_across(ax, value))
