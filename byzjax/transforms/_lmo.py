@@ -163,10 +163,10 @@ def scale_by_lmo(
       dimension_numbers: which axes are inputs and outputs, for leaves of more than two axes: a tree of
         `optax.contrib.MuonDimensionNumbers`, with None for vectors, or a function of the parameters; ``"flax"`` for
         `flax_matrices`. Axes that are neither count different matrices, each by itself.
-      method: of spectral norms. ``"svd"`` is exact, and leaves out directions of ``σ ≤ ε max(m, n) σ₁``, which would be
-        arbitrary: units that get no gradient stay. ``"polar"``, by `jax.scipy.linalg.polar`, is exact but for such
-        directions, in which it may move by up to 1; only rows and columns of zeros stay. ``"newton_schulz"`` is what
-        Muon does.
+      method: of spectral norms. ``"svd"`` is exact, and leaves out directions of ``σ ≤ 4 ε σ₁``, which would be
+        arbitrary. ``"polar"``, by `jax.scipy.linalg.polar`, is exact but for such directions, in which it may move by
+        up to 1; JAX does not run it inside of `jax.shard_map`. Under both, units that get no gradient, rows and columns
+        of zeros, stay. ``"newton_schulz"`` is what Muon does.
       coefficients: of Newton–Schulz, in multiplications alone. ``"classic"``, Muon's five steps, leaves singular values
         of a Gaussian 64 × 128 matrix between 0.68 and 1.13: ``⟨v, u⟩`` is 0.853 of the maximum, and ‖u‖ more than the
         radius. ``"dion"``, five steps, between 0.97 and 1.04, 0.996 of it. ``"polar_express"``, eight, makes all

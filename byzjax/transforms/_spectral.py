@@ -18,6 +18,8 @@ Coefficients = Literal["classic", "dion", "polar_express"] | Sequence[float] | S
 
 Triple = tuple[float, float, float]
 
+_ROUNDING = 4  # ε, of the largest singular value
+
 _POLAR_EXPRESS = (
     (8.28721201814563, -23.595886519098837, 17.300387312530933),
     (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
@@ -100,23 +102,26 @@ def orthogonal(x: jax.Array, how: Orthogonalisation) -> jax.Array:
 def _by_svd(x: jax.Array, how: Orthogonalisation) -> jax.Array:
     del how
     u, values, vt = jax.vmap(eigen.svd)(x)
-    # Of singular values that are zero but for rounding, vectors are arbitrary.
-    rounding = max(x.shape[1:]) * float(jnp.finfo(x.dtype).eps)
-    kept = values > rounding * values[:, :1]
-    return (u * kept[:, None, :].astype(u.dtype)) @ vt
+    # Vectors of less than that are arbitrary. A bound for all matrices would grow with their size, and leave out
+    # directions that singular vectors tell well.
+    kept = values > _ROUNDING * float(jnp.finfo(x.dtype).eps) * values[:, :1]
+    return _without_dead_units((u * kept[:, None, :].astype(u.dtype)) @ vt, x)
 
 
 def _by_polar(x: jax.Array, how: Orthogonalisation) -> jax.Array:
     del how
     wide = x.shape[1] < x.shape[2]
     tall = x.transpose(0, 2, 1) if wide else x
-    rows, columns = (jnp.abs(tall).max(axis, keepdims=True) > 0 for axis in (2, 1))
     # It divides by the norm; of a matrix of zeros any other will do.
-    safe = jnp.where(rows.any(1, keepdims=True), tall, jnp.eye(*tall.shape[1:], dtype=x.dtype)[None])
-    factor = jax.vmap(eigen.polar_factor)(safe)
-    # A dead unit stays: UVᵀ is 0 in rows and columns of zeros, which an iteration fills with rounding.
-    factor = jnp.where(rows & columns, factor, 0.0)
+    safe = jnp.where((tall != 0).any((1, 2), keepdims=True), tall, jnp.eye(*tall.shape[1:], dtype=x.dtype)[None])
+    factor = _without_dead_units(jax.vmap(eigen.polar_factor)(safe), tall)
     return factor.transpose(0, 2, 1) if wide else factor
+
+
+def _without_dead_units(factor: jax.Array, x: jax.Array) -> jax.Array:
+    """``U Vᵀ`` is 0 in rows and columns of zeros, which rounding fills."""
+    rows, columns = ((x != 0).any(axis, keepdims=True) for axis in (2, 1))
+    return jnp.where(rows & columns, factor, 0.0)
 
 
 def _by_newton_schulz(x: jax.Array, how: Orthogonalisation) -> jax.Array:

@@ -267,6 +267,20 @@ def test_units_without_gradient_stay():
         np.testing.assert_allclose(u, step("spectral", v), atol=2e-5)
 
 
+def test_small_singular_values_of_a_tall_matrix_count():
+    """A bound on rounding that grew with the size, max(m, n) ε σ₁, would leave out all directions but one."""
+    rng, shape = np.random.default_rng(0), (4096, 16)
+    values = np.r_[1.0, np.full(15, 0.9 * max(shape) * 2.0**-23)]
+    left, right = np.linalg.qr(rng.normal(size=shape))[0], np.linalg.qr(rng.normal(size=(16, 16)))[0]
+    v = jnp.asarray(left * values @ right, jnp.float32).at[:, 3].set(0).at[7].set(0)
+    exact = np.asarray(v, np.float64)
+    u = np.asarray(step("spectral", v), np.float64)
+    np.testing.assert_allclose((exact * u).sum(), np.linalg.svd(exact, compute_uv=False).sum(), rtol=1e-5)
+    assert np.linalg.norm(u, 2) <= 1 + 1e-5
+    assert not u[:, 3].any()
+    assert not u[7].any()
+
+
 # Which leaves are matrices
 
 
