@@ -8,6 +8,7 @@ import ml_dtypes
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 from byzjax import transforms
 from byzjax.tasks import models
@@ -319,6 +320,37 @@ def test_kernels_of_convolutions_and_heads():
     )
 
 
+NAMED = {
+    "attention": {
+        **{name: {"kernel": np.zeros((6, 2, 3)), "bias": np.zeros((2, 3))} for name in ("query", "key", "value")},
+        "out": {"kernel": np.zeros((2, 3, 6)), "bias": np.zeros(6)},
+    },
+    "conv": {"kernel": np.zeros((3, 4, 5)), "bias": np.zeros(5)},
+    "embed": {"embedding": np.zeros((7, 6))},
+    "head": {"kernel": np.zeros((6, 7)), "bias": np.zeros(7)},
+}
+
+
+def is_axes(one):
+    return one is None or isinstance(one, AXES)
+
+
+def test_a_state_of_nnx_is_named_as_its_dict():
+    """Paths of its leaves end in the attribute "value", which is also a part of attention."""
+    state = nnx.State(jax.tree.map(nnx.Param, NAMED))
+    assert jax.tree.structure(transforms.flax_layers(state)) == jax.tree.structure(state)
+    for rule in (transforms.flax_matrices, transforms.flax_layers):
+        given, wanted = (jax.tree.leaves(rule(tree), is_leaf=is_axes) for tree in (state, NAMED))
+        assert given == wanted
+    axes = transforms.flax_matrices(NAMED)
+    assert axes["attention"]["value"]["kernel"] == AXES((0,), (1, 2))
+    assert axes["conv"]["kernel"] == AXES((0, 1), (2,))
+    labels = transforms.flax_layers(NAMED)
+    assert labels["embed"] == {"embedding": "embedding"}
+    assert [labels[name]["kernel"] for name in ("conv", "head")] == ["conv", "last"]
+    assert labels["attention"]["value"] == {"kernel": "hidden", "bias": "bias"}
+
+
 MODELS = {"mlp": models.mlp, "cnn": models.cnn, "gpt": lambda: gpt(1, 8, 2, block_size=4, vocab_size=5)}
 LABELS = {
     "mlp": {"dense0": "first", "dense1": "hidden", "dense2": "last"},
@@ -330,10 +362,11 @@ LABELS = {
 @pytest.mark.parametrize("name", MODELS)
 def test_the_models_of_the_package(name):
     params = jax.eval_shape(MODELS[name]().init, jax.random.key(0))
-    axes = jax.tree.leaves(transforms.flax_matrices(params), is_leaf=lambda one: one is None or isinstance(one, AXES))
+    axes = jax.tree.leaves(transforms.flax_matrices(params), is_leaf=is_axes)
     for one, leaf in zip(axes, jax.tree.leaves(params), strict=True):
         assert (one is None) == (leaf.ndim < 2)
     labels = transforms.flax_layers(params)
+    assert transforms.flax_layers({"params": params}) == {"params": labels}  # as linen has them
     for layer, label in LABELS[name].items():
         assert labels[layer].get("kernel", labels[layer].get("embedding")) == label
         assert labels[layer].get("bias", "bias") == "bias"
@@ -342,6 +375,8 @@ def test_the_models_of_the_package(name):
                                                  ("output", "project")}  # fmt: skip
         untied = transforms.flax_layers({**params, "head": params["block0"]["widen"]})
         assert (untied["token"]["embedding"], untied["head"]["kernel"]) == ("embedding", "last")
+        wrapped = {"params": {"composed": {**params, "head": params["block0"]["widen"]}}}
+        assert transforms.flax_layers(wrapped) == {"params": {"composed": untied}}
 
 
 # Scion
