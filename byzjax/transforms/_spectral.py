@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -57,19 +57,29 @@ class Orthogonalisation(NamedTuple):
     coefficients: tuple[Triple, ...] = COEFFICIENTS["classic"]
 
 
-def orthogonalisation(method: str, coefficients: Coefficients, steps: int | None, where: str) -> Orthogonalisation:
+def orthogonalisation(
+    method: str, coefficients: Coefficients | None, steps: int | None, where: str
+) -> Orthogonalisation:
     """The same of what a user says.
 
     Args:
       method: a name.
-      coefficients: a name, one triple for all steps, or one for each.
+      coefficients: of Newton and Schulz: a name, one triple for all steps, or one for each; None for the classic ones.
       steps: how many of one triple, 5 by default; of several, each is one step.
       where: the function that got it.
 
     Raises:
-      ValueError: an unknown name, no triples of numbers, or another number of steps than of triples.
+      ValueError: an unknown name, no triples of numbers, another number of steps than of triples, or coefficients or
+        steps of another method, which has none.
     """
     check_choice(method, ("svd", "polar", "newton_schulz"), "method", where)
+    for argument, given in (("coefficients", coefficients), ("steps", steps)):
+        if given is not None and method != "newton_schulz":
+            raise ValueError(
+                f"{where}: {argument} = {shown(given)} is for method='newton_schulz', and method = {method!r} has no "
+                "use for it; leave it out, or pass that method."
+            )
+    coefficients = "classic" if coefficients is None else coefficients
     if isinstance(coefficients, str):
         check_choice(coefficients, tuple(COEFFICIENTS), "coefficients", where)
         several = COEFFICIENTS[coefficients]
@@ -78,18 +88,22 @@ def orthogonalisation(method: str, coefficients: Coefficients, steps: int | None
         fix = "pass 'classic', 'dion', 'polar_express', a triple (a, b, c), or a list of triples."
         check_kind(coefficients, (tuple, list), "coefficients", where, fix=fix)
         repeated = bool(coefficients) and not any(isinstance(one, tuple | list) for one in coefficients)
-        several = (tuple(coefficients),) if repeated else tuple(map(tuple, coefficients))  # type: ignore[arg-type]
-        if not several or any(len(one) != 3 or not all(isinstance(c, int | float) for c in one) for one in several):
+        several: Any = (tuple(coefficients),) if repeated else coefficients
+        if not several or not all(map(_is_triple, several)):
             raise ValueError(f"{where}: coefficients = {coefficients!r} are no triples of numbers; {fix}")
     if steps is not None:
         steps = check_integer(steps, "steps", where, least=1)
     if repeated:
-        several = (5 if steps is None else steps) * several[:1]
+        several = (5 if steps is None else steps) * tuple(several[:1])
     elif steps is not None and steps != len(several):
         raise ValueError(
             f"{where}: steps = {steps}, but coefficients = {shown(coefficients)} are of {len(several)} steps; omit it."
         )
-    return Orthogonalisation(method, several)  # type: ignore[arg-type]
+    return Orthogonalisation(method, tuple(map(tuple, several)))  # type: ignore[arg-type]
+
+
+def _is_triple(one: Any) -> bool:
+    return isinstance(one, tuple | list) and len(one) == 3 and all(isinstance(c, int | float) for c in one)
 
 
 def orthogonal(x: jax.Array, how: Orthogonalisation) -> jax.Array:

@@ -442,6 +442,8 @@ def test_sharded_parameters():
             spread = jax.device_put(v, jax.NamedSharding(mesh, jax.P("x", None)))
             u = jax.jit(lambda v: step(norm, v))(spread)  # noqa: B023
             assert jax.typeof(u) == jax.typeof(spread)
+            measured = transforms.dual_norm(norm, spread)
+        np.testing.assert_allclose(measured, transforms.dual_norm(norm, v), rtol=1e-5)
         np.testing.assert_allclose(u, expected, atol=1e-5)
 
 
@@ -480,6 +482,15 @@ def test_links_are_values(link):
 W, B = jnp.ones((2, 3)), {"dense": {"bias": jnp.ones(3)}}
 
 
+def newton_schulz(**options):
+    return step("spectral", W, method="newton_schulz", **options)
+
+
+def scion(**options):
+    tx = transforms.scale_by_scion(**options)
+    return tx.update({"dense0": W, "dense1": W}, tx.init({"dense0": W, "dense1": W}))
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [
@@ -497,22 +508,68 @@ W, B = jnp.ones((2, 3)), {"dense": {"bias": jnp.ones(3)}}
         (lambda: step("spectral", {"a": W}, dimension_numbers={"b": AXES()}), "say nothing of leaf"),
         (lambda: step("spectral", W, dimension_numbers="linen"), "dimension_numbers = 'linen'"),
         (lambda: step("spectral", W, method="qr"), "method = 'qr' must be 'svd'"),
-        (lambda: step("spectral", W, coefficients="polar"), "coefficients = 'polar' must be"),
-        (lambda: step("spectral", W, coefficients=(1.0, 2.0)), "no triples"),
-        (lambda: step("spectral", W, coefficients="dion", steps=6), "steps = 6, but coefficients = 'dion' are of 5"),
-        (lambda: step("spectral", W, steps=0), "steps = 0"),
+        (lambda: newton_schulz(coefficients="polar"), "coefficients = 'polar' must be"),
+        (lambda: newton_schulz(coefficients=(1.0, 2.0)), "no triples"),
+        (lambda: newton_schulz(coefficients=[(1.5, -0.5, 0.0), 2.0]), "no triples"),
+        (lambda: newton_schulz(coefficients="dion", steps=6), "steps = 6, but coefficients = 'dion' are of 5"),
+        (lambda: newton_schulz(steps=0), "steps = 0"),
+        (lambda: step("spectral", W, coefficients="dion"), "coefficients = 'dion' is for method='newton_schulz'"),
+        (lambda: step("scion_conv", W, method="polar", steps=5), "steps = 5 is for method='newton_schulz'.*'polar'"),
+        (
+            lambda: step("nuclear", W, method="polar"),
+            "method = 'polar' is for spectral norms, norm = 'nuclear' is none",
+        ),
         (lambda: step("linf", W.astype(jnp.complex64)), "complex64"),
+        (lambda: step("l2", W.astype(jnp.complex64), per_leaf=True), "'l2' and 'rms' without per_leaf take complex"),
+        (lambda: step("linf", {"a": jnp.arange(3)}), r"scale_by_lmo: leaf \['a'\] is int32; updates must be floating"),
+        (lambda: jax.jit(lambda r: step("l2", W, radius=r))(jnp.ones(3)), r"radius is a traced array of shape \(3,\)"),
         (lambda: transforms.scale_by_scion(radii="cnm"), "radii = 'cnm' is unknown; nearest: cnn"),
         (lambda: transforms.scale_by_scion(radii={"las": 1.0}), "'las' is unknown; nearest: last"),
         (lambda: transforms.scale_by_scion(radii={"last": 0.0}), r"radii\['last'\] = 0.0"),
         (lambda: transforms.scale_by_scion(norms={"last": "sgn"}), r"norms\['last'\] = 'sgn' is unknown"),
         (lambda: transforms.scale_by_scion(layers={"w": "lst"}).init({"w": W}), "'lst' is unknown; nearest: last"),
+        (lambda: scion(radii={"last": 2.0}), "label 'first' has no radius; add it to radii"),
+        (lambda: scion(constrained="no"), "constrained = 'no' must be False or True"),
+        (lambda: scion(steps=5), "scale_by_scion: steps = 5 is for method='newton_schulz'"),
+        (lambda: scion(layers="last", radii={"last": 1.0}, method="polar"), "spectral norms, and no label has one"),
+        (lambda: scion(layers={"dense0": "hidden"}), "layers = .* do not fit leaves .*dense1.*label every leaf"),
         (lambda: transforms.clip_by_global_norm(0.0), "threshold = 0.0"),
     ],
 )
 def test_bad_input_is_named(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+def test_a_traced_number_out_of_range_gives_nan():
+    """Nobody can raise of it."""
+
+    def both(number):
+        links = (
+            transforms.scale_by_lmo("linf", radius=number),
+            transforms.scale_by_lmo("l2", radius=number),
+            transforms.clip_by_global_norm(number),
+            transforms.momentum(number / 2),
+            transforms.scale_by_fedopt("adagrad", tau=number),
+        )
+        return [link.update(W, link.init(W))[0] for link in links]
+
+    for steps in jax.jit(jax.vmap(both))(jnp.array([1.0, -1.0, jnp.nan])):
+        assert jnp.isfinite(steps[0]).all()
+        assert jnp.isnan(steps[1:]).all()
+
+
+def test_numbers_of_python_and_leaves_of_two_precisions():
+    assert float(transforms.dual_norm("l2", [3.0, 4.0])) == 5
+    assert float(transforms.dual_norm("l1", [3.0, -4.0])) == 4
+    assert step("l1", {"a": 3.0, "b": -4.0}) == {"a": 0, "b": -1}
+    with jax.enable_x64(True):
+        tree = {"a": jnp.ones((2, 2), jnp.float64), "b": 3 * jnp.eye(2, dtype=jnp.float32)}
+        for norm in ("l1", "nuclear"):
+            u = step(norm, tree)
+            assert [str(leaf.dtype) for leaf in u.values()] == ["float64", "float32"]
+            assert not u["a"].any()
+            np.testing.assert_allclose((u["b"] * tree["b"]).sum(), transforms.dual_norm(norm, tree), rtol=1e-6)
 
 
 # Clipping
