@@ -78,7 +78,7 @@ def momentum(beta: Numeric | Callable[[jax.Array], Any], *, kind: Momentum = "em
     return _kept(init, update, "ema" if averages else "trace")
 
 
-def _kept(init: Callable[[Params], Any], step: Callable[[Params, Any], Any], field: str) -> Link:
+def _kept(init: Any, step: Any, field: str) -> Link:
     """A link that computes in the wider of two dtypes, and keeps those of its state and of the updates."""
 
     def update(updates: Params, state: Any, params: Params | None = None, **extra):
