@@ -116,8 +116,9 @@ def scale_by_scion(
         if label in lengths
     }
 
+    rule: Any = flax_layers if isinstance(layers, str) and layers == "flax" else _as_tree(layers)
+
     def labelled(params: Params) -> Any:
-        rule: Any = flax_layers if isinstance(layers, str) and layers == "flax" else layers
         labels = rule(params) if callable(rule) else rule
         for label in jax.tree.leaves(labels):
             check_name(label, known, "a label of layers", where)
@@ -143,6 +144,13 @@ def scale_by_scion(
         return steps, state
 
     return Link(parts.init, update)
+
+
+def _as_tree(layers: Any) -> Any:
+    """The same with dicts in place of mappings in which JAX sees no tree."""
+    if isinstance(layers, Mapping) and jax.tree_util.all_leaves([layers]):
+        return {key: _as_tree(one) for key, one in layers.items()}
+    return layers
 
 
 def _lengths(radii: Any, known: Mapping[str, str]) -> dict[str, Any]:

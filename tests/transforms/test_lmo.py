@@ -1,6 +1,7 @@
 """Steps of a norm's length: the linear minimisation oracle, its dual norm, and what Newton–Schulz makes of it."""
 
 import pickle
+import types
 
 import jax
 import jax.numpy as jnp
@@ -415,7 +416,7 @@ def test_scion_by_hand():
 def test_embeddings_of_scion():
     v = jnp.asarray(np.random.default_rng(0).normal(size=(5, 8)), jnp.float32)
     labels = {"token": "embedding", "head": "tied"}
-    tx = transforms.scale_by_scion(layers=labels, radii="char_gpt")
+    tx = transforms.scale_by_scion(layers=types.MappingProxyType(labels), radii="char_gpt")
     u = tx.update({"token": v, "head": v}, tx.init({"token": v, "head": v}))[0]
     np.testing.assert_allclose(np.square(u["token"]).mean(1), 1.0, rtol=1e-5)
     np.testing.assert_allclose(u["head"], 10 * np.sign(v) / 8, rtol=1e-6)
