@@ -40,8 +40,8 @@ def momentum(beta: Numeric | Callable[[jax.Array], Any], *, kind: Momentum = "em
 
     Args:
       beta: β in [0, 1), may be traced, and all is NaN where it is out of range then; or a schedule, a function of the
-        update counted from 0: η_k = 1 − β_k of Algorithm 1. A number gives `optax.ema` without bias correction, and
-        `optax.trace`.
+        update counted from 0, used as it is: η_k = 1 − β_k of Algorithm 1. A number gives `optax.ema` without bias
+        correction, and `optax.trace`.
       kind: ``"ema"``, or ``"heavy_ball"`` for the second formula.
 
     Raises:
@@ -66,7 +66,7 @@ def momentum(beta: Numeric | Callable[[jax.Array], Any], *, kind: Momentum = "em
 
     def update(updates: Params, state: Any):
         count, old = state
-        now = number_or_nan(beta(count), "beta", where, least=0, below=1)
+        now = beta(count)
 
         def mixed(v: jax.Array, g: jax.Array) -> jax.Array:
             b = jnp.asarray(now, v.dtype)
