@@ -171,6 +171,28 @@ def check_number(
         raise ValueError(f"{where}: {argument} = {shown(value)} must be {rule}.")
 
 
+def number_or_nan(value: Any, argument: str, where: str, **allowed: Any) -> Any:
+    """`check_number`; returns the number, and NaN in place of a traced one that is out of range.
+
+    Raises:
+      ValueError: as `check_number`, and for a traced array.
+
+    >>> jax.jit(lambda beta: number_or_nan(beta, "beta", "momentum", least=0, below=1))(jnp.array([0.5, 1.5])[1]).item()
+    nan
+    """
+    check_number(value, argument, where, **allowed)
+    if concrete(value) is not None:
+        return value
+    if jnp.ndim(value):
+        raise ValueError(f"{where}: {argument} is a traced array of shape {jnp.shape(value)}, not one number; vmap it.")
+    valid = jnp.isfinite(value)
+    if "least" in allowed:
+        valid &= value > allowed["least"] if allowed.get("open_below") else value >= allowed["least"]
+    if "below" in allowed:
+        valid &= value < allowed["below"]
+    return value * nan_unless(valid)
+
+
 def check_integer(value: Any, argument: str, where: str, *, least: int) -> int:
     """Reject what is not an integer ≥ ``least``; 8.0 is one, True is not. Returns it as a Python integer."""
     number = concrete(value)

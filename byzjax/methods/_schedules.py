@@ -92,13 +92,13 @@ def doubling(learning_rate: Numeric, first: int = 1) -> Schedule:
       first: K₀, rounds of the first block.
 
     Raises:
-      ValueError: γ₀ not finite or not positive, or K₀ no integer ≥ 1.
+      ValueError: γ₀ not finite or not positive, or K₀ no integer from 1 to 2³¹ − 1.
 
     >>> [round(1 / float(doubling(1.0)(k)) ** (4 / 3)) for k in range(8)]
     [2, 3, 3, 5, 5, 5, 5, 9]
     """
     check_number(learning_rate, "learning_rate", "doubling", least=0, open_below=True)
-    first = check_integer(first, "first", "doubling", least=1)
+    first = _check_first(first, "doubling")
     return Scheduled(lambda count: learning_rate / (_block(count, first)[0] + 1) ** 0.75)
 
 
@@ -111,12 +111,12 @@ def doubling_beta(first: int = 1, *, restart: bool = False) -> Schedule:
       restart: β = 0 in the first round of a block, which begins it with fresh gradients as v⁰.
 
     Raises:
-      ValueError: K₀ no integer ≥ 1.
+      ValueError: K₀ no integer from 1 to 2³¹ − 1.
 
     >>> [round((1 - float(doubling_beta()(k))) ** -2) for k in range(8)]
     [2, 3, 3, 5, 5, 5, 5, 9]
     """
-    first = check_integer(first, "first", "doubling_beta", least=1)
+    first = _check_first(first, "doubling_beta")
     restart = check_choice(restart, (False, True), "restart", "doubling_beta")
 
     def beta(count: Any) -> jax.Array:
@@ -127,11 +127,19 @@ def doubling_beta(first: int = 1, *, restart: bool = False) -> Schedule:
     return Scheduled(beta)
 
 
+def _check_first(first: Any, where: str) -> int:
+    first = check_integer(first, "first", where, least=1)
+    if first >= 2**31:
+        raise ValueError(f"{where}: first = {first} is more rounds than are counted, 2³¹ − 1; use fixed_horizon.")
+    return first
+
+
 def _block(count: Any, first: int) -> tuple[jax.Array, jax.Array]:
     """How many rounds the block of a round has, and whether it begins there: blocks end before K₀(2^j − 1)."""
     count = jnp.asarray(count, jnp.int32)
     power = jnp.left_shift(1, 31 - jax.lax.clz(count // first + 1))
-    return (first * power).astype(jnp.result_type(float)), count == first * (power - 1)
+    wide = jnp.result_type(float)
+    return jnp.asarray(first, wide) * power.astype(wide), count == first * (power - 1)
 
 
 def schedule(learning_rate: Numeric | Schedule, decay: bool, where: str) -> optax.ScalarOrSchedule:

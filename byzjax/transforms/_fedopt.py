@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from byzjax.checks import check_choice, check_number
-from byzjax.transforms._link import Link
+from byzjax.checks import check_choice, number_or_nan
+from byzjax.transforms._accumulating import widened
+from byzjax.transforms._link import Link, floating
 from byzjax.types import Numeric, Params
 from byzjax.values import value
 
@@ -21,8 +22,8 @@ class FedOptState(NamedTuple):
     """Averages of aggregates and of their squares."""
 
     count: jax.Array  # i32[]
-    mu: Params  # leaves [*p], m
-    nu: Params  # leaves [*p], s
+    mu: Params  # leaves [*p], m; of float32 at least
+    nu: Params  # leaves [*p], s; likewise
 
 
 @value
@@ -47,18 +48,20 @@ def scale_by_fedopt(
 
     optax differs, so that these are no links of it: `optax.scale_by_adam` corrects the bias of both, starts from s = 0,
     and has 10⁻⁸ for τ; `optax.scale_by_yogi` does so too, from 10⁻⁶ in m as well; `optax.scale_by_rss` has no m, starts
-    from 0.1, and its ε is inside the root. Flower starts from s = 0.
+    from 0.1, and its ε is inside the root. Flower starts from s = 0. Moments of 16 bits, which would stall, are kept in
+    float32; what is given has the updates' dtypes.
 
     Args:
       second_moment: one of the three.
-      beta_1: β₁ in [0, 1), may be traced, as all numbers. The paper takes 0.9, and 0 for FedAdagrad.
+      beta_1: β₁ in [0, 1), may be traced, as all numbers; all is NaN where one is out of its range then. The paper
+        takes 0.9, and 0 for FedAdagrad.
       beta_2: β₂ in [0, 1); FedAdagrad has none. The paper's 0.99.
       tau: τ > 0, how little adaptive it is. The paper's 10⁻³.
       initial: of s, at least τ² in the paper; τ² by default.
       bias_correction: divide m by 1 − β₁ᵏ and, but for adagrad, s by 1 − β₂ᵏ. From ``initial=0.0`` adam is then Adam.
 
     Raises:
-      ValueError: an unknown second moment, or a number out of its range.
+      ValueError: an unknown second moment, a number out of its range, or leaves of integers.
 
     Reddi, Charles, Zaheer, Garrett, Rush, Konečný, Kumar, McMahan, Adaptive federated optimization, ICLR 2021.
 
@@ -68,39 +71,41 @@ def scale_by_fedopt(
     """
     where = "scale_by_fedopt"
     check_choice(second_moment, typing.get_args(SecondMoment), "second_moment", where)
-    check_number(beta_1, "beta_1", where, least=0, below=1)
-    check_number(beta_2, "beta_2", where, least=0, below=1)
-    check_number(tau, "tau", where, least=0, open_below=True)
+    b_1 = number_or_nan(beta_1, "beta_1", where, least=0, below=1)
+    b_2 = number_or_nan(beta_2, "beta_2", where, least=0, below=1)
+    little = number_or_nan(tau, "tau", where, least=0, open_below=True)
     check_choice(bias_correction, (False, True), "bias_correction", where)
-    if initial is not None:
-        check_number(initial, "initial", where, least=0)
+    start = little * little if initial is None else number_or_nan(initial, "initial", where, least=0)
 
     def init(params: Params) -> FedOptState:
-        start = tau * tau if initial is None else initial
-        full = jax.tree.map(lambda x: jnp.zeros_like(x) + jnp.asarray(start, x.dtype), params)
-        return FedOptState(jnp.zeros((), jnp.int32), optax.tree.zeros_like(params), full)
+        zeros = optax.tree.zeros_like(widened(params))
+        full = jax.tree.map(lambda x: x + jnp.asarray(start, x.dtype), zeros)
+        return FedOptState(jnp.zeros((), jnp.int32), zeros, full)
 
     def second(v: jax.Array, s: jax.Array) -> jax.Array:
-        square, b = jnp.square(v), jnp.asarray(beta_2, s.dtype)
+        square, b = jnp.square(v), jnp.asarray(b_2, s.dtype)
         if second_moment == "adagrad":
             return s + square
         return b * s + (1 - b) * square if second_moment == "adam" else s - (1 - b) * jnp.sign(s - square) * square
 
     def update(updates: Params, state: FedOptState, params: Params | None = None, **extra):
         del params, extra
+        updates = floating(updates, where)
+        given = jax.tree.map(lambda v, m: v.astype(m.dtype), updates, state.mu)
         count = jnp.asarray(optax.safe_increment(state.count))
         mu = jax.tree.map(
-            lambda v, m: jnp.asarray(beta_1, m.dtype) * m + (1 - jnp.asarray(beta_1, m.dtype)) * v, updates, state.mu
+            lambda v, m: jnp.asarray(b_1, m.dtype) * m + (1 - jnp.asarray(b_1, m.dtype)) * v, given, state.mu
         )
-        nu = jax.tree.map(second, updates, state.nu)
+        nu = jax.tree.map(second, given, state.nu)
 
         def step(m: jax.Array, s: jax.Array) -> jax.Array:
             if bias_correction:
                 k = count.astype(m.dtype)
-                m = m / (1 - jnp.asarray(beta_1, m.dtype) ** k)
-                s = s if second_moment == "adagrad" else s / (1 - jnp.asarray(beta_2, m.dtype) ** k)
-            return m / (jnp.sqrt(s) + jnp.asarray(tau, m.dtype))
+                m = m / (1 - jnp.asarray(b_1, m.dtype) ** k)
+                s = s if second_moment == "adagrad" else s / (1 - jnp.asarray(b_2, m.dtype) ** k)
+            return m / (jnp.sqrt(s) + jnp.asarray(little, m.dtype))
 
-        return jax.tree.map(step, mu, nu), FedOptState(count, mu, nu)
+        steps = jax.tree.map(lambda m, s, v: step(m, s).astype(v.dtype), mu, nu, updates)
+        return steps, FedOptState(count, mu, nu)
 
     return Link(init, update)  # type: ignore[arg-type]

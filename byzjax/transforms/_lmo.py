@@ -10,7 +10,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from byzjax.checks import check_choice, check_number, nan_unless, shown
+from byzjax.checks import check_choice, nan_unless, number_or_nan, shown
+from byzjax.stacked.explicit_axes import on_auto_axes
 from byzjax.transforms._link import Link, stateless
 from byzjax.transforms._matrices import DimensionNumbers, Layout, layouts
 from byzjax.transforms._normalize import global_norm, normalized, power_of_two
@@ -119,7 +120,7 @@ def scale_by_lmo(
     vectors: str | None = None,
     dimension_numbers: DimensionNumbers = None,
     method: Method = "svd",
-    coefficients: Coefficients = "classic",
+    coefficients: Coefficients | None = None,
     steps: int | None = None,
 ) -> Link:
     """An optax link: the longest step that a norm allows, as far up the aggregate as it gets.
@@ -151,31 +152,34 @@ def scale_by_lmo(
     ``sign(W)/d_out``, for an embedding ``[vocabulary, width]`` that is the head as well. ``muon_rms``: 0.2
     √max(d_in, d_out), which makes steps as long as Adam's.
 
-    Exactly 0 at v = 0, NaN where v is not finite, and squares neither over- nor underflow. 16-bit leaves are computed
-    in float32 and rounded once.
+    Exactly 0 at v = 0, and squares neither over- nor underflow. 16-bit leaves are computed in float32 and rounded once.
+    A leaf that is not finite becomes NaN, under l1 and nuclear with all others; under l2 and rms, where ``per_leaf`` is
+    false, a NaN makes all of u NaN, and ±∞ that entry, and 0 of the others.
 
     Args:
       norm: one of the names above.
-      radius: > 0, may be traced.
+      radius: > 0, may be traced; u is NaN where it is traced and ≤ 0.
       per_leaf: every leaf moves by itself, ``‖x‖ = max over leaves``; linf, spectral and Scion's do in any case.
       vectors: the vector norm of leaves that are no matrices, for matrix norms. A bias is then one more block; ``"l2"``
         is what both spectral and nuclear are of a matrix with one column.
       dimension_numbers: which axes are inputs and outputs, for leaves of more than two axes: a tree of
         `optax.contrib.MuonDimensionNumbers`, with None for vectors, or a function of the parameters; ``"flax"`` for
         `flax_matrices`. Axes that are neither count different matrices, each by itself.
-      method: of spectral norms. ``"svd"`` is exact, and leaves out directions of ``σ ≤ ε max(m, n) σ₁``, which would be
-        arbitrary: units that get no gradient stay. ``"polar"``, by `jax.scipy.linalg.polar`, is exact but for such
-        directions, in which it may move by up to 1; only rows and columns of zeros stay. ``"newton_schulz"`` is what
-        Muon does.
-      coefficients: of Newton–Schulz, in multiplications alone. ``"classic"``, Muon's five steps, leaves singular values
-        of a Gaussian 64 × 128 matrix between 0.68 and 1.13: ``⟨v, u⟩`` is 0.853 of the maximum, and ‖u‖ more than the
-        radius. ``"dion"``, five steps, between 0.97 and 1.04, 0.996 of it. ``"polar_express"``, eight, makes all
-        ``σ ≥ ‖v‖_F/1000`` 1 to rounding, and smaller ones at most 1: that is the LMO. Or a triple, or a list.
+      method: of spectral norms. ``"svd"`` is exact, and leaves out directions of ``σ ≤ 4 ε σ₁``, which would be
+        arbitrary. ``"polar"``, by `jax.scipy.linalg.polar`, is exact but for such directions, in which it may move by
+        up to 1; JAX does not run it inside of `jax.shard_map`. Under both, units that get no gradient, rows and columns
+        of zeros, stay. ``"newton_schulz"`` is what Muon does.
+      coefficients: of Newton–Schulz, in multiplications alone. ``"classic"``, Muon's five steps and the default, leaves
+        singular values of a Gaussian 64 × 128 matrix between 0.68 and 1.13: ``⟨v, u⟩`` is 0.853 of the maximum, and ‖u‖
+        more than the radius. ``"dion"``, five steps, between 0.97 and 1.04, 0.996 of it. ``"polar_express"``, eight,
+        makes all ``σ ≥ ‖v‖_F/1000`` 1 to rounding, and smaller ones at most 1: that is the LMO. Or a triple, or a list.
       steps: of Newton–Schulz with one triple or the classic one; 5 by default.
 
     Raises:
       ValueError: an unknown norm, method or coefficients; radius ≤ 0; a leaf that is no matrix without ``vectors``, or
-        has more than two axes without ``dimension_numbers``; ``vectors`` for a vector norm.
+        has more than two axes without ``dimension_numbers``; leaves of integers, or complex ones but under l2 and rms;
+        what would have no effect: ``vectors`` for a vector norm, ``method`` for a norm that is not spectral,
+        ``coefficients`` or ``steps`` without ``method="newton_schulz"``.
 
     Muon: Jordan et al., 2024. Norms of layers: Pethick, Xie, Antonakopoulos, Zhu, Silveti-Falls, Cevher, Training deep
     learning models with norm-constrained LMOs, ICML 2025, and their code.
@@ -184,10 +188,13 @@ def scale_by_lmo(
     >>> tx.update(jnp.array([[3.0, 0.0], [0.0, -1e-9]]), tx.init(jnp.zeros((2, 2))))[0].tolist()
     [[1.0, 0.0], [0.0, 0.0]]
     """
-    check_number(radius, "radius", "scale_by_lmo", least=0, open_below=True)
-    ball = _ball(norm, per_leaf, vectors, dimension_numbers, "scale_by_lmo")
-    how = orthogonalisation(method, coefficients, steps, "scale_by_lmo")
-    return stateless(lambda updates: _longest(ball, updates, radius, how))
+    where = "scale_by_lmo"
+    length = number_or_nan(radius, "radius", where, least=0, open_below=True)
+    ball = _ball(norm, per_leaf, vectors, dimension_numbers, where)
+    how = orthogonalisation(method, coefficients, steps, where)
+    if method != "svd" and not is_spectral(norm):
+        raise ValueError(f"{where}: method = {method!r} is for spectral norms, norm = {norm!r} is none; leave it out.")
+    return stateless(lambda updates: _longest(ball, updates, length, how), where)
 
 
 def dual_norm(
@@ -218,6 +225,11 @@ def dual_norm(
     4.0
     """
     ball = _ball(norm, per_leaf, vectors, dimension_numbers, "dual_norm")
+    v = jax.tree.map(jnp.asarray, v)
+    return on_auto_axes(lambda v: _dual(ball, v), (v,), {}, lambda sharding: sharding())
+
+
+def _dual(ball: _Ball, v: Params) -> jax.Array:
     leaves = jax.tree.leaves(v)
     if ball.joint:
         length = global_norm(v)
@@ -270,6 +282,11 @@ def check_name(name: str, known: Iterable[str], argument: str, where: str) -> st
     raise ValueError(f"{where}: {argument} = {shown(name)} is unknown{nearest}. Known: {', '.join(known)}.")
 
 
+def is_spectral(norm: str) -> bool:
+    """Whether steps are those of the spectral norm, or a multiple of it."""
+    return _SCALED.get(norm, (norm,))[0] == "spectral"
+
+
 def _of_matrix(name: str, layout: Layout, how: Orthogonalisation) -> Norm:
     base, factor = _SCALED.get(name, (name, None))
     step, dual = _MATRIX_NORMS[base]
@@ -287,7 +304,7 @@ def _longest(ball: _Ball, updates: Params, radius: Numeric, how: Orthogonalisati
     steps = [norm.step(x) if x.size else x for norm, x in zip(norms, inputs, strict=True)]
     valid = [_nan_unless_finite([leaf]) for leaf in leaves]
     if ball.one_leaf_moves:
-        gains = [(step * x).sum() for step, x in zip(steps, _of_one_scale(inputs)[0], strict=True)]
+        gains = [(step.astype(x.dtype) * x).sum() for step, x in zip(steps, _of_one_scale(inputs)[0], strict=True)]
         moving = jnp.arange(len(leaves)) == jnp.argmax(jnp.stack(gains))
         steps = [jnp.where(moves, step, 0.0) for moves, step in zip(moving, steps, strict=True)]
         valid = [_nan_unless_finite(leaves)] * len(leaves)
@@ -311,7 +328,9 @@ def _finite_part(tree: Params, where: str) -> Params:
 
     def wide(x: jax.Array) -> jax.Array:
         if jnp.iscomplexobj(x):
-            raise ValueError(f"{where}: a leaf is {x.dtype}; only norm='l2' and 'rms' take complex parameters.")
+            raise ValueError(
+                f"{where}: a leaf is {x.dtype}; only norm='l2' and 'rms' without per_leaf take complex ones."
+            )
         x = x.astype(jnp.float64 if x.dtype == jnp.float64 else jnp.float32)
         return jnp.where(jnp.isfinite(x), x, 0.0)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import math
 import re
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ Axes = optax.contrib.MuonDimensionNumbers
 DimensionNumbers = Any  # a tree of `Axes` and None, a prefix of the parameters'; a function of those; "flax"; None
 
 _ATTENTION = ("query", "key", "value")
+_HELD = tuple(map(jax.tree_util.GetAttrKey, ("value", "raw_value")))
 
 
 class Layout(NamedTuple):
@@ -122,7 +124,8 @@ def flax_matrices(params: Params) -> Params:
     bias, and all of fewer than two axes, is a vector.
 
     Args:
-      params: nested dicts, as `byzjax.tasks.models.functional` has them; leaves are known by their names.
+      params: nested dicts, as `byzjax.tasks.models.functional` has them, or an ``nnx.State``; leaves are known by their
+        names.
 
     Returns:
       A tree of `optax.contrib.MuonDimensionNumbers`, and None for vectors.
@@ -131,11 +134,11 @@ def flax_matrices(params: Params) -> Params:
     >>> flax_matrices({"query": {"kernel": jnp.zeros((8, 2, 4)), "bias": jnp.zeros((2, 4))}})["query"]
     {'bias': None, 'kernel': MuonDimensionNumbers(reduction_axis=(0,), output_axis=(1, 2))}
     """
-    return jax.tree_util.tree_map_with_path(_flax_axes, params)
+    leaves, structure = jax.tree.flatten(params)
+    return jax.tree.unflatten(structure, map(_flax_axes, names_of(params), leaves))
 
 
-def _flax_axes(path: Any, leaf: jax.Array) -> Axes | None:
-    names = words(path)
+def _flax_axes(names: tuple[str, ...], leaf: jax.Array) -> Axes | None:
     if is_vector(names, leaf):
         return None
     if leaf.ndim == 3 and any(name in _ATTENTION for name in names[-2:]):
@@ -152,7 +155,8 @@ def flax_layers(params: Params) -> Params:
     bias       of fewer than two axes, or called bias
     conv       kernels of convolutions
     embedding  called embedding
-    last       the last other kernel; in a model with embeddings, the last one outside of all blocks
+    last       the last other kernel; in a model with embeddings, the last one outside of all blocks. Keys around the
+               whole, as ``{"params": …}``, do not count
     tied       without such a one, the embedding of tokens, which is the head then; not one named pos…
     first      without embeddings and convolutions, the first kernel
     hidden     all other kernels
@@ -162,24 +166,32 @@ def flax_layers(params: Params) -> Params:
     named otherwise, write the tree of labels, or a function that gives it.
 
     Args:
-      params: nested dicts, as `byzjax.tasks.models.functional` has them.
+      params: nested dicts, as `byzjax.tasks.models.functional` has them, or an ``nnx.State``.
 
     >>> import jax, byzjax
     >>> flax_layers(byzjax.tasks.models.mlp((4, 3, 3, 2)).init(jax.random.key(0)))["dense2"]
     {'bias': 'bias', 'kernel': 'last'}
     """
-    leaves = [(words(path), leaf) for path, leaf in jax.tree.leaves_with_path(params)]
-    labels = {names: _kind(names, leaf) for names, leaf in leaves}
+    leaves, structure = jax.tree.flatten(params)
+    paths = names_of(params)
+    labels = {names: _kind(names, leaf) for names, leaf in zip(paths, leaves, strict=True)}
     kernels = sorted((names for names, kind in labels.items() if kind == "hidden"), key=_natural)
     embeddings = [names for names, kind in labels.items() if kind == "embedding"]
     if embeddings:
-        heads = [names for names in kernels if len(names) <= 2]
-        tokens = [names for names in embeddings if not any("pos" in name for name in names)]
+        outer = _common(paths)
+        heads = [names for names in kernels if len(names) - outer <= 2]
+        tokens = [names for names in embeddings if not any("pos" in name for name in names[outer:])]
         labels |= dict.fromkeys(heads[-1:], "last") if heads else dict.fromkeys(tokens[-1:], "tied")
     elif kernels:
         first = {} if "conv" in labels.values() else {kernels[0]: "first"}
         labels |= first | {kernels[-1]: "last"}
-    return jax.tree_util.tree_map_with_path(lambda path, _: labels[words(path)], params)
+    return jax.tree.unflatten(structure, [labels[names] for names in paths])
+
+
+def _common(paths: list[tuple[str, ...]]) -> int:
+    """How many keys are around all leaves, and neither a leaf's own nor its layer's."""
+    most = max(min(map(len, paths)) - 2, 0)
+    return next((k for k in range(most) if len({names[k] for names in paths}) > 1), most)
 
 
 def _kind(names: tuple[str, ...], leaf: jax.Array) -> str:
@@ -196,9 +208,16 @@ def is_vector(names: tuple[str, ...], leaf: jax.Array) -> bool:
     return leaf.ndim < 2 or "bias" in names[-1:]
 
 
-def words(path: Any) -> tuple[str, ...]:
-    """A path as names."""
-    return tuple(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
+def names_of(tree: Any) -> list[tuple[str, ...]]:
+    """Every leaf's path as names, without the attribute by which a variable of flax holds its array.
+
+    >>> names_of({"query": {"kernel": 1.0}})
+    [('query', 'kernel')]
+    """
+    paths = [path for path, _ in jax.tree.leaves_with_path(tree)]
+    siblings = collections.Counter(path[:-1] for path in paths)
+    bare = [path[:-1] if path and path[-1] in _HELD and siblings[path[:-1]] == 1 else path for path in paths]
+    return [tuple(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path) for path in bare]
 
 
 def _natural(names: tuple[str, ...]) -> list[Any]:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from byzjax.base import Method
 from byzjax.checks import check_kind
+from byzjax.checks.contracts import no_value_fn
 from byzjax.transforms._accumulating import accumulating, checked_transformation
 from byzjax.transforms._workers import per_worker, robust_aggregate
+from byzjax.types import Params, Stacked
 
 
 def as_transformation(
@@ -19,8 +22,10 @@ def as_transformation(
     """A whole method as one optax link: gradients ``[n, *p]`` go in, the server's step ``[*p]`` comes out.
 
     ``optax.chain(per_worker(method.worker, n), robust_aggregate(method.aggregator), method.server)``: what
-    `byzjax.simulate` does in a round without attack, bit for bit, in anybody's loop, and for whatever takes an optax
-    transformation: ``flax.nnx.Optimizer``, ``TrainState``, checkpoints of orbax.
+    `byzjax.simulate` does in a round without attack, in anybody's loop, and for whatever takes an optax transformation:
+    ``flax.nnx.Optimizer``, ``TrainState``, checkpoints of orbax. In float32 and wider it is that bit for bit, and so is
+    the chain; of 16 bits the server here computes and remembers in float32, as in `byzjax.simulate`, which a bare link
+    of a chain does not.
 
     Args:
       method: from `byzjax.methods`, or a `Method` of one's own.
@@ -28,7 +33,9 @@ def as_transformation(
       key: for rules that draw, as in `robust_aggregate`.
 
     Returns:
-      A link. ``update(grads, state, params, **extra)`` passes ``extra`` on to all three parts.
+      A link. ``update(grads, state, params, **extra)`` passes ``extra`` on to all three parts, with two exceptions, as
+      in `byzjax.simulate`: of ``value=`` f32[n], the workers' losses, the server is given the mean; and ``grad=`` is to
+      a worker its gradient, to the server the aggregate.
 
     Raises:
       ValueError: no `Method`, or one with an estimator, which needs more than one gradient; whatever `per_worker` and
@@ -47,11 +54,21 @@ def as_transformation(
             "as_transformation: method has an estimator, which asks for more than one gradient per worker; a link is "
             "given one. Use byzjax.simulate."
         )
-    server: Any = accumulating(checked_transformation(method.server, "server", "Method"))
-    return optax.with_extra_args_support(
-        optax.chain(
-            per_worker(method.worker, num_workers, initial=method.initial),
-            robust_aggregate(method.aggregator, key=key),
-            server,
-        )
-    )
+    worker = per_worker(method.worker, num_workers, initial=method.initial)
+    rule = robust_aggregate(method.aggregator, key=key)
+    server = accumulating(checked_transformation(method.server, "server", "Method"))
+
+    def init(params: Params):
+        return tuple(part.init(params) for part in (worker, rule, server))
+
+    def update(updates: Stacked, state: Any, params: Params | None = None, **extra):
+        for_worker, for_rule, for_server = state
+        sent, for_worker = worker.update(updates, for_worker, params, **{**extra, "grad": updates})
+        aggregate, for_rule = rule.update(sent, for_rule, params, **extra)
+        told = {"value_fn": no_value_fn("as_transformation: the server's transformation"), **extra, "grad": aggregate}
+        if told.get("value") is not None and jnp.shape(told["value"]) == (num_workers,):
+            told["value"] = jnp.mean(told["value"])
+        step, for_server = server.update(aggregate, for_server, params, **told)
+        return step, (for_worker, for_rule, for_server)
+
+    return optax.GradientTransformationExtraArgs(init, update)  # type: ignore[arg-type]

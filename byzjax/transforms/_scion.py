@@ -8,11 +8,12 @@ from typing import Any
 import jax
 import optax
 
-from byzjax.checks import check_kind, check_number
+from byzjax.checks import check_choice, check_kind, check_number, shown
+from byzjax.checks.contracts import described
 from byzjax.transforms._link import Link
-from byzjax.transforms._lmo import NORMS, check_name, scale_by_lmo
+from byzjax.transforms._lmo import NORMS, check_name, is_spectral, scale_by_lmo
 from byzjax.transforms._matrices import DimensionNumbers, flax_layers
-from byzjax.transforms._spectral import Coefficients, Method
+from byzjax.transforms._spectral import Coefficients, Method, orthogonalisation
 from byzjax.types import Numeric, Params
 from byzjax.values import value
 
@@ -46,7 +47,7 @@ def scale_by_scion(
     constrained: bool = False,
     dimension_numbers: DimensionNumbers = "flax",
     method: Method = "svd",
-    coefficients: Coefficients = "classic",
+    coefficients: Coefficients | None = None,
     steps: int | None = None,
 ) -> Link:
     """An optax link: the LMO of a norm that fits each layer, after Scion; `optax.partition` over `scale_by_lmo`.
@@ -76,10 +77,12 @@ def scale_by_scion(
         ``"char_gpt"``, 1 of embeddings, 3, and 10 in the head, for characters of Shakespeare.
       constrained: see above. The authors' default; it wants weights that begin in their balls.
       dimension_numbers: as in `scale_by_lmo`.
-      method, coefficients, steps: as in `scale_by_lmo`. The authors use Newton–Schulz in bfloat16.
+      method, coefficients, steps: as in `scale_by_lmo`, of the layers whose norm is spectral. The authors use
+        Newton–Schulz in bfloat16.
 
     Raises:
-      ValueError: an unknown label, norm or set of radii; a radius ≤ 0; constrained without ``params``.
+      ValueError: an unknown label, norm or set of radii; a radius ≤ 0; labels that do not fit the parameters, or
+        have no radius; constrained without ``params``; what would have no effect, as in `scale_by_lmo`.
 
     Pethick, Xie, Antonakopoulos, Zhu, Silveti-Falls, Cevher, Training deep learning models with norm-constrained LMOs,
     ICML 2025 (arXiv 2502.07529), and github.com/LIONS-EPFL/scion, where learning rates are 2⁻⁶ (MLP), 2⁻¹² (nanoGPT)
@@ -90,10 +93,16 @@ def scale_by_scion(
     >>> tx.update({"w": jnp.array([[0.1], [-5.0]])}, tx.init({"w": jnp.zeros((2, 1))}))[0]["w"].tolist()
     [[1.0], [-1.0]]
     """
+    where = "scale_by_scion"
+    check_choice(constrained, (False, True), "constrained", where)
     known = SCION_NORMS | dict(norms or {})
     for label, norm in known.items():
-        check_name(norm, NORMS, f"norms[{label!r}]", "scale_by_scion")
+        check_name(norm, NORMS, f"norms[{label!r}]", where)
     lengths = _lengths(radii, known)
+    orthogonalisation(method, coefficients, steps, where)
+    how: Any = {"method": method, "coefficients": coefficients, "steps": steps}
+    if method != "svd" and not any(is_spectral(known[label]) for label in lengths):
+        raise ValueError(f"{where}: method = {method!r} is for spectral norms, and no label has one; leave it out.")
     links = {
         label: scale_by_lmo(
             norm,
@@ -101,19 +110,27 @@ def scale_by_scion(
             per_leaf=True,
             vectors=None if norm in ("l2", "linf", "l1", "rms") else "rms",
             dimension_numbers=dimension_numbers,
-            method=method,
-            coefficients=coefficients,
-            steps=steps,
+            **(how if is_spectral(norm) else {}),
         )
         for label, norm in known.items()
         if label in lengths
     }
 
+    rule: Any = flax_layers if isinstance(layers, str) and layers == "flax" else _as_tree(layers)
+
     def labelled(params: Params) -> Any:
-        rule: Any = flax_layers if isinstance(layers, str) and layers == "flax" else layers
         labels = rule(params) if callable(rule) else rule
         for label in jax.tree.leaves(labels):
-            check_name(label, links, "a label of layers", "scale_by_scion")
+            check_name(label, known, "a label of layers", where)
+            if label not in links:
+                raise ValueError(f"{where}: label {label!r} has no radius; add it to radii, or radii['others'].")
+        try:
+            jax.tree.map(lambda label, part: None, labels, params)
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"{where}: layers = {shown(labels)} do not fit leaves {shown(described(params))}; label every leaf, in "
+                "a tree of the same keys."
+            ) from error
         return labels
 
     parts = optax.with_extra_args_support(optax.partition(links, labelled))  # type: ignore[arg-type]
@@ -122,11 +139,18 @@ def scale_by_scion(
         steps, state = parts.update(updates, state, params, **extra)
         if constrained:
             if params is None:
-                raise ValueError("scale_by_scion: constrained steps need params; pass them to update.")
+                raise ValueError(f"{where}: constrained steps need params; pass them to update.")
             steps = jax.tree.map(lambda step, x: step + x.astype(step.dtype), steps, params)
         return steps, state
 
     return Link(parts.init, update)
+
+
+def _as_tree(layers: Any) -> Any:
+    """The same with dicts in place of mappings in which JAX sees no tree."""
+    if isinstance(layers, Mapping) and jax.tree_util.all_leaves([layers]):
+        return {key: _as_tree(one) for key, one in layers.items()}
+    return layers
 
 
 def _lengths(radii: Any, known: Mapping[str, str]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,8 @@ Method = Literal["svd", "polar", "newton_schulz"]
 Coefficients = Literal["classic", "dion", "polar_express"] | Sequence[float] | Sequence[Sequence[float]]
 
 Triple = tuple[float, float, float]
+
+_ROUNDING = 4  # ε, of the largest singular value
 
 _POLAR_EXPRESS = (
     (8.28721201814563, -23.595886519098837, 17.300387312530933),
@@ -55,19 +57,29 @@ class Orthogonalisation(NamedTuple):
     coefficients: tuple[Triple, ...] = COEFFICIENTS["classic"]
 
 
-def orthogonalisation(method: str, coefficients: Coefficients, steps: int | None, where: str) -> Orthogonalisation:
+def orthogonalisation(
+    method: str, coefficients: Coefficients | None, steps: int | None, where: str
+) -> Orthogonalisation:
     """The same of what a user says.
 
     Args:
       method: a name.
-      coefficients: a name, one triple for all steps, or one for each.
+      coefficients: of Newton and Schulz: a name, one triple for all steps, or one for each; None for the classic ones.
       steps: how many of one triple, 5 by default; of several, each is one step.
       where: the function that got it.
 
     Raises:
-      ValueError: an unknown name, no triples of numbers, or another number of steps than of triples.
+      ValueError: an unknown name, no triples of numbers, another number of steps than of triples, or coefficients or
+        steps of another method, which has none.
     """
     check_choice(method, ("svd", "polar", "newton_schulz"), "method", where)
+    for argument, given in (("coefficients", coefficients), ("steps", steps)):
+        if given is not None and method != "newton_schulz":
+            raise ValueError(
+                f"{where}: {argument} = {shown(given)} is for method='newton_schulz', and method = {method!r} has no "
+                "use for it; leave it out, or pass that method."
+            )
+    coefficients = "classic" if coefficients is None else coefficients
     if isinstance(coefficients, str):
         check_choice(coefficients, tuple(COEFFICIENTS), "coefficients", where)
         several = COEFFICIENTS[coefficients]
@@ -76,18 +88,22 @@ def orthogonalisation(method: str, coefficients: Coefficients, steps: int | None
         fix = "pass 'classic', 'dion', 'polar_express', a triple (a, b, c), or a list of triples."
         check_kind(coefficients, (tuple, list), "coefficients", where, fix=fix)
         repeated = bool(coefficients) and not any(isinstance(one, tuple | list) for one in coefficients)
-        several = (tuple(coefficients),) if repeated else tuple(map(tuple, coefficients))  # type: ignore[arg-type]
-        if not several or any(len(one) != 3 or not all(isinstance(c, int | float) for c in one) for one in several):
+        several: Any = (tuple(coefficients),) if repeated else coefficients
+        if not several or not all(map(_is_triple, several)):
             raise ValueError(f"{where}: coefficients = {coefficients!r} are no triples of numbers; {fix}")
     if steps is not None:
         steps = check_integer(steps, "steps", where, least=1)
     if repeated:
-        several = (5 if steps is None else steps) * several[:1]
+        several = (5 if steps is None else steps) * tuple(several[:1])
     elif steps is not None and steps != len(several):
         raise ValueError(
             f"{where}: steps = {steps}, but coefficients = {shown(coefficients)} are of {len(several)} steps; omit it."
         )
-    return Orthogonalisation(method, several)  # type: ignore[arg-type]
+    return Orthogonalisation(method, tuple(map(tuple, several)))  # type: ignore[arg-type]
+
+
+def _is_triple(one: Any) -> bool:
+    return isinstance(one, tuple | list) and len(one) == 3 and all(isinstance(c, int | float) for c in one)
 
 
 def orthogonal(x: jax.Array, how: Orthogonalisation) -> jax.Array:
@@ -100,23 +116,26 @@ def orthogonal(x: jax.Array, how: Orthogonalisation) -> jax.Array:
 def _by_svd(x: jax.Array, how: Orthogonalisation) -> jax.Array:
     del how
     u, values, vt = jax.vmap(eigen.svd)(x)
-    # Of singular values that are zero but for rounding, vectors are arbitrary.
-    rounding = max(x.shape[1:]) * float(jnp.finfo(x.dtype).eps)
-    kept = values > rounding * values[:, :1]
-    return (u * kept[:, None, :].astype(u.dtype)) @ vt
+    # Vectors of less than that are arbitrary. A bound for all matrices would grow with their size, and leave out
+    # directions that singular vectors tell well.
+    kept = values > _ROUNDING * float(jnp.finfo(x.dtype).eps) * values[:, :1]
+    return _without_dead_units((u * kept[:, None, :].astype(u.dtype)) @ vt, x)
 
 
 def _by_polar(x: jax.Array, how: Orthogonalisation) -> jax.Array:
     del how
     wide = x.shape[1] < x.shape[2]
     tall = x.transpose(0, 2, 1) if wide else x
-    rows, columns = (jnp.abs(tall).max(axis, keepdims=True) > 0 for axis in (2, 1))
     # It divides by the norm; of a matrix of zeros any other will do.
-    safe = jnp.where(rows.any(1, keepdims=True), tall, jnp.eye(*tall.shape[1:], dtype=x.dtype)[None])
-    factor = jax.vmap(eigen.polar_factor)(safe)
-    # A dead unit stays: UVᵀ is 0 in rows and columns of zeros, which an iteration fills with rounding.
-    factor = jnp.where(rows & columns, factor, 0.0)
+    safe = jnp.where((tall != 0).any((1, 2), keepdims=True), tall, jnp.eye(*tall.shape[1:], dtype=x.dtype)[None])
+    factor = _without_dead_units(jax.vmap(eigen.polar_factor)(safe), tall)
     return factor.transpose(0, 2, 1) if wide else factor
+
+
+def _without_dead_units(factor: jax.Array, x: jax.Array) -> jax.Array:
+    """``U Vᵀ`` is 0 in rows and columns of zeros, which rounding fills."""
+    rows, columns = ((x != 0).any(axis, keepdims=True) for axis in (2, 1))
+    return jnp.where(rows & columns, factor, 0.0)
 
 
 def _by_newton_schulz(x: jax.Array, how: Orthogonalisation) -> jax.Array:

@@ -234,7 +234,11 @@ def test_every_registry_entry_can_be_said(part, name):
     [
         ("byz_lmo(norm=spectral, vectors=l2, radius=2.0)", {"norm": "spectral", "vectors": "l2", "radius": 2.0}),
         ("byz_muon(method=newton_schulz, coefficients=dion)", {"method": "newton_schulz", "coefficients": "dion"}),
-        ("byz_muon(coefficients=[[1.5, -0.5, 0.0]])", {"coefficients": [[1.5, -0.5, 0.0]]}),
+        (
+            "byz_muon(method=newton_schulz, coefficients=[[1.5, -0.5, 0.0]])",
+            {"method": "newton_schulz", "coefficients": [[1.5, -0.5, 0.0]]},
+        ),
+        ("byz_muon(coefficients=dion)", "coefficients = 'dion' is for method='newton_schulz'"),
         ("byz_scion(radii={'last': 2.0, 'others': 1.0})", {"radii": {"last": 2.0, "others": 1.0}}),
         ("byz_lmo(norm=2)", "byz_lmo: norm = 2 must be a text"),
         ("byz_lmo(norm=spectrl)", "norm = 'spectrl' is unknown; nearest: spectral"),

@@ -246,6 +246,7 @@ def test_theorem_1():
 def test_the_doubling_trick(restart, momentum):
     lengths = [2] * 2 + [4] * 4 + [8] * 8 + [16] * 6  # of the block of every round
     begins = [0, 2, 6, 14]
+    np.testing.assert_allclose(methods.doubling(1.0, first=2**30)(2**30), (2.0**31 + 1) ** -0.75, rtol=1e-6)
     rate, beta = methods.doubling(2.0, first=2), methods.doubling_beta(first=2, restart=restart)
     np.testing.assert_allclose([rate(k) for k in range(20)], 2 / (np.array(lengths) + 1) ** 0.75, rtol=1e-6)
     betas = np.array([0 if restart and k in begins else 1 - (lengths[k] + 1) ** -0.5 for k in range(20)])
@@ -301,6 +302,10 @@ def test_schedules_are_values():
         (lambda: methods.fixed_horizon(0.0, 5), "learning_rate = 0.0"),
         (lambda: methods.fixed_horizon_beta(0), "num_rounds = 0"),
         (lambda: methods.doubling(1.0, first=0), "first = 0"),
+        (lambda: methods.doubling(1.0, first=3 * 10**9), "first = 3000000000 is more rounds"),
+        (lambda: methods.byz_muon(0.1, steps=5, aggregator=agg.median()), "steps = 5 is for method='newton_schulz'"),
+        (lambda: methods.byz_scion(0.1, coefficients="dion", aggregator=agg.median()), "'dion' is for method="),
+        (lambda: methods.byz_lmo(0.1, method="polar", aggregator=agg.median()), "norm = 'l2' is none"),
         (lambda: transforms.scale_by_fedopt("adamw"), "second_moment = 'adamw'"),
         (lambda: transforms.momentum(1.5), "beta = 1.5"),
     ],

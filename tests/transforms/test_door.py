@@ -80,6 +80,46 @@ def test_it_is_what_a_round_does_bit_for_bit():
     np.testing.assert_array_equal(params, result.state.params)
 
 
+@jax.numpy_dtype_promotion("standard")  # optax's own arithmetic
+def test_the_server_is_told_the_mean_loss_and_the_aggregate():
+    """Polyak's step is (f − f*)/‖g‖²: given n losses it would be n steps, broadcast along an axis of parameters."""
+    task, who = tasks.quartic(N, noise_scale=0.1, shift_scale=0.1), jnp.zeros(N, bool)
+    polyak = methods.momentum_sgd(0.1, aggregator=agg.median())._replace(server=optax.polyak_sgd(10.0))
+
+    def said(info):
+        return {"losses": info.losses, "params": info.params}
+
+    options = {"byzantine": who, "key": jax.random.key(0), "num_rounds": 3, "record": said}
+    result = byzjax.simulate(task, polyak, attacks.none(), **options)
+    tx = transforms.as_transformation(polyak, N)
+    state = tx.init(result.history["params"][0])
+
+    @jax.jit
+    def step(params, state, losses, t):
+        keys = byzjax.simulation.round.round_keys(jax.random.key(0), t)
+        batch = task.sample(task.data, keys.data)
+        grads = jax.vmap(jax.grad(task.loss), in_axes=(None, 0, 0))(params, batch, jax.random.split(keys.model, N))
+        updates, state = tx.update(grads, state, params, value=losses)
+        return optax.apply_updates(params, updates), state
+
+    points = [*result.history["params"], result.state.params]
+    for t in range(3):
+        params, state = step(points[t], state, result.history["losses"][t], t)
+        np.testing.assert_allclose(params, points[t + 1], rtol=1e-5)
+        assert not jnp.allclose(params, points[t], rtol=1e-3)
+
+    spy = optax.GradientTransformationExtraArgs(
+        lambda params: (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params)),
+        lambda updates, state, params=None, *, value, grad, **extra: (updates, (value, grad)),
+    )
+    both = transforms.as_transformation(method()._replace(worker=spy, server=spy), N)
+    _, (worker, rule, server) = both.update(ROWS[0], both.init(PARAMS), PARAMS, value=jnp.arange(float(N)))
+    chex.assert_trees_all_equal(worker, (jnp.arange(float(N)), ROWS[0]))
+    aggregate, _ = method().aggregator.update(ROWS[0], rule.rule, PARAMS)
+    assert server[0] == (N - 1) / 2
+    same(server[1], aggregate)
+
+
 def test_names_and_groups():
     same(trained(optax.named_chain(("byzjax", link()), ("nothing", optax.identity()))))
     parts = {"all": link(), "nobody": link()}
@@ -127,8 +167,18 @@ def test_lookahead():
     for row in ROWS:
         updates, state = jax.jit(tx.update)(row, state, params)
         params = optax.apply_updates(params, updates)
-    same(params.slow, params.fast)  # after a whole number of periods
-    assert not jnp.array_equal(params.slow["w"], PARAMS["w"])
+
+    inner, step = link(), jax.jit(link().update)
+    slow, state = PARAMS, inner.init(PARAMS)
+    for k in (0, 2):  # two steps of the link from where the slow parameters are, and half of the way there
+        fast = slow
+        for row in ROWS[k : k + 2]:
+            updates, state = step(row, state, fast)
+            fast = optax.apply_updates(fast, updates)
+        slow = jax.tree.map(lambda a, b: a + 0.5 * (b - a), slow, fast)
+    same(params.slow, slow)
+    same(params.fast, slow)  # after a whole number of periods
+    assert not jnp.array_equal(slow["w"], PARAMS["w"])
 
 
 def test_scan_vmap_and_shapes():

@@ -1,6 +1,7 @@
 """Steps of a norm's length: the linear minimisation oracle, its dual norm, and what Newton–Schulz makes of it."""
 
 import pickle
+import types
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import ml_dtypes
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 from byzjax import transforms
 from byzjax.tasks import models
@@ -267,6 +269,20 @@ def test_units_without_gradient_stay():
         np.testing.assert_allclose(u, step("spectral", v), atol=2e-5)
 
 
+def test_small_singular_values_of_a_tall_matrix_count():
+    """A bound on rounding that grew with the size, max(m, n) ε σ₁, would leave out all directions but one."""
+    rng, shape = np.random.default_rng(0), (4096, 16)
+    values = np.r_[1.0, np.full(15, 0.9 * max(shape) * 2.0**-23)]
+    left, right = np.linalg.qr(rng.normal(size=shape))[0], np.linalg.qr(rng.normal(size=(16, 16)))[0]
+    v = jnp.asarray(left * values @ right, jnp.float32).at[:, 3].set(0).at[7].set(0)
+    exact = np.asarray(v, np.float64)
+    u = np.asarray(step("spectral", v), np.float64)
+    np.testing.assert_allclose((exact * u).sum(), np.linalg.svd(exact, compute_uv=False).sum(), rtol=1e-5)
+    assert np.linalg.norm(u, 2) <= 1 + 1e-5
+    assert not u[:, 3].any()
+    assert not u[7].any()
+
+
 # Which leaves are matrices
 
 
@@ -305,6 +321,37 @@ def test_kernels_of_convolutions_and_heads():
     )
 
 
+NAMED = {
+    "attention": {
+        **{name: {"kernel": np.zeros((6, 2, 3)), "bias": np.zeros((2, 3))} for name in ("query", "key", "value")},
+        "out": {"kernel": np.zeros((2, 3, 6)), "bias": np.zeros(6)},
+    },
+    "conv": {"kernel": np.zeros((3, 4, 5)), "bias": np.zeros(5)},
+    "embed": {"embedding": np.zeros((7, 6))},
+    "head": {"kernel": np.zeros((6, 7)), "bias": np.zeros(7)},
+}
+
+
+def is_axes(one):
+    return one is None or isinstance(one, AXES)
+
+
+def test_a_state_of_nnx_is_named_as_its_dict():
+    """Paths of its leaves end in the attribute "value", which is also a part of attention."""
+    state = nnx.State(jax.tree.map(nnx.Param, NAMED))
+    assert jax.tree.structure(transforms.flax_layers(state)) == jax.tree.structure(state)
+    for rule in (transforms.flax_matrices, transforms.flax_layers):
+        given, wanted = (jax.tree.leaves(rule(tree), is_leaf=is_axes) for tree in (state, NAMED))
+        assert given == wanted
+    axes = transforms.flax_matrices(NAMED)
+    assert axes["attention"]["value"]["kernel"] == AXES((0,), (1, 2))
+    assert axes["conv"]["kernel"] == AXES((0, 1), (2,))
+    labels = transforms.flax_layers(NAMED)
+    assert labels["embed"] == {"embedding": "embedding"}
+    assert [labels[name]["kernel"] for name in ("conv", "head")] == ["conv", "last"]
+    assert labels["attention"]["value"] == {"kernel": "hidden", "bias": "bias"}
+
+
 MODELS = {"mlp": models.mlp, "cnn": models.cnn, "gpt": lambda: gpt(1, 8, 2, block_size=4, vocab_size=5)}
 LABELS = {
     "mlp": {"dense0": "first", "dense1": "hidden", "dense2": "last"},
@@ -316,10 +363,11 @@ LABELS = {
 @pytest.mark.parametrize("name", MODELS)
 def test_the_models_of_the_package(name):
     params = jax.eval_shape(MODELS[name]().init, jax.random.key(0))
-    axes = jax.tree.leaves(transforms.flax_matrices(params), is_leaf=lambda one: one is None or isinstance(one, AXES))
+    axes = jax.tree.leaves(transforms.flax_matrices(params), is_leaf=is_axes)
     for one, leaf in zip(axes, jax.tree.leaves(params), strict=True):
         assert (one is None) == (leaf.ndim < 2)
     labels = transforms.flax_layers(params)
+    assert transforms.flax_layers({"params": params}) == {"params": labels}  # as linen has them
     for layer, label in LABELS[name].items():
         assert labels[layer].get("kernel", labels[layer].get("embedding")) == label
         assert labels[layer].get("bias", "bias") == "bias"
@@ -328,6 +376,8 @@ def test_the_models_of_the_package(name):
                                                  ("output", "project")}  # fmt: skip
         untied = transforms.flax_layers({**params, "head": params["block0"]["widen"]})
         assert (untied["token"]["embedding"], untied["head"]["kernel"]) == ("embedding", "last")
+        wrapped = {"params": {"composed": {**params, "head": params["block0"]["widen"]}}}
+        assert transforms.flax_layers(wrapped) == {"params": {"composed": untied}}
 
 
 # Scion
@@ -366,7 +416,7 @@ def test_scion_by_hand():
 def test_embeddings_of_scion():
     v = jnp.asarray(np.random.default_rng(0).normal(size=(5, 8)), jnp.float32)
     labels = {"token": "embedding", "head": "tied"}
-    tx = transforms.scale_by_scion(layers=labels, radii="char_gpt")
+    tx = transforms.scale_by_scion(layers=types.MappingProxyType(labels), radii="char_gpt")
     u = tx.update({"token": v, "head": v}, tx.init({"token": v, "head": v}))[0]
     np.testing.assert_allclose(np.square(u["token"]).mean(1), 1.0, rtol=1e-5)
     np.testing.assert_allclose(u["head"], 10 * np.sign(v) / 8, rtol=1e-6)
@@ -393,6 +443,8 @@ def test_sharded_parameters():
             spread = jax.device_put(v, jax.NamedSharding(mesh, jax.P("x", None)))
             u = jax.jit(lambda v: step(norm, v))(spread)  # noqa: B023
             assert jax.typeof(u) == jax.typeof(spread)
+            measured = transforms.dual_norm(norm, spread)
+        np.testing.assert_allclose(measured, transforms.dual_norm(norm, v), rtol=1e-5)
         np.testing.assert_allclose(u, expected, atol=1e-5)
 
 
@@ -431,6 +483,15 @@ def test_links_are_values(link):
 W, B = jnp.ones((2, 3)), {"dense": {"bias": jnp.ones(3)}}
 
 
+def newton_schulz(**options):
+    return step("spectral", W, method="newton_schulz", **options)
+
+
+def scion(**options):
+    tx = transforms.scale_by_scion(**options)
+    return tx.update({"dense0": W, "dense1": W}, tx.init({"dense0": W, "dense1": W}))
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [
@@ -448,22 +509,68 @@ W, B = jnp.ones((2, 3)), {"dense": {"bias": jnp.ones(3)}}
         (lambda: step("spectral", {"a": W}, dimension_numbers={"b": AXES()}), "say nothing of leaf"),
         (lambda: step("spectral", W, dimension_numbers="linen"), "dimension_numbers = 'linen'"),
         (lambda: step("spectral", W, method="qr"), "method = 'qr' must be 'svd'"),
-        (lambda: step("spectral", W, coefficients="polar"), "coefficients = 'polar' must be"),
-        (lambda: step("spectral", W, coefficients=(1.0, 2.0)), "no triples"),
-        (lambda: step("spectral", W, coefficients="dion", steps=6), "steps = 6, but coefficients = 'dion' are of 5"),
-        (lambda: step("spectral", W, steps=0), "steps = 0"),
+        (lambda: newton_schulz(coefficients="polar"), "coefficients = 'polar' must be"),
+        (lambda: newton_schulz(coefficients=(1.0, 2.0)), "no triples"),
+        (lambda: newton_schulz(coefficients=[(1.5, -0.5, 0.0), 2.0]), "no triples"),
+        (lambda: newton_schulz(coefficients="dion", steps=6), "steps = 6, but coefficients = 'dion' are of 5"),
+        (lambda: newton_schulz(steps=0), "steps = 0"),
+        (lambda: step("spectral", W, coefficients="dion"), "coefficients = 'dion' is for method='newton_schulz'"),
+        (lambda: step("scion_conv", W, method="polar", steps=5), "steps = 5 is for method='newton_schulz'.*'polar'"),
+        (
+            lambda: step("nuclear", W, method="polar"),
+            "method = 'polar' is for spectral norms, norm = 'nuclear' is none",
+        ),
         (lambda: step("linf", W.astype(jnp.complex64)), "complex64"),
+        (lambda: step("l2", W.astype(jnp.complex64), per_leaf=True), "'l2' and 'rms' without per_leaf take complex"),
+        (lambda: step("linf", {"a": jnp.arange(3)}), r"scale_by_lmo: leaf \['a'\] is int32; updates must be floating"),
+        (lambda: jax.jit(lambda r: step("l2", W, radius=r))(jnp.ones(3)), r"radius is a traced array of shape \(3,\)"),
         (lambda: transforms.scale_by_scion(radii="cnm"), "radii = 'cnm' is unknown; nearest: cnn"),
         (lambda: transforms.scale_by_scion(radii={"las": 1.0}), "'las' is unknown; nearest: last"),
         (lambda: transforms.scale_by_scion(radii={"last": 0.0}), r"radii\['last'\] = 0.0"),
         (lambda: transforms.scale_by_scion(norms={"last": "sgn"}), r"norms\['last'\] = 'sgn' is unknown"),
         (lambda: transforms.scale_by_scion(layers={"w": "lst"}).init({"w": W}), "'lst' is unknown; nearest: last"),
+        (lambda: scion(radii={"last": 2.0}), "label 'first' has no radius; add it to radii"),
+        (lambda: scion(constrained="no"), "constrained = 'no' must be False or True"),
+        (lambda: scion(steps=5), "scale_by_scion: steps = 5 is for method='newton_schulz'"),
+        (lambda: scion(layers="last", radii={"last": 1.0}, method="polar"), "spectral norms, and no label has one"),
+        (lambda: scion(layers={"dense0": "hidden"}), "layers = .* do not fit leaves .*dense1.*label every leaf"),
         (lambda: transforms.clip_by_global_norm(0.0), "threshold = 0.0"),
     ],
 )
 def test_bad_input_is_named(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+def test_a_traced_number_out_of_range_gives_nan():
+    """Nobody can raise of it."""
+
+    def both(number):
+        links = (
+            transforms.scale_by_lmo("linf", radius=number),
+            transforms.scale_by_lmo("l2", radius=number),
+            transforms.clip_by_global_norm(number),
+            transforms.momentum(number / 2),
+            transforms.scale_by_fedopt("adagrad", tau=number),
+        )
+        return [link.update(W, link.init(W))[0] for link in links]
+
+    for steps in jax.jit(jax.vmap(both))(jnp.array([1.0, -1.0, jnp.nan])):
+        assert jnp.isfinite(steps[0]).all()
+        assert jnp.isnan(steps[1:]).all()
+
+
+def test_numbers_of_python_and_leaves_of_two_precisions():
+    assert float(transforms.dual_norm("l2", [3.0, 4.0])) == 5
+    assert float(transforms.dual_norm("l1", [3.0, -4.0])) == 4
+    assert step("l1", {"a": 3.0, "b": -4.0}) == {"a": 0, "b": -1}
+    with jax.enable_x64(True):
+        tree = {"a": jnp.ones((2, 2), jnp.float64), "b": 3 * jnp.eye(2, dtype=jnp.float32)}
+        for norm in ("l1", "nuclear"):
+            u = step(norm, tree)
+            assert [str(leaf.dtype) for leaf in u.values()] == ["float64", "float32"]
+            assert not u["a"].any()
+            np.testing.assert_allclose((u["b"] * tree["b"]).sum(), transforms.dual_norm(norm, tree), rtol=1e-6)
 
 
 # Clipping

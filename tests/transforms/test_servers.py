@@ -74,6 +74,37 @@ def test_the_value_is_the_honest_loss_and_the_gradient_the_aggregate():
 # 16 bits
 
 
+@pytest.mark.parametrize(
+    "tx",
+    [
+        transforms.momentum(0.9),
+        transforms.momentum(0.9, kind="heavy_ball"),
+        transforms.momentum(lambda count: 0.9),
+        transforms.scale_by_fedopt(),
+    ],
+    ids=str,
+)
+def test_a_state_keeps_its_dtypes(tx):
+    """Parameters of 16 bits and gradients of 32, or the other way round, under `jax.lax.scan`."""
+    for params, grads in ((jnp.bfloat16, jnp.float32), (jnp.float32, jnp.bfloat16), (jnp.float16, jnp.bfloat16)):
+        start = tx.init(jnp.zeros(3, params))
+        with jax.numpy_dtype_promotion("strict"):
+            state, steps = jax.lax.scan(lambda s, g: tx.update(g, s)[::-1], start, jnp.ones((2, 3), grads))
+        assert jax.tree.map(jnp.result_type, state) == jax.tree.map(jnp.result_type, start)
+        assert steps.dtype == grads
+        assert (steps[1] > 0).all()
+
+
+def test_a_bare_adaptive_link_of_16_bits_does_not_stall():
+    """The second moment of ones tends to 1; one of bfloat16 stops at 0.84."""
+    tx = transforms.scale_by_fedopt()
+    ones = jnp.ones(3, jnp.bfloat16)
+    state, steps = jax.lax.scan(lambda s, _: tx.update(ones, s)[::-1], tx.init(ones), length=1000)
+    np.testing.assert_allclose(state.nu, 1.0, rtol=1e-3)
+    np.testing.assert_allclose(steps[-1].astype(jnp.float32), 1 / 1.001, rtol=2**-8)
+    assert steps.dtype == jnp.bfloat16
+
+
 def test_momenta_of_16_bits_are_kept_in_32():
     """An average of ones with β = 0.999 is 1 − 0.999^3000 = 0.95 after 3 000 steps; in bfloat16 it stalls at 0.5."""
     tx = transforms.per_worker(optax.ema(0.999, debias=False), 2)
