@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PARTS = {"mnist": "MNIST", "shakespeare": "Small GPT"}
-_COLORS = dict(zip(STEPS, ("#222222", "#d55e00", "#9ecae1", "#3182bd", "#08306b", "#009e73"), strict=True))
+_COLORS: dict[str, str] = dict(zip(STEPS, ("#222222", "#d55e00", "#9ecae1", "#3182bd", "#08306b", "#009e73"), strict=True))
 _EDGES = {"low": "↓", "high": "↑", "": ""}
 
 
