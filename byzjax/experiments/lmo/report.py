@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PARTS = {"mnist": "MNIST", "shakespeare": "Small GPT"}
-_COLORS: dict[str, str] = dict(zip(STEPS, ("#222222", "#d55e00", "#9ecae1", "#3182bd", "#08306b", "#009e73"), strict=True))
+_COLORS: dict[str, str] = dict(
+    zip(STEPS, ("#222222", "#d55e00", "#9ecae1", "#3182bd", "#08306b", "#009e73"), strict=True)
+)
 _EDGES = {"low": "↓", "high": "↑", "": ""}
 
 
@@ -77,8 +79,8 @@ def section(whole: xarray.Dataset, part: xarray.Dataset, image: str) -> str:
             f"## {PARTS[config['variant']]}\n",
             f"{config['num_workers']} workers, {config['num_byzantine']} of them lie, {rounds} rounds, "
             f"{config['num_parameters']:,} parameters. {metric.title.capitalize()} after the last round, mean ± "
-            f"standard deviation over {count(seeds, 'seed')}; rates chosen on `{config['tuning']['by']}` with another "
-            f"seed, anew for every cell, among {_rates(whole)}.\n",
+            f"standard deviation over {count(seeds, 'seed')}; rates chosen on `{config['tuning']['by']}` with "
+            f"{count(len(config['tuning']['seeds']), 'other seed')}, anew for every cell, among {_rates(whole)}.\n",
             f"![{metric.title} of every step, rule and attack]({image})\n",
             grid(heads, _rows(part, result)),
             "The chosen γ₀; ↓ and ↑ at an end of the grid.\n",
