@@ -123,6 +123,7 @@ def figure(part: xarray.Dataset) -> Figure:
                 ax.annotate("×", (at, value if np.isfinite(value) else 0.02), color=color, xycoords=_across(ax, value))
                 any_lost = True
         ax.set_xticks(range(len(attacks)), ["no attack" if name == "none" else name for name in attacks])
+        ax.set_xlim(-0.5, len(attacks) - 0.5)
         ax.set_title("plain mean" if rule == MEAN else rule)
         if metric.best == "min":
             ax.set_yscale("log")
