@@ -264,6 +264,20 @@ def test_what_is_refused():
         tried(lambda own: robust_pmean(own, "data", rule), takes=P())
 
 
+@pytest.mark.parametrize(
+    ("axis_name", "parameter_axes", "message"),
+    [
+        (("data", "data"), (), r"robust_pmean: axis_name = \('data', 'data'\) names an axis twice"),
+        ("data", ("data",), "robust_pmean: 'data' is in axis_name and in parameter_axes"),
+    ],
+)
+def test_no_axis_is_named_twice(axis_name, parameter_axes, message):
+    with pytest.raises(ValueError, match=message):
+        jax.vmap(
+            lambda own: robust_pmean(own, axis_name, agg.median(), parameter_axes=parameter_axes), axis_name="data"
+        )(jnp.arange(12.0).reshape(4, 3))
+
+
 def own_key():
     return jax.random.fold_in(KEY, jax.lax.axis_index("data"))
 
