@@ -43,8 +43,8 @@ def check_apart(axis: tuple[str, ...], others: tuple[str, ...], argument: str, w
     both = [name for name in axis if name in others]
     if both:
         raise ValueError(
-            f"{where}: {_shown(both)} is in axis_name and in parameter_axes; devices along an axis are workers, or hold "
-            "pieces of one worker's gradient."
+            f"{where}: {_shown(both)} is in axis_name and in parameter_axes; devices along an axis are workers, or "
+            "hold pieces of one worker's gradient."
         )
 
 

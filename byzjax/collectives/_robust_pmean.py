@@ -80,9 +80,9 @@ def robust_pmean(
       leaves ``[*p]``, the same on all devices along the axis.
 
     Raises:
-      ValueError: no such axis, one that is named twice, gradients that are the same on all devices, no rule or one of somebody else, a rule that
-        remembers without a state, a key that differs from device to device, and whatever the rule refuses, as an f too
-        large for n.
+      ValueError: no such axis, one that is named twice, gradients that are the same on all devices, no rule or one of
+        somebody else, a rule that remembers without a state, a key that differs from device to device, and whatever the
+        rule refuses, as an f too large for n.
 
     Under ``check_vma=True`` `jax.grad` at parameters that are the same on all devices *sums* over devices: take it at
     ``jax.lax.pcast(params, axis_name, to="varying")``. Gradients that were summed are refused.
