@@ -142,6 +142,14 @@ GOOD = {"learning_rate": 0.1, **RULE}
         (methods.byrd_saga, {"initial": "random"}, "initial = 'random'"),
         (methods.byz_ef21, {"beta": 1.0}, "beta = 1.0"),
         (methods.byz_ef21, {"compressor": 1.5}, r"fraction = 1.5 must be in \(0, 1\]"),
+        *[
+            (factory, {"compressor": transforms.random_k(0.1)}, r"random_k\(.*not contractive.*scaled=False")
+            for factory in (methods.byz_ef21, methods.byz_dm21)
+        ],
+        *[
+            (methods.byz_vr_marina, {"compressor": biased}, r"is biased.*pass random_k\(…\) or natural_compression")
+            for biased in (transforms.top_k(0.5), transforms.random_k(0.5, scaled=False))
+        ],
         (methods.byz_dm21, {"variance_reduced": "yes"}, "variance_reduced = 'yes' is a str, not a bool"),
     ],
 )
