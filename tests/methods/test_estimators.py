@@ -120,6 +120,23 @@ def test_trust_of_clipped_differences_is_of_what_was_sent():
         rule.update(rows, state)
 
 
+@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf, -jnp.inf])
+def test_a_row_that_is_not_finite_counts_as_the_last_aggregate(bad):
+    rule = methods.clipped_differences(methods.momentum_sgd(0.1, aggregator=agg.cge(0)), scale=1.0).aggregator
+    zero = {"a": jnp.zeros(2), "b": jnp.zeros(())}
+    rows = {"a": jnp.ones((3, 2)), "b": jnp.ones(3)}
+    _, state = rule.update(rows, rule.init(zero), zero)
+    moved = {"a": jnp.array([0.0, 4.0]), "b": jnp.zeros(())}
+    sent = {"a": jnp.array([[1.0, 1.0], [1.0, 2.5], [bad, 1.0]]), "b": jnp.ones(3)}
+    aggregate, after, trust = rule.update_with_trust(sent, state, moved)
+    np.testing.assert_allclose(aggregate["a"], [1.0, 1.5], rtol=1e-6)
+    np.testing.assert_allclose(aggregate["b"], 1.0)
+    np.testing.assert_allclose(trust.weights, [1 / 3, 1 / 3, 0.0], rtol=1e-6)
+    assert jnp.isfinite(after.aggregate["a"]).all()
+    # In the first round, which is taken whole, it is the rule's.
+    assert not jnp.isfinite(rule.update(sent, rule.init(zero), zero)[0]["a"]).all()
+
+
 GOOD = {"learning_rate": 0.1, **RULE}
 
 
