@@ -10,6 +10,7 @@ import pytest
 import byzjax
 from byzjax import aggregators as agg
 from byzjax import attacks, methods, metrics, sharding, tasks, transforms
+from byzjax.base import Aggregator, Trust
 from byzjax.configs.run_config import RunConfig, execute
 from byzjax.simulation.checkpoint import Checkpoint
 
@@ -182,6 +183,18 @@ def test_wrappers_name_bad_input():
         methods.clipped_differences(methods.momentum_sgd(**GOOD), scale=0)
     with pytest.raises(ValueError, match="tau = 0"):
         methods.learning_from_history(0.1, tau=0)
+
+
+@pytest.mark.parametrize("trusting", [False, True])
+def test_a_rule_without_extra_arguments_is_not_told_of_the_estimator(trusting):
+    def update(updates, state, params=None, *, key=None):
+        return jax.tree.map(lambda x: x.mean(0), updates), state, *([Trust()] if trusting else [])
+
+    rule = Aggregator(lambda params: (), **{"update_with_trust" if trusting else "update": update})
+    for aggregator in (rule, byzjax.chain(agg.nnm(1), rule)):
+        method = methods.byz_lsvrg(0.1, aggregator=aggregator)
+        round_ = byzjax.make_round(TASK, method, attacks.alie(), byzantine=jnp.asarray(TASK.byzantine))
+        jax.eval_shape(round_, byzjax.init_state(TASK, method, attacks.alie(), key=KEY))
 
 
 def test_a_link_is_given_one_gradient_and_says_so():
