@@ -76,7 +76,7 @@ def on_each_device(
     if attack._call is None or not is_own(attack._call.factory):
         raise ValueError(
             f"{_NAME}: attack {shown(attack)} is not one of byzjax.attacks, and may read what others sent, which no "
-            f"device along axis_name = {axis_name!r} has; use one of them, as bit_flip or soft_error, or byzjax.simulate."
+            f"device along axis_name = {axis_name!r} has; use one of them, as bit_flip, or byzjax.simulate."
         )
     if traits_of(attack._call.factory).adaptive:
         raise ValueError(
