@@ -108,6 +108,26 @@ def check_common(tree: Any, axis: tuple[str, ...], argument: str, where: str) ->
             )
 
 
+def check_one_kind(axis: tuple[str, ...], argument: str, where: str) -> None:
+    """Reject axes of `jax.vmap` inside `jax.shard_map` where JAX has no collective along them.
+
+    Raises:
+      ValueError: axes of both, or one of `jax.vmap` where types are checked.
+    """
+    of_mesh = [name for name in axis if name in jax.sharding.get_abstract_mesh().manual_axes]
+    of_vmap = [name for name in axis if name not in of_mesh]
+    if of_mesh and of_vmap:
+        raise ValueError(
+            f"{where}: {argument} = {_shown(axis)} has an axis of the mesh, {_shown(of_mesh)}, and one of jax.vmap, "
+            f"{_shown(of_vmap)}; take axes of one kind."
+        )
+    if of_vmap and types_name_axes():
+        raise ValueError(
+            f"{where}: {argument} = {_shown(axis)} is an axis of jax.vmap inside jax.shard_map, along which JAX has "
+            "collectives with check_vma=False alone; pass that to jax.shard_map."
+        )
+
+
 def agreed(tree: Any, axis: tuple[str, ...]) -> Any:
     """What all devices have computed alike, of a type that says so: the first one's, where types ask."""
 

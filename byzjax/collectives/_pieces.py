@@ -33,7 +33,7 @@ def exchanged_in_pieces(parts: jax.Array, axis: tuple[str, ...]) -> jax.Array:
 
 
 def _exchanged(parts: jax.Array, axis: tuple[str, ...]) -> jax.Array:
-    if len(axis) == 1 or jax.sharding.get_abstract_mesh().manual_axes:
+    if len(axis) == 1 or set(axis) <= set(jax.sharding.get_abstract_mesh().manual_axes):
         return jax.lax.all_to_all(parts, axis, 0, 0, tiled=True)
     # Nested `jax.vmap` exchanges along one axis at a time.
     x = parts.reshape(*(jax.lax.axis_size(name) for name in axis), -1)

@@ -11,7 +11,7 @@ from byzjax.base import Aggregator, Coordinatewise, check_rule
 from byzjax.checks import shown
 from byzjax.checks.contracts import check_like
 from byzjax.collectives import _pieces
-from byzjax.collectives._axes import agreed, as_tuple, check_apart, check_common, check_own, num_devices
+from byzjax.collectives._axes import agreed, as_tuple, check_apart, check_common, check_one_kind, check_own, num_devices
 from byzjax.collectives._memory import Memory
 from byzjax.collectives._shares import Shares
 from byzjax.promises import traits_of
@@ -99,6 +99,8 @@ def robust_pmean(
     if others:
         num_devices(others, "parameter_axes", _NAME)
     check_apart(axis, others, "axis_name", _NAME)
+    check_one_kind(axis, "axis_name", _NAME)
+    check_one_kind(others, "parameter_axes", _NAME)
     grads = jax.tree.map(jnp.asarray, grads)
     _check_floats(grads)
     check_own(grads, axis, "grads", _NAME)
