@@ -1,4 +1,4 @@
-"""Large gradients travel piece after piece: what is under way is a copy, and no more than one is."""
+"""Large leaves travel piece after piece: what is under way is a copy, and of such a leaf no more than one is."""
 
 from __future__ import annotations
 
