@@ -137,17 +137,36 @@ class _Link(Value, optax.GradientTransformationExtraArgs):
         return self._links or (self,)
 
 
+def _takes(function: Callable, argument: str) -> bool:
+    """Whether a function takes an argument by this name, as far as can be seen."""
+    try:
+        takes = inspect.signature(function, follow_wrapped=False).parameters
+    except (TypeError, ValueError):
+        return True
+    return argument in takes or any(p.kind is inspect.Parameter.VAR_KEYWORD for p in takes.values())
+
+
 def _without_trust(update_with_trust: Callable) -> Callable:
+    told = _takes(update_with_trust, "estimator")
+
     def update(updates, state, params=None, **extra):
+        if not told:
+            extra.pop("estimator", None)
         return update_with_trust(updates, state, params, **extra)[:2]
 
     return update
 
 
 def _on_any_tree(function: Callable, rows: tuple[None, ...], *more: Any) -> Callable:
-    """A link's function of stacks, which lets a tree without leaves pass, and knows only axes of type Auto."""
+    """A link's function of stacks, which lets a tree without leaves pass, and knows only axes of type Auto.
+
+    It is told what the workers' estimator remembers, ``estimator``, if it takes that.
+    """
+    told = _takes(function, "estimator")
 
     def guarded(updates, state, params=None, **extra):
+        if not told:
+            extra.pop("estimator", None)
         if not jax.tree.leaves(updates):
             return updates, state, *more
 
@@ -213,8 +232,7 @@ class Attack(Value, _AttackFields):
 
     def poisoned(self, batch: Batch, *, num_classes: int | None, **extra: Any) -> Batch:
         """The batch after ``poison``, which is told the number of classes if it takes it."""
-        takes = inspect.signature(self.poison, follow_wrapped=False).parameters
-        if "num_classes" in takes or any(p.kind is inspect.Parameter.VAR_KEYWORD for p in takes.values()):
+        if _takes(self.poison, "num_classes"):
             extra["num_classes"] = num_classes
         return self.poison(batch, **extra)
 

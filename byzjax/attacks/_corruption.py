@@ -24,7 +24,8 @@ def soft_error(bit: int | None = None) -> Attack:
     """Soft error: one bit of one coordinate of what a Byzantine worker computed is flipped.
 
     ``v_i = g_i`` but for one coordinate k, ``v_ik = g_ik XOR 2^j`` on its binary representation; k is drawn uniformly
-    over all leaves, and j over all bits. Most flips change next to nothing; one of the exponent's can make 10³⁸ of 1.
+    over all leaves, and j over all bits. Most flips change next to nothing; the exponent's highest
+    makes 10³⁸ of 1/2 in float32, and infinity of 1.
 
     Args:
       bit: j, 0 for the lowest bit of the mantissa; the highest bit is the sign, the one below it the highest of the

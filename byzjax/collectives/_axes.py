@@ -20,8 +20,9 @@ def num_devices(axis: tuple[str, ...], argument: str, where: str) -> int:
     """How many devices there are along these axes.
 
     Raises:
-      ValueError: there is no such axis.
+      ValueError: there is no such axis, or one is named twice.
     """
+    check_apart(axis, (), argument, where)
     try:
         return jax.lax.axis_size(axis)
     except (NameError, KeyError, ValueError, TypeError):  # a number is a place to JAX
@@ -29,6 +30,22 @@ def num_devices(axis: tuple[str, ...], argument: str, where: str) -> int:
             f"{where}: {argument} = {_shown(axis)} is no axis here; call it inside jax.shard_map over a mesh with that "
             f"axis, or under jax.pmap or jax.vmap with axis_name={_shown(axis)}."
         ) from None
+
+
+def check_apart(axis: tuple[str, ...], others: tuple[str, ...], argument: str, where: str) -> None:
+    """Reject an axis that is named twice, which `jax.vmap` would take for another one.
+
+    Raises:
+      ValueError: it is, in one argument, or as an axis of workers and of parameters.
+    """
+    if len(set(axis)) < len(axis):
+        raise ValueError(f"{where}: {argument} = {_shown(axis)} names an axis twice; name each once.")
+    both = [name for name in axis if name in others]
+    if both:
+        raise ValueError(
+            f"{where}: {_shown(both)} is in axis_name and in parameter_axes; devices along an axis are workers, or "
+            "hold pieces of one worker's gradient."
+        )
 
 
 def device_number(axis_name: AxisName, num_workers: int, where: str) -> jax.Array:
@@ -89,6 +106,26 @@ def check_common(tree: Any, axis: tuple[str, ...], argument: str, where: str) ->
                 f"{where}: {argument}{jax.tree_util.keystr(path)} differs along {_shown(apart)} from device to device; "
                 "pass what is the same on all, as in_specs=P() hands it over."
             )
+
+
+def check_one_kind(axis: tuple[str, ...], argument: str, where: str) -> None:
+    """Reject axes of `jax.vmap` inside `jax.shard_map` where JAX has no collective along them.
+
+    Raises:
+      ValueError: axes of both, or one of `jax.vmap` where types are checked.
+    """
+    of_mesh = [name for name in axis if name in jax.sharding.get_abstract_mesh().manual_axes]
+    of_vmap = [name for name in axis if name not in of_mesh]
+    if of_mesh and of_vmap:
+        raise ValueError(
+            f"{where}: {argument} = {_shown(axis)} has an axis of the mesh, {_shown(of_mesh)}, and one of jax.vmap, "
+            f"{_shown(of_vmap)}; take axes of one kind."
+        )
+    if of_vmap and types_name_axes():
+        raise ValueError(
+            f"{where}: {argument} = {_shown(axis)} is an axis of jax.vmap inside jax.shard_map, along which JAX has "
+            "collectives with check_vma=False alone; pass that to jax.shard_map."
+        )
 
 
 def agreed(tree: Any, axis: tuple[str, ...]) -> Any:

@@ -1,4 +1,4 @@
-"""Large gradients travel piece after piece: what is under way is a copy, and no more than one is."""
+"""Large leaves travel piece after piece: what is under way is a copy, and of such a leaf no more than one is."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def exchanged_in_pieces(parts: jax.Array, axis: tuple[str, ...]) -> jax.Array:
 
 
 def _exchanged(parts: jax.Array, axis: tuple[str, ...]) -> jax.Array:
-    if len(axis) == 1 or jax.sharding.get_abstract_mesh().manual_axes:
+    if len(axis) == 1 or set(axis) <= set(jax.sharding.get_abstract_mesh().manual_axes):
         return jax.lax.all_to_all(parts, axis, 0, 0, tiled=True)
     # Nested `jax.vmap` exchanges along one axis at a time.
     x = parts.reshape(*(jax.lax.axis_size(name) for name in axis), -1)

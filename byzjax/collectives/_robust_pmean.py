@@ -11,7 +11,7 @@ from byzjax.base import Aggregator, Coordinatewise, check_rule
 from byzjax.checks import shown
 from byzjax.checks.contracts import check_like
 from byzjax.collectives import _pieces
-from byzjax.collectives._axes import agreed, as_tuple, check_common, check_own, num_devices
+from byzjax.collectives._axes import agreed, as_tuple, check_apart, check_common, check_one_kind, check_own, num_devices
 from byzjax.collectives._memory import Memory
 from byzjax.collectives._shares import Shares
 from byzjax.promises import traits_of
@@ -80,9 +80,9 @@ def robust_pmean(
       leaves ``[*p]``, the same on all devices along the axis.
 
     Raises:
-      ValueError: no such axis, gradients that are the same on all devices, no rule or one of somebody else, a rule that
-        remembers without a state, a key that differs from device to device, and whatever the rule refuses, as an f too
-        large for n.
+      ValueError: no such axis, one that is named twice, gradients that are the same on all devices, no rule or one of
+        somebody else, a rule that remembers without a state, a key that differs from device to device, and whatever the
+        rule refuses, as an f too large for n.
 
     Under ``check_vma=True`` `jax.grad` at parameters that are the same on all devices *sums* over devices: take it at
     ``jax.lax.pcast(params, axis_name, to="varying")``. Gradients that were summed are refused.
@@ -98,6 +98,9 @@ def robust_pmean(
     n = num_devices(axis, "axis_name", _NAME)
     if others:
         num_devices(others, "parameter_axes", _NAME)
+    check_apart(axis, others, "axis_name", _NAME)
+    check_one_kind(axis, "axis_name", _NAME)
+    check_one_kind(others, "parameter_axes", _NAME)
     grads = jax.tree.map(jnp.asarray, grads)
     _check_floats(grads)
     check_own(grads, axis, "grads", _NAME)
@@ -153,6 +156,7 @@ def init_memory(
     if not memory.in_shares:
         return rule.init(params)
     axis, others = as_tuple(axis_name), as_tuple(parameter_axes)
+    check_apart(axis, others, "axis_name", where)
     try:
         num_devices(axis, "axis_name", where)
     except ValueError as error:

@@ -35,9 +35,11 @@ def clipped_differences(method: Method, *, scale: Numeric = 1.0, full: Full = "w
     ``g = g⁻ + A(clip_τ(g_1 − g⁻), …, clip_τ(g_n − g⁻))`` with ``τ = λ‖x − x⁻‖`` and ``clip_τ(v) = v min(1, τ/‖v‖)``;
     g⁻ and x⁻ are the aggregate and the model of the round before. In the first round ``g = A(g_1, …, g_n)``.
 
-    No worker's part is longer than λ times the model's last step, however many lie. Around `byz_vr_marina` this is the
-    paper's Algorithm 1, Byz-VR-MARINA-PP, with all workers in every round; around others its heuristic, equation (10).
-    Sampling some of the workers, for which the paper needs clipping, is no part of byzjax.
+    Where differences are clipped, no worker's is longer than λ times the model's last step, however many lie, and a row
+    with NaN or infinities counts as g⁻. In rounds taken whole, the first one among them, the rule is alone with what
+    was sent: choose one that bears it. Around `byz_vr_marina` this is the paper's Algorithm 1, Byz-VR-MARINA-PP, with
+    all workers in every round; around others its heuristic, equation (10). Sampling some of the workers, for which the
+    paper needs clipping, is no part of byzjax.
 
     Args:
       method: its rule is replaced. A factory with its arguments, e.g. ``byz_vr_marina(0.1, aggregator=median())``.
@@ -83,14 +85,25 @@ def _clipping(rule: Aggregator, scale: Numeric, leave_whole: bool) -> Aggregator
         last = jax.tree.map(lambda g: jnp.where(as_sent, 0.0, g), state.aggregate)
         apart = jax.tree.map(lambda row, g: row - g[None], widened(updates), last)
         lengths = jax.vmap(global_norm)(apart)
+        counts = as_sent | _finite(apart)
         factors = jnp.where(lengths > bound, bound / jnp.where(lengths > 0, lengths, 1.0), 1.0)
-        clipped = jax.tree.map(lambda row: row * per_row(factors.astype(row.dtype), row), apart)
+        factors = jnp.where(counts, factors, 0.0)
+        # NaN times nothing is NaN.
+        clipped = jax.tree.map(
+            lambda row: jnp.where(per_row(counts, row), row * per_row(factors.astype(row.dtype), row), 0.0), apart
+        )
         step, inner, trust = rule.update_with_trust(clipped, state.rule, params, **extra)
         aggregate = jax.tree.map(jnp.add, last, step)
         state = ClippedDifferencesState(inner, aggregate, params, jnp.ones((), bool))
         return jax.tree.map(lambda g, row: g.astype(row.dtype), aggregate, updates), state, _of_rows(trust, factors)
 
     return Aggregator(init, update_with_trust=update_with_trust)
+
+
+def _finite(rows: Stacked) -> jax.Array:
+    """Which rows are finite in every coordinate, bool[n]."""
+    flags = [jnp.isfinite(leaf).reshape(leaf.shape[0], -1).all(1) for leaf in jax.tree.leaves(rows)]
+    return jnp.stack(flags).all(0)
 
 
 def _of_rows(trust: Trust, factors: jax.Array) -> Trust:

@@ -14,7 +14,7 @@ from byzjax.estimator import Estimator, Oracle
 from byzjax.methods._estimators import estimating, no_memory
 from byzjax.methods._schedules import Schedule
 from byzjax.task import Task
-from byzjax.transforms._compression import Compressor, as_compressor, compressed, top_k
+from byzjax.transforms._compression import Compressor, as_compressor, check_contractive, compressed, top_k
 from byzjax.types import Numeric, Params, Stacked
 from byzjax.values import takes_as_argument, value
 
@@ -58,7 +58,8 @@ def byz_ef21(
     sum, unless there is a β. Costs a full gradient a round, or one of a batch. State: n d numbers, 2 n d with β.
 
     Raises:
-      ValueError: γ, β, the rule or the compressor are none; when it runs without β, a task without a finite sum.
+      ValueError: γ, β, the rule or the compressor are none, or this is known not to be contractive; when it runs
+        without β, a task without a finite sum.
 
     Rammal, Gruntkowska, Fedin, Gorbunov, Richtárik. Communication compression for Byzantine robust learning: new
     efficient algorithms and improved rates. AISTATS 2024 (Byz-EF21). Liu, Li, Yi, Johansson. Byzantine-robust and
@@ -106,7 +107,7 @@ def byz_dm21(
     Neither converges linearly with constant γ and β: what is left of the noise shrinks with 1 − β.
 
     Raises:
-      ValueError: γ, β, the rule or the compressor are none.
+      ValueError: γ, β, the rule or the compressor are none, or this is known not to be contractive.
 
     Li, Liu, Yi. Accelerating Byzantine-robust distributed learning with compressed communication via double momentum
     and variance reduction. AISTATS 2026 (arXiv 2603.15144). Abstract and a public implementation could be read, not the
@@ -134,7 +135,7 @@ def _estimator(
     recursive: bool = False,
 ) -> Estimator:
     """Full gradients, or those of batches after as many momenta, whose differences to what was sent are compressed."""
-    squeeze = as_compressor(compressor, top_k, where)
+    squeeze = check_contractive(as_compressor(compressor, top_k, where), where)
     whole = check_choice(initial, typing.get_args(Initial), "initial", where) == "gradient"
 
     def init(task: Task, params: Params) -> ErrorFeedbackState:

@@ -15,7 +15,7 @@ from byzjax.methods._estimators import check_probability, estimating, no_memory
 from byzjax.methods._schedules import Schedule
 from byzjax.task import Task
 from byzjax.transforms._accumulating import widened
-from byzjax.transforms._compression import Compressor, as_compressor, compressed, random_k
+from byzjax.transforms._compression import Compressor, as_compressor, check_unbiased, compressed, random_k
 from byzjax.types import Numeric, Params
 from byzjax.values import takes_as_argument, value
 
@@ -61,7 +61,8 @@ def byz_vr_marina(
     all of it, since their coins differ. State: x⁻, and d numbers or n d of them.
 
     Raises:
-      ValueError: γ, p, the rule, the base or the compressor are none; when it runs, a task without a finite sum.
+      ValueError: γ, p, the rule, the base or the compressor are none, or this is known to be biased; when it runs, a
+        task without a finite sum.
 
     Gorbunov, Horváth, Richtárik, Gidel. Variance reduction is an antidote to Byzantine workers: better rates, weaker
     assumptions and communication compression as a cherry on the top. ICLR 2023; Algorithm 1. There g⁰ is ∇f(x⁰), which
@@ -74,7 +75,7 @@ def byz_vr_marina(
     check = "byz_vr_marina"
     check_probability(p, check)
     own = check_choice(base, typing.get_args(Base), "base", check) == "own"
-    squeeze = None if compressor is None else as_compressor(compressor, random_k, check)
+    squeeze = None if compressor is None else check_unbiased(as_compressor(compressor, random_k, check), check)
 
     def init(task: Task, params: Params) -> MarinaState:
         zeros = jax.tree.map(jnp.zeros_like, widened(params))

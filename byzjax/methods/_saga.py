@@ -52,11 +52,12 @@ def byrd_saga(
       batch_size: m examples a round, independent draws, the mean of their ``∇f_ij(x) − t_ij``; 1 in the paper. They are
         not those of the round's batch, which does not say which examples it holds.
       initial: ``"gradients"``: ``t_ij = ∇f_ij(x⁰)`` (the released code); ``"zero"`` (a later implementation).
-      max_bytes: the largest table that is allowed, 2 GiB by default.
+      max_bytes: the largest table that is allowed, 2 GiB by default. A run takes about two tables more while it
+        works (measured on a CPU).
       decay: divide γ by √k, k = 1, 2, ….
 
     Needs of a task: a finite sum of more than one example. State: ``n (max_i N_i + 1) d`` numbers, n times the memory
-    of SAGA: for small models and few examples.
+    of SAGA, and about twice as much again for what is under way: for small models and few examples.
 
     Raises:
       ValueError: γ, the rule, m or the table's beginning are none; when it runs, a task without a finite sum, one with

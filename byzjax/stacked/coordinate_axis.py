@@ -80,7 +80,8 @@ def joined(parts: list[jax.Array]) -> jax.Array:
 
 def gathered(x: jax.Array, axis: AxisName) -> jax.Array:
     """Pieces of all devices along the last axis, in the order of the devices, and of a type that says: all alike."""
-    if isinstance(axis, tuple) and len(axis) > 1 and not jax.sharding.get_abstract_mesh().manual_axes:
+    of_mesh = jax.sharding.get_abstract_mesh().manual_axes
+    if isinstance(axis, tuple) and len(axis) > 1 and not set(axis) <= set(of_mesh):
         for name in reversed(axis):  # nested `jax.vmap` gathers along one axis at a time
             x = gathered(x, name)
         return x

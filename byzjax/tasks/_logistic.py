@@ -42,7 +42,8 @@ def logistic_regression(
       byzantine: who lies, instead of the last b: a mask bool[n], or the numbers of those who do.
       num_examples: N, of each worker.
       dim: d.
-      l2: λ > 0, the strong convexity. No f_ij is smoother than ``L = max_ij ‖a_ij‖²/4 + λ``, about d/4 + λ.
+      l2: λ > 0, the strong convexity. No f_ij is smoother than ``L = max_ij ‖a_ij‖²/4 + λ``: more than the average,
+        d (1 + h²)/4 + λ; 6.84 against 2.6 at the defaults.
       heterogeneity: h ≥ 0.
       batch_size: B, drawn with replacement.
       data_seed: of the data, which belong to the task and not to a run.
@@ -103,8 +104,7 @@ def logistic_regression(
         at = lambda x: loss(x, {"input": inputs, "label": labels})  # noqa: E731
         # f(x) − f(x*) as f's Bregman divergence from x*, term by term: the difference would be rounding.
         apart = x.astype(best.dtype) - best
-        turn, chance = inputs @ apart, jax.nn.sigmoid(inputs @ best)
-        terms = jnp.log1p(chance * jnp.expm1(turn)) - chance * turn
+        terms = _divergence(inputs @ apart, inputs @ best)
         return {
             "gradient_norm": global_norm(jax.grad(at)(x)),
             "objective": at(x),
@@ -114,6 +114,15 @@ def logistic_regression(
 
     sums = {"examples": examples, "num_examples": (size,) * n}
     return Task(data, init, sample, loss, evaluate, n, check, byzantine=liars, num_classes=2, **sums)
+
+
+def _divergence(turn: jax.Array, there: jax.Array) -> jax.Array:
+    """``s(z + t) − s(z) − s'(z) t`` of ``s(z) = log(1 + eᶻ)``, without cancellation near t = 0 nor overflow afar."""
+    rare = jax.nn.sigmoid(-jnp.abs(there))  # of the two labels' chances the smaller: s(z) = z + s(−z)
+    turn = jnp.where(there < 0, turn, -turn)
+    near = jnp.log1p(rare * jnp.expm1(jnp.minimum(turn, 1.0)))
+    afar = jnp.logaddexp(-jax.nn.softplus(-jnp.abs(there)), turn - jax.nn.softplus(jnp.abs(there)))
+    return jnp.where(turn < 1, near, afar) - rare * turn
 
 
 def _sigmoid(z: np.ndarray) -> np.ndarray:

@@ -30,7 +30,22 @@ class CompressorState(NamedTuple):
 
 
 class Compressor(Value, optax.GradientTransformationExtraArgs):
-    """A compressor of one worker's vector; ``update`` takes ``key=`` in place of its own."""
+    """A compressor of one worker's vector; ``update`` takes ``key=`` in place of its own.
+
+    Attributes:
+      unbiased: whether ``E Q(x) = x``; None where nobody has said so.
+      contractive: whether ``E‖C(x) − x‖² ≤ (1 − α)‖x‖²`` for an α > 0; None likewise.
+    """
+
+    unbiased: bool | None = None
+    contractive: bool | None = None
+
+    def __new__(
+        cls, init: Callable, update: Callable, *, unbiased: bool | None = None, contractive: bool | None = None
+    ):
+        self = super().__new__(cls, init, update)
+        self.unbiased, self.contractive = unbiased, contractive
+        return self
 
 
 @value
@@ -62,7 +77,7 @@ def top_k(fraction: float) -> Compressor:
         del params, extra
         return _on(updates, compress), state
 
-    return Compressor(optax.init_empty_state, update)  # type: ignore[arg-type]
+    return Compressor(optax.init_empty_state, update, unbiased=fraction == 1, contractive=True)
 
 
 @value
@@ -96,7 +111,9 @@ def random_k(fraction: float, *, scaled: bool = True, key: jax.Array | None = No
         _, kept = jax.lax.top_k(jax.random.bits(key, (x.size,)), k)
         return jnp.zeros_like(x).at[kept].set(x[kept] * (x.size / k if scaled else 1.0))
 
-    return _drawing(compress, key, "random_k")
+    # Scaled, its α is 2 − d/k.
+    kinds = {"unbiased": scaled or fraction == 1, "contractive": not scaled or fraction > 0.5}
+    return _drawing(compress, key, "random_k", **kinds)
 
 
 @value
@@ -104,7 +121,8 @@ def natural_compression(*, key: jax.Array | None = None) -> Compressor:
     """Every number becomes one of the two powers of two around it, at random so that it is right on average.
 
     ``Q(x) = sign(x) 2^{e+1}`` with probability ``|x|/2^e − 1`` and else ``sign(x) 2^e``, where 2^e ≤ |x| < 2^{e+1}:
-    a number's sign and exponent are sent alone. Unbiased, ω = 1/8.
+    a number's sign and exponent are sent alone. Unbiased, ω = 1/8; and contractive, α = 7/8. From 2^127 up float32 (and
+    bfloat16) has no power of two above, and what is rounded up is infinite; float16 has none from 2^15 up.
 
     Args:
       key: as in `random_k`.
@@ -125,7 +143,7 @@ def natural_compression(*, key: jax.Array | None = None) -> Compressor:
         power = jnp.ldexp(jnp.ones_like(x), jnp.where(up, exponent, exponent - 1))
         return jnp.where((x == 0) | ~jnp.isfinite(x), x, jnp.sign(x) * power)
 
-    return _drawing(compress, key, "natural_compression")
+    return _drawing(compress, key, "natural_compression", unbiased=True, contractive=True)
 
 
 def as_compressor(compressor: Any, draw: Callable[[float], Compressor], where: str) -> Compressor:
@@ -138,6 +156,26 @@ def as_compressor(compressor: Any, draw: Callable[[float], Compressor], where: s
         return draw(compressor)
     fix = "pass a fraction, or call a factory, e.g. byzjax.transforms.top_k(0.1)."
     return check_kind(compressor, Compressor, "compressor", where, fix=fix)
+
+
+def check_contractive(compressor: Compressor, where: str) -> Compressor:
+    """Reject what is known not to be contractive: error feedback diverges with it."""
+    if compressor.contractive is False:
+        raise ValueError(
+            f"{where}: compressor = {compressor!r} is not contractive, and error feedback would diverge; pass "
+            "random_k(…, scaled=False) or top_k(…)."
+        )
+    return compressor
+
+
+def check_unbiased(compressor: Compressor, where: str) -> Compressor:
+    """Reject what is known to be biased: an error in a difference is never corrected."""
+    if compressor.unbiased is False:
+        raise ValueError(
+            f"{where}: compressor = {compressor!r} is biased, and what it leaves out of differences would be lost; "
+            "pass random_k(…) or natural_compression()."
+        )
+    return compressor
 
 
 def compressed(compressor: Compressor, stack: Any, key: jax.Array) -> Any:
@@ -154,7 +192,9 @@ def _checked(fraction: float, where: str) -> float:
     return float(fraction)
 
 
-def _drawing(compress: Callable[[jax.Array, jax.Array], jax.Array], stored: jax.Array | None, where: str) -> Compressor:
+def _drawing(
+    compress: Callable[[jax.Array, jax.Array], jax.Array], stored: jax.Array | None, where: str, **kinds: bool
+) -> Compressor:
     if stored is not None:
         check_key(stored, where)
 
@@ -169,7 +209,7 @@ def _drawing(compress: Callable[[jax.Array, jax.Array], jax.Array], stored: jax.
         updates = _on(updates, compress, check_key(key, where))
         return updates, CompressorState(state.key, state.count + 1)
 
-    return Compressor(init, update)  # type: ignore[arg-type]
+    return Compressor(init, update, **kinds)
 
 
 def _on(updates: Params, compress: Callable[..., jax.Array], key: jax.Array | None = None) -> Params:

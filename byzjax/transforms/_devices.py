@@ -10,6 +10,7 @@ import optax
 from jax.sharding import PartitionSpec as P
 
 from byzjax.base import Attack
+from byzjax.checks import shown
 from byzjax.checks.contracts import check_like, check_pair, only_masked
 from byzjax.collectives import device_number, own_copy
 from byzjax.promises import traits_of
@@ -17,6 +18,7 @@ from byzjax.rng import drawable
 from byzjax.stacked.coordinate_axis import AxisName
 from byzjax.stacked.device_axes import varying_axes
 from byzjax.types import Params
+from byzjax.values.made import is_own
 
 _NAME = "inject_attack"
 
@@ -71,7 +73,12 @@ def on_each_device(
     attack: Attack, byzantine: jax.Array, key: jax.Array, axis_name: AxisName
 ) -> optax.GradientTransformationExtraArgs:
     """`inject_attack` where updates are leaves ``[*p]`` of each device along an axis."""
-    if attack._call is not None and traits_of(attack._call.factory).adaptive:
+    if attack._call is None or not is_own(attack._call.factory):
+        raise ValueError(
+            f"{_NAME}: attack {shown(attack)} is not one of byzjax.attacks, and may read what others sent, which no "
+            f"device along axis_name = {axis_name!r} has; use one of them, as bit_flip, or byzjax.simulate."
+        )
+    if traits_of(attack._call.factory).adaptive:
         raise ValueError(
             f"{_NAME}: {attack!r} reads what others sent, which no device along axis_name = {axis_name!r} has; use one "
             "that starts from a worker's own gradient, as bit_flip or soft_error, or byzjax.simulate."

@@ -228,11 +228,12 @@ def inject_attack(
       key: update t gives the attack ``fold_in(key, t)``.
       aggregate: the server's rule as a function of a stack, for attacks that query it.
       axis_name: the workers are the devices along it, updates are each device's own, ``[*p]``, and so is the state of
-        an attack that remembers. Attacks that read what others sent have no place there.
+        an attack that remembers. Attacks that read what others sent have no place there, nor have those that byzjax
+        has not made, which might.
 
     Raises:
       ValueError: no `Attack`, one that only poisons data, no mask, or no key; with an ``axis_name``, no such axis, one
-        of another size, or an attack that reads what others sent.
+        of another size, or an attack that reads what others sent or that byzjax has not made.
 
     An attack on raw gradients (``bit_flip(of="gradient")``) reads ``grads=…`` if it is passed to ``update``, else the
     updates that enter this link.

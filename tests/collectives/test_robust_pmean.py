@@ -264,6 +264,41 @@ def test_what_is_refused():
         tried(lambda own: robust_pmean(own, "data", rule), takes=P())
 
 
+def test_axes_of_vmap_inside_shard_map():
+    """JAX has collectives along them where types are not checked, and none along axes of both kinds."""
+
+    def run(axis_name, **options):
+        vmapped = jax.vmap(lambda own: robust_pmean(own, axis_name, agg.median()), axis_name="inner")
+        twice = jax.vmap(vmapped, axis_name="outer")
+        return jax.jit(jax.shard_map(twice, mesh=mesh(8), in_specs=DATA, out_specs=DATA, **options))
+
+    x = jax.random.normal(KEY, (16, 3, 5))
+    for axes, options, message in (
+        ("inner", {}, "'inner' is an axis of jax.vmap inside jax.shard_map, along which.*pass that"),
+        (("data", "inner"), {}, "has an axis of the mesh, 'data', and one of jax.vmap, 'inner'"),
+        (("data", "inner"), {"check_vma": False}, "has an axis of the mesh, 'data', and one of jax.vmap, 'inner'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run(axes, **options)(x)
+    expected = jnp.median(x.reshape(8, 6, 5), axis=1)[:, None, None]
+    got = run(("outer", "inner"), check_vma=False)(x).reshape(8, 2, 3, 5)
+    assert_close(got, jnp.broadcast_to(expected, got.shape), tolerance=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("axis_name", "parameter_axes", "message"),
+    [
+        (("data", "data"), (), r"robust_pmean: axis_name = \('data', 'data'\) names an axis twice"),
+        ("data", ("data",), "robust_pmean: 'data' is in axis_name and in parameter_axes"),
+    ],
+)
+def test_no_axis_is_named_twice(axis_name, parameter_axes, message):
+    with pytest.raises(ValueError, match=message):
+        jax.vmap(
+            lambda own: robust_pmean(own, axis_name, agg.median(), parameter_axes=parameter_axes), axis_name="data"
+        )(jnp.arange(12.0).reshape(4, 3))
+
+
 def own_key():
     return jax.random.fold_in(KEY, jax.lax.axis_index("data"))
 

@@ -10,6 +10,7 @@ import pytest
 import byzjax
 from byzjax import aggregators as agg
 from byzjax import attacks, methods, metrics, sharding, tasks, transforms
+from byzjax.base import Aggregator, Trust
 from byzjax.configs.run_config import RunConfig, execute
 from byzjax.simulation.checkpoint import Checkpoint
 
@@ -120,6 +121,23 @@ def test_trust_of_clipped_differences_is_of_what_was_sent():
         rule.update(rows, state)
 
 
+@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf, -jnp.inf])
+def test_a_row_that_is_not_finite_counts_as_the_last_aggregate(bad):
+    rule = methods.clipped_differences(methods.momentum_sgd(0.1, aggregator=agg.cge(0)), scale=1.0).aggregator
+    zero = {"a": jnp.zeros(2), "b": jnp.zeros(())}
+    rows = {"a": jnp.ones((3, 2)), "b": jnp.ones(3)}
+    _, state = rule.update(rows, rule.init(zero), zero)
+    moved = {"a": jnp.array([0.0, 4.0]), "b": jnp.zeros(())}
+    sent = {"a": jnp.array([[1.0, 1.0], [1.0, 2.5], [bad, 1.0]]), "b": jnp.ones(3)}
+    aggregate, after, trust = rule.update_with_trust(sent, state, moved)
+    np.testing.assert_allclose(aggregate["a"], [1.0, 1.5], rtol=1e-6)
+    np.testing.assert_allclose(aggregate["b"], 1.0)
+    np.testing.assert_allclose(trust.weights, [1 / 3, 1 / 3, 0.0], rtol=1e-6)
+    assert jnp.isfinite(after.aggregate["a"]).all()
+    # In the first round, which is taken whole, it is the rule's.
+    assert not jnp.isfinite(rule.update(sent, rule.init(zero), zero)[0]["a"]).all()
+
+
 GOOD = {"learning_rate": 0.1, **RULE}
 
 
@@ -142,6 +160,14 @@ GOOD = {"learning_rate": 0.1, **RULE}
         (methods.byrd_saga, {"initial": "random"}, "initial = 'random'"),
         (methods.byz_ef21, {"beta": 1.0}, "beta = 1.0"),
         (methods.byz_ef21, {"compressor": 1.5}, r"fraction = 1.5 must be in \(0, 1\]"),
+        *[
+            (factory, {"compressor": transforms.random_k(0.1)}, r"random_k\(.*not contractive.*scaled=False")
+            for factory in (methods.byz_ef21, methods.byz_dm21)
+        ],
+        *[
+            (methods.byz_vr_marina, {"compressor": biased}, r"is biased.*pass random_k\(…\) or natural_compression")
+            for biased in (transforms.top_k(0.5), transforms.random_k(0.5, scaled=False))
+        ],
         (methods.byz_dm21, {"variance_reduced": "yes"}, "variance_reduced = 'yes' is a str, not a bool"),
     ],
 )
@@ -157,6 +183,18 @@ def test_wrappers_name_bad_input():
         methods.clipped_differences(methods.momentum_sgd(**GOOD), scale=0)
     with pytest.raises(ValueError, match="tau = 0"):
         methods.learning_from_history(0.1, tau=0)
+
+
+@pytest.mark.parametrize("trusting", [False, True])
+def test_a_rule_without_extra_arguments_is_not_told_of_the_estimator(trusting):
+    def update(updates, state, params=None, *, key=None):
+        return jax.tree.map(lambda x: x.mean(0), updates), state, *([Trust()] if trusting else [])
+
+    rule = Aggregator(lambda params: (), **{"update_with_trust" if trusting else "update": update})
+    for aggregator in (rule, byzjax.chain(agg.nnm(1), rule)):
+        method = methods.byz_lsvrg(0.1, aggregator=aggregator)
+        round_ = byzjax.make_round(TASK, method, attacks.alie(), byzantine=jnp.asarray(TASK.byzantine))
+        jax.eval_shape(round_, byzjax.init_state(TASK, method, attacks.alie(), key=KEY))
 
 
 def test_a_link_is_given_one_gradient_and_says_so():

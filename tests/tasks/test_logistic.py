@@ -38,6 +38,23 @@ def test_the_minimiser_is_exact_in_float64_and_nothing_is_lost_near_it():
     assert 0 < single.evaluate(single.data, single.data["minimiser"] + 1e-5)["suboptimality"] < 1e-9
 
 
+@pytest.mark.parametrize("shift", [20.0, -20.0, 300.0, 0.5, 1e-3])
+def test_suboptimality_is_right_far_away_too(shift):
+    task = tasks.logistic_regression()
+    a, best = np.asarray(task.data["inputs"][0], np.float64), np.asarray(task.data["minimiser"])
+    x = best + np.float32(shift)
+    apart, there = x.astype(np.float64) - best, a @ best.astype(np.float64)
+    turn, chance = a @ apart, 0.5 * (1 + np.tanh(there / 2))
+    terms = np.logaddexp(0, there + turn) - np.logaddexp(0, there) - chance * turn
+    expected = terms.mean() + 0.05 * apart @ apart
+    np.testing.assert_allclose(task.evaluate(task.data, jnp.asarray(x))["suboptimality"], expected, rtol=1e-4)
+
+
+def test_the_smoothness_that_is_stated():
+    task = tasks.logistic_regression()
+    assert round(float(jnp.square(task.data["inputs"]).sum(-1).max()) / 4 + 0.1, 2) == 6.84
+
+
 def test_workers_are_alike_without_heterogeneity_and_batches_are_their_own():
     task = tasks.logistic_regression(6, 1, batch_size=40)
     for leaf in (task.data["inputs"], task.data["labels"]):

@@ -1,5 +1,7 @@
 """Compressors: how much is lost, by how much they are wrong on average, and as links of a loop of one's own."""
 
+import copy
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -68,3 +70,22 @@ def test_they_are_values_and_name_bad_input():
             top_k(fraction)
     with pytest.raises(ValueError, match="random_k: needs a PRNG key"):
         random_k(0.5).update(jnp.ones(3), random_k(0.5).init(jnp.ones(3)))
+
+
+@pytest.mark.parametrize(
+    ("compressor", "unbiased", "contractive"),
+    [
+        (top_k(0.1), False, True),
+        (top_k(1.0), True, True),
+        (random_k(0.1), True, False),
+        (random_k(0.6), True, True),
+        (random_k(0.1, scaled=False), False, True),
+        (random_k(1.0, scaled=False), True, True),
+        (natural_compression(), True, True),
+        (Compressor(top_k(0.1).init, top_k(0.1).update), None, None),
+    ],
+)
+def test_they_say_what_they_are(compressor, unbiased, contractive):
+    assert (compressor.unbiased, compressor.contractive) == (unbiased, contractive)
+    again = copy.copy(compressor)
+    assert (again.unbiased, again.contractive) == (unbiased, contractive)

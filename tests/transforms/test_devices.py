@@ -7,6 +7,7 @@ import pytest
 from jax.sharding import AxisType
 
 from byzjax import attacks
+from byzjax.base import Attack
 from byzjax.transforms import inject_attack
 
 N, KEY = 8, jax.random.key(7)
@@ -48,6 +49,8 @@ def test_a_device_that_is_broken():
 def test_what_has_no_place_on_a_device():
     with pytest.raises(ValueError, match=r"inject_attack: alie\(\) reads what others sent"):
         on_devices(attacks.alie())
+    with pytest.raises(ValueError, match=r"inject_attack: attack .* is not one of byzjax.attacks, and may read"):
+        on_devices(Attack(attacks.alie().init, attacks.alie().update))
     tx, own = on_devices(attacks.nan()), jnp.ones((4, 2))
     state = tx.init(own[0])
     with pytest.raises(ValueError, match="inject_attack: axis_name = 'data' is no axis"):
